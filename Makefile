@@ -1,0 +1,42 @@
+# make demo: restore the example photos.  make test: run the tests.  make lint: check the style.
+# Each sets up .venv first; it is used again until pyproject.toml changes. PYTHON=... chooses the interpreter.
+
+VENV := .venv
+# The newest Python from 3.10 on that can make a virtual environment.
+PYTHON ?= $(shell for p in python3.14 python3.13 python3.12 python3.11 python3.10 python3; do \
+	$$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && echo $$p && break; done)
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/.installed
+	$(VENV)/bin/python examples/make_demo.py
+
+test: $(VENV)/.installed-test
+	$(VENV)/bin/python -m pytest
+
+lint: $(VENV)/.installed-lint
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+clean:
+	rm -rf $(VENV) demo_output
+
+$(VENV)/.made:
+	@test -n "$(PYTHON)" || { echo "No Python 3.10 or newer with venv was found; install one" \
+		"(Debian, Ubuntu: apt install python3-venv) or say PYTHON=/path/to/python3."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+# Editable: a change in the code needs no new installation.
+$(VENV)/.installed: pyproject.toml $(VENV)/.made
+	$(VENV)/bin/python -m pip install --quiet -e .
+	@touch $@
+
+$(VENV)/.installed-test: pyproject.toml $(VENV)/.made
+	$(VENV)/bin/python -m pip install --quiet -e '.[test,train]'
+	@touch $@ $(VENV)/.installed
+
+# ruff alone, at the floor that pyproject.toml asks for, so that a look at the style does not install torch
+$(VENV)/.installed-lint: pyproject.toml $(VENV)/.made
+	$(VENV)/bin/python -m pip install --quiet "$$(grep -o 'ruff>=[0-9.]*' pyproject.toml)"
+	@touch $@
