@@ -1,0 +1,110 @@
+"""Where a base model is: a folder, a single file, a hub id, or one that comes with the package."""
+
+from __future__ import annotations
+
+import logging
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import BaseModelError
+
+logger = logging.getLogger(__name__)
+
+PACKAGED = {"tiny": Path(__file__).parent.parent / "tiny"}
+DEFAULT_WEIGHTS = "osediff.safetensors"
+
+_FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+# One precision of each part; repositories often hold several, and each is gigabytes.
+_HUB_PATTERNS = [
+    "model_index.json",
+    "*/config.json",
+    "scheduler/*.json",
+    "tokenizer/*",
+    "unet/diffusion_pytorch_model.safetensors",
+    "vae/diffusion_pytorch_model.safetensors",
+    "text_encoder/model.safetensors",
+    DEFAULT_WEIGHTS,
+]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A base model on this disk. name: as the user gave it. path: a diffusers folder or a single file."""
+
+    name: str
+    path: Path
+
+    @property
+    def default_weights(self) -> Path | None:
+        """The OSEDiff weights that lie in the base's own folder, if there are any."""
+        path = self.path / DEFAULT_WEIGHTS
+        return path if self.path.is_dir() and path.is_file() else None
+
+
+def find_base(base: str | Path, allow_download: bool = False, revision: str | None = None) -> Source:
+    """Find what `base` names: a packaged name ("tiny"), a diffusers folder, a single file, or a hub id.
+
+    A hub id is looked for in the local cache; it is downloaded (resumably, with a progress bar) only with
+    allow_download. revision: the hub's commit or branch, for hub ids only.
+    Raises BaseModelError if nothing is found.
+    """
+    name = str(base)
+    if name in PACKAGED:
+        if not PACKAGED[name].is_dir():
+            raise BaseModelError(
+                f"The base {name!r} that belongs to this package is not installed; install the package again."
+            )
+        return Source(name, PACKAGED[name])
+    path = Path(base).expanduser()
+    if path.is_dir():
+        if not (path / "unet" / "config.json").is_file():
+            raise BaseModelError(
+                f"The folder {name} is not a diffusers model (it has no unet/config.json); give the folder "
+                "that holds unet/, vae/, text_encoder/, tokenizer/ and scheduler/."
+            )
+        return Source(name, path)
+    if path.is_file():
+        if path.suffix.lower() not in _FILES:
+            raise BaseModelError(
+                f"The file {name} is not a base model; give a .safetensors or .ckpt file, or a diffusers "
+                "folder."
+            )
+        return Source(name, path)
+    if isinstance(base, str) and _HUB_ID.fullmatch(name):
+        return Source(name, _snapshot(name, allow_download, revision))
+    raise BaseModelError(
+        f"There is no base model at {name}; give a diffusers folder, a single-file checkpoint, a hub id, or "
+        f"{' or '.join(repr(n) for n in PACKAGED)}."
+    )
+
+
+def _snapshot(repo: str, allow_download: bool, revision: str | None) -> Path:
+    """The local copy of a hub repository. Raises BaseModelError if there is none and none can be got."""
+    from huggingface_hub import snapshot_download
+
+    def snapshot(local: bool) -> Path:
+        path = snapshot_download(
+            repo, revision=revision, allow_patterns=_HUB_PATTERNS, local_files_only=local
+        )
+        return Path(path)
+
+    if not allow_download:
+        try:
+            return snapshot(local=True)
+        except Exception as error:  # huggingface_hub has many; all mean that the cache cannot serve it
+            raise BaseModelError(
+                f"The base {repo} is neither a path nor in the local hub cache; allow the download "
+                "(--allow-download), or give a folder."
+            ) from error
+    try:
+        path = snapshot(local=False)
+    except Exception as error:  # network, permission, unknown name, full disk: the reason is in the message
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise BaseModelError(
+            f"The base {repo} could not be downloaded ({reason}); check the name and the connection, and try "
+            "again: what has arrived is kept."
+        ) from error
+    logger.info("base %s is the hub's revision %s", repo, path.name)
+    return path

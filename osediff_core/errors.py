@@ -1,0 +1,31 @@
+"""The errors a user may meet: each carries one sentence that says what is wrong and what to do about it."""
+
+from __future__ import annotations
+
+
+class OSEDiffError(Exception):
+    """Any failure this package explains; catch it to catch them all."""
+
+
+class CheckpointError(OSEDiffError):
+    """A file of OSEDiff weights is not what it should be, or does not fit the base model."""
+
+
+class BaseModelError(OSEDiffError):
+    """A base model cannot be found, read, or used here."""
+
+
+class ImageError(OSEDiffError):
+    """An image cannot be read, written, or processed as it is."""
+
+
+class OptionError(OSEDiffError):
+    """An option has a value that is not possible, alone or beside the others."""
+
+
+class OutOfMemory(OSEDiffError):
+    """The device has too little memory for what was asked."""
+
+
+class NonFiniteError(OSEDiffError):
+    """A stage gave NaN or infinity even when computed in fp32."""

@@ -1,0 +1,273 @@
+"""The OSEDiff generator: a low-quality image becomes a restored one in a single diffusion step.
+
+z_L = s E(x_L)
+z_H = (z_L - sigma_T eps(z_L; T, c_y)) / alpha_T     (paper eq. 1; the LQ latent itself is z_T)
+x_H = D(z_H / s), clamped to [-1, 1]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from .errors import CheckpointError, ImageError, OptionError
+from .geometry import crop_back, pad_to_multiple
+from .ports import LatentCodec, NoisePredictor, PromptEncoder
+from .precision import parse_device, parse_dtype, run_stage
+from .schedule import NoiseSchedule
+from .tiled_unet import Progress, predict_tiled
+from .tiling import check_tile, make_grid, needs_tiles
+
+if TYPE_CHECKING:
+    from .lora import MergedAdapter
+
+TILES_AT_ONCE = 4  # through the UNet on an accelerator; on a CPU more than one gains nothing and costs memory
+
+
+class OneStepGenerator:
+    """Encode, denoise once, decode.
+
+    The verbs can be differentiated (training calls them); `restore` chains them without gradients. Latents
+    are scaled by vae.scaling_factor. Without gradients, a stage that gives NaN or infinity in half precision
+    is run again in fp32. The verbs raise OutOfMemory and NonFiniteError besides what they say.
+
+    timestep: T, the schedule's last one if not given (999 for Stable Diffusion).
+    adapters: merged OSEDiff weights by part ("unet", "vae"), whose strength `set_strength` changes.
+    """
+
+    def __init__(
+        self,
+        vae: LatentCodec,
+        unet: NoisePredictor,
+        text: PromptEncoder,
+        schedule: NoiseSchedule,
+        timestep: int | None = None,
+        adapters: Mapping[str, MergedAdapter] | None = None,
+    ) -> None:
+        self.vae = vae
+        self.unet = unet
+        self.text = text
+        self.schedule = schedule
+        self.timestep = schedule.num_timesteps - 1 if timestep is None else timestep
+        self.adapters = dict(adapters or {})
+        if not 0 <= self.timestep < schedule.num_timesteps:
+            raise OptionError(
+                f"Timestep {timestep} is outside the schedule's 0 to {schedule.num_timesteps - 1}; use "
+                "weights and a base that belong together."
+            )
+
+    @classmethod
+    def load(
+        cls,
+        base: str | Path = "tiny",
+        weights: str | Path | None = None,
+        *,
+        dtype: str | torch.dtype = "auto",
+        device: str | torch.device = "auto",
+        strength: float | tuple[float, float] = 1.0,
+        keep_base: bool = True,
+        allow_download: bool = False,
+        revision: str | None = None,
+    ) -> OneStepGenerator:
+        """Load a base model and merge OSEDiff weights into it.
+
+        base: a diffusers folder, a single-file Stable Diffusion checkpoint, a hub id, or "tiny".
+        weights: an official .pkl or our .safetensors; None takes the base's own, if it has some.
+        dtype: auto, fp32, fp16, bf16. device: auto, cpu, cuda, mps, xpu.
+        strength: of the weights, for UNet and VAE alike or as (unet, vae); 1 is the official result, 0 the
+            base.
+        keep_base: keep the base's values of the adapted tensors, so that the strength can be changed later;
+            costs up to the UNet's size in memory.
+        allow_download, revision: for hub ids.
+        Raises BaseModelError, CheckpointError or OptionError, each before any network is changed.
+        """
+        from .backends import find_base, load_base
+        from .checkpoint import read_weights
+        from .lora import merge_weights
+
+        device = parse_device(device)
+        dtype = parse_dtype(dtype, device)
+        source = find_base(base, allow_download, revision)
+        path = weights if weights is not None else source.default_weights
+        if path is None:
+            raise CheckpointError(
+                f"The base {source.name} brings no OSEDiff weights of its own; give some (--weights), for "
+                "example the official osediff.pkl."
+            )
+        osediff = read_weights(path)
+        loaded = load_base(source, dtype, device, prediction_type=osediff.prediction_type)
+        unet, vae = merge_weights(
+            osediff,
+            loaded.unet.module,
+            loaded.vae.module,
+            strength=(strength, strength) if isinstance(strength, int | float) else tuple(strength),
+            keep_base=keep_base,
+        )
+        timestep = int(osediff.metadata["timestep"]) if "timestep" in osediff.metadata else None
+        adapters = {"unet": unet, "vae": vae}
+        return cls(loaded.vae, loaded.unet, loaded.text, loaded.schedule, timestep, adapters)
+
+    def set_strength(self, unet: float | None = None, vae: float | None = None) -> None:
+        """Change the strength of the OSEDiff weights; None leaves a part as it is.
+
+        0 gives the base model, 1 the official result; in between and beyond, the weights are interpolated.
+        Raises OptionError if the weights were merged for good (keep_base=False) or if there are none.
+        """
+        for part, strength in (("unet", unet), ("vae", vae)):
+            if strength is None:
+                continue
+            if part not in self.adapters:
+                raise OptionError(
+                    f"No OSEDiff weights are merged into the {part}; load the generator with weights."
+                )
+            self.adapters[part].strength = strength
+
+    def encode(
+        self,
+        lq: Tensor,
+        sample_posterior: bool = False,
+        generator: torch.Generator | None = None,
+        posterior_noise: Tensor | None = None,
+    ) -> Tensor:
+        """LQ image -> scaled latents z_L, fp32.
+
+        lq (B, 3, H, W) in [-1, 1], H and W multiples of f = vae.downscale -> (B, C, H/f, W/f).
+        The posterior's mode is taken; with sample_posterior, a draw from it (as the official code does,
+        unseeded). The draw uses `generator`, on that generator's device, so that a CPU seed means the same
+        everywhere; or posterior_noise, standard normal, of the latents' shape.
+        Raises ImageError if the shape does not suit.
+        """
+        self._check_image(lq)
+
+        def stage() -> Tensor:
+            mean, logvar = self.vae.encode(lq)
+            return torch.cat([mean.float(), logvar.float()])
+
+        mean, logvar = run_stage("encode", self.vae, stage).chunk(2)
+        if sample_posterior or posterior_noise is not None:
+            if posterior_noise is None:
+                where = mean.device if generator is None else generator.device
+                posterior_noise = torch.randn(mean.shape, generator=generator, device=where)
+            mean = mean + torch.exp(0.5 * logvar) * posterior_noise.to(mean)
+        return mean * self.vae.scaling_factor
+
+    def encode_prompt(self, prompts: list[str]) -> Tensor:
+        """B prompts -> prompt_embeds (B, 77, D), without gradients."""
+        return run_stage("prompt", self.text, lambda: self.text(prompts))
+
+    def denoise(
+        self,
+        latents: Tensor,
+        prompt_embeds: Tensor,
+        tile: int | None = None,
+        overlap: int | None = None,
+        tile_grid: str = "official",
+        *,
+        tile_batch: int | None = None,
+        progress: Progress | None = None,
+    ) -> Tensor:
+        """The one step: scaled latents z_L (B, C, h, w), prompt_embeds (B or 1, L, D) -> z_H, scaled, fp32.
+
+        tile, overlap: in latents; areas above tile * tile are predicted in overlapping tiles and blended.
+        None is no tiling; overlap is a third of the tile if not given (the official pair is 96 and 32).
+        tile_batch: tiles at once. progress(done, total): called as tiles are done.
+        Raises OptionError for impossible tiles.
+        """
+        model_output = self.predict(
+            latents, prompt_embeds, tile, overlap, tile_grid, tile_batch=tile_batch, progress=progress
+        )
+        return self.schedule.predict_x0(latents.to(model_output.device), model_output, self.timestep)
+
+    def predict(
+        self,
+        latents: Tensor,
+        prompt_embeds: Tensor,
+        tile: int | None = None,
+        overlap: int | None = None,
+        tile_grid: str = "official",
+        *,
+        tile_batch: int | None = None,
+        progress: Progress | None = None,
+    ) -> Tensor:
+        """The UNet's output at timestep T, whole or blended from tiles; arguments as in `denoise`."""
+        batch, _, height, width = latents.shape
+        prompt_embeds = _one_for_each(prompt_embeds, batch)
+        timesteps = torch.full((batch,), self.timestep, dtype=torch.long, device=latents.device)
+        if tile is not None:
+            overlap = tile // 3 if overlap is None else overlap
+            check_tile(tile, overlap)
+            tiles = make_grid(tile_grid, height, width, tile, overlap)
+        if tile is None or not needs_tiles(height, width, tile):
+            return run_stage(
+                "denoise", self.unet, lambda: self.unet(latents, timesteps, prompt_embeds).float()
+            )
+        if tile_batch is None:
+            tile_batch = 1 if latents.device.type == "cpu" else TILES_AT_ONCE
+        return run_stage(
+            "denoise",
+            self.unet,
+            lambda: predict_tiled(self.unet, latents, timesteps, prompt_embeds, tiles, tile_batch, progress),
+        )
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Scaled latents z_H (B, C, h, w) -> restored image (B, 3, f h, f w), fp32, clamped to [-1, 1]."""
+        unscaled = latents / self.vae.scaling_factor
+        return run_stage("decode", self.vae, lambda: self.vae.decode(unscaled).float()).clamp(-1, 1)
+
+    @torch.inference_mode()
+    def restore(
+        self,
+        lq: Tensor,
+        prompt: str | list[str] = "",
+        *,
+        tile: int | None = None,
+        overlap: int | None = None,
+        tile_grid: str = "official",
+        sample_posterior: bool = False,
+        generator: torch.Generator | None = None,
+        progress: Progress | None = None,
+    ) -> Tensor:
+        """LQ image (B, 3, H, W) in [-1, 1], any size -> restored image of the same size, fp32, in [-1, 1].
+
+        The image is at its final size already: enlarge it beforehand, as the official code does. Sides that
+        are no multiple of the VAE's are padded by reflection and cropped back. prompt: one for all, or one
+        each. Other arguments as in `encode` and `denoise`. Raises ImageError, OptionError.
+        """
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        if lq.dim() != 4 or lq.shape[1] != 3:
+            raise _wrong_shape(lq)
+        padded, size = pad_to_multiple(lq, self.vae.downscale)
+        prompt_embeds = self.encode_prompt(prompts)
+        latents = self.encode(padded, sample_posterior, generator)
+        latents = self.denoise(latents, prompt_embeds, tile, overlap, tile_grid, progress=progress)
+        return crop_back(self.decode(latents), size)
+
+    def _check_image(self, lq: Tensor) -> None:
+        if lq.dim() != 4 or lq.shape[1] != 3:
+            raise _wrong_shape(lq)
+        height, width = lq.shape[-2:]
+        f = self.vae.downscale
+        if height % f or width % f or not height or not width:
+            raise ImageError(
+                f"The image is {width}x{height}, but the VAE takes sides that are multiples of {f}; pad it "
+                "first (restore() does) or resize it."
+            )
+
+
+def _wrong_shape(image: Tensor) -> ImageError:
+    return ImageError(
+        f"An image has the shape (batch, 3, height, width), not {tuple(image.shape)}; give RGB images."
+    )
+
+
+def _one_for_each(prompt_embeds: Tensor, batch: int) -> Tensor:
+    if prompt_embeds.shape[0] not in (1, batch):
+        raise OptionError(
+            f"There are {prompt_embeds.shape[0]} prompts for {batch} images; give one prompt, or one for "
+            "each image."
+        )
+    return prompt_embeds.expand(batch, -1, -1)

@@ -1,0 +1,64 @@
+"""The three ports of the generator: what it needs of a VAE, a UNet and a text encoder, and nothing more.
+
+The algorithm is written once against these. `backends/` implements them with diffusers and transformers;
+another runtime may bring its own.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+
+@runtime_checkable
+class HasFp32(Protocol):
+    """A part that can compute in fp32 for a while, whatever the dtype its weights are kept in."""
+
+    dtype: torch.dtype
+
+    def fp32(self) -> AbstractContextManager[None]:
+        """Inside this context the part computes with its weights in fp32; afterwards they are as before."""
+        ...
+
+
+@runtime_checkable
+class LatentCodec(HasFp32, Protocol):
+    """The VAE: images (B, 3, H, W) in [-1, 1] to and from UNSCALED latents (B, C, H / f, W / f).
+
+    downscale: f, image pixels per latent, along each axis (8 for Stable Diffusion).
+    latent_channels: C (4 for Stable Diffusion).
+    scaling_factor: s; the generator works on latents times s, whose variance is about 1.
+    """
+
+    downscale: int
+    latent_channels: int
+    scaling_factor: float
+
+    def encode(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """image (B, 3, H, W) in [-1, 1], sides multiples of f -> posterior mean, logvar (B, C, H/f, W/f)."""
+        ...
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Unscaled latents (B, C, h, w) -> image (B, 3, f h, f w), about [-1, 1], not clamped."""
+        ...
+
+
+@runtime_checkable
+class NoisePredictor(HasFp32, Protocol):
+    """The UNet: what is predicted (noise, v) is said by the schedule's prediction_type."""
+
+    def __call__(self, latents: Tensor, timesteps: Tensor, prompt_embeds: Tensor) -> Tensor:
+        """Scaled latents (B, C, h, w), timesteps (B,), prompt_embeds (B, L, D) -> prediction (B, C, h, w)."""
+        ...
+
+
+@runtime_checkable
+class PromptEncoder(HasFp32, Protocol):
+    """The text encoder."""
+
+    def __call__(self, prompts: list[str]) -> Tensor:
+        """B prompts -> prompt_embeds (B, L, D); L = 77, D = 1024 for SD 2.1."""
+        ...
