@@ -1,0 +1,263 @@
+"""Putting OSEDiff's LoRA on a base: does it fit, and merging it into the weights with a strength."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from .errors import CheckpointError, OptionError
+from .peft_adapters import attach_peft, copy_into_peft, weights_from_peft
+from .targets import unet_targets, vae_targets
+from .weights import LoRAPair, OSEDiffWeights
+
+__all__ = [
+    "MergedAdapter",
+    "attach_peft",
+    "check_fits",
+    "copy_into_peft",
+    "expected_shapes",
+    "lora_scale",
+    "merge_weights",
+    "unet_targets",
+    "vae_targets",
+    "weights_from_peft",
+]
+
+log = logging.getLogger(__name__)
+
+LORA_ALPHA = 8  # peft's default; the official code never sets it and its checkpoints do not store it
+
+
+def lora_scale(rank: int) -> float:
+    """Factor of B @ A: lora_alpha / rank = 8 / rank (2.0 at the official rank 4)."""
+    return LORA_ALPHA / rank
+
+
+def expected_shapes(module: nn.Module, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+    """Shapes of (A, B) for a Linear or Conv2d at this rank; None for any other module, which takes no
+    LoRA."""
+    if isinstance(module, nn.Linear):
+        return (rank, module.in_features), (module.out_features, rank)
+    if isinstance(module, nn.Conv2d):
+        return (rank, module.in_channels, *module.kernel_size), (module.out_channels, rank, 1, 1)
+    return None
+
+
+def check_fits(weights: OSEDiffWeights, unet: nn.Module, vae: nn.Module) -> None:
+    """Compare every tensor of the weights with the base's modules; nothing is changed.
+
+    Raises one CheckpointError that lists, by name, all missing tensors (promised by the file's lists), all
+    unexpected ones (unknown to its lists, or for modules that the base lacks) and all of another shape.
+    """
+    unexpected, misshapen = list(weights.unexpected), []
+    for part, model, pairs, rank in (
+        ("unet", unet, weights.unet_lora, weights.rank_unet),
+        ("vae", vae, weights.vae_lora, weights.rank_vae),
+    ):
+        modules = dict(model.named_modules())
+        for name, pair in pairs.items():
+            module = modules.get(name)
+            shapes = expected_shapes(module, rank) if module is not None else None
+            for factor, tensor, shape in zip("AB", pair, shapes or (None, None), strict=True):
+                tensor_name = f"{part} {name}.lora_{factor}"
+                if shape is None:
+                    unexpected.append(tensor_name)
+                elif tuple(tensor.shape) != shape:
+                    misshapen.append(f"{tensor_name} is {tuple(tensor.shape)} and should be {shape}")
+    for name, tensor in weights.conv_in.items():
+        own = getattr(getattr(unet, "conv_in", None), name, None)
+        if own is None:
+            unexpected.append(f"unet conv_in.{name}")
+        elif tensor.shape != own.shape:
+            misshapen.append(f"unet conv_in.{name} is {tuple(tensor.shape)} and should be {tuple(own.shape)}")
+    if not (weights.missing or unexpected or misshapen):
+        _warn_of_gaps(weights, unet)
+        return
+    report = [
+        f"{len(names)} {what} ({', '.join(names)})"
+        for what, names in (
+            ("missing", weights.missing),
+            ("unexpected", unexpected),
+            ("of another shape", misshapen),
+        )
+        if names
+    ]
+    made_for = weights.metadata.get("base", "unknown")
+    base = "the base they were made for" if made_for == "unknown" else f"their base ({made_for})"
+    raise CheckpointError(
+        f"{weights.source} does not fit this base, so nothing was loaded; use it with {base} or, "
+        f"if that is this one, download or export it again; tensors: {'; '.join(report)}."
+    )
+
+
+def _warn_of_gaps(weights: OSEDiffWeights, unet: nn.Module) -> None:
+    """Weights may adapt fewer modules than the official ones by intention, but hardly by accident
+    unnoticed."""
+    official = unet_targets(name for name, _ in unet.named_parameters())
+    gaps = [name for modules in official.values() for name in modules if name not in weights.unet_lora]
+    if gaps and weights.unet_lora:
+        log.warning(
+            "%s adapts %d modules of the UNet fewer than the official rules: %s",
+            weights.source,
+            len(gaps),
+            ", ".join(gaps),
+        )
+
+
+class MergedAdapter:
+    """LoRA, and whole replaced parameters, merged into a module's weights with a strength s to be changed.
+
+    W(s) = W0 + s (W_new - W0 + scale B @ A), where W_new is the replacement (W0 itself if there is none).
+    Each layer is computed from the untouched W0 in fp32 and then cast to the parameter's dtype: s = 0 gives
+    W0 bit for bit, s = 1 the official merge, any other s interpolates or extrapolates, and changes never add
+    up rounding errors.
+
+    W0 stays where it was when the adapter was made (in system memory or on a memory-mapped file, if the
+    module is moved to a GPU afterwards); the parameters' data are replaced, not written into. At s = 0 a
+    parameter shares its memory with W0: do not write into the module's weights in place while the adapter is
+    in use.
+
+    `pairs`: module name -> LoRAPair; `replacements`: parameter name (e.g. "conv_in.weight") -> tensor.
+    `keep_base=False` frees each W0 once merged, which saves its memory and fixes the strength. Raises
+    CheckpointError, before anything changes, for names or shapes that the module does not have.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        pairs: Mapping[str, LoRAPair],
+        scale: float,
+        replacements: Mapping[str, Tensor] | None = None,
+        *,
+        strength: float = 1.0,
+        keep_base: bool = True,
+    ) -> None:
+        self.keep_base = keep_base
+        self._module = module
+        self._scale = float(scale)
+        self._pairs = {f"{name}.weight": pair for name, pair in pairs.items()}
+        self._replacements = dict(replacements or {})
+        parameters = dict(module.named_parameters())
+        names = list(dict.fromkeys([*self._pairs, *self._replacements]))
+        self._check(parameters, names)
+        self._names = names
+        self._base = {name: parameters[name].data for name in names} if keep_base else {}
+        self._strength = 0.0
+        self._apply(_finite(strength))
+        if not keep_base:  # nothing to compute from any more
+            self._pairs, self._replacements = {}, {}
+
+    @property
+    def strength(self) -> float:
+        """s as above; setting it recomputes the weights. OptionError: not finite, or base not kept."""
+        return self._strength
+
+    @strength.setter
+    def strength(self, value: float) -> None:
+        value = _finite(value)
+        if value == self._strength:
+            return
+        if not self.keep_base:
+            raise OptionError(
+                f"The strength is fixed at {self._strength:g}, as the base's weights were not kept; "
+                "load with keep_base=True."
+            )
+        self._apply(value)
+
+    def _check(self, parameters: Mapping[str, nn.Parameter], names: list[str]) -> None:
+        faults = []
+        for name in names:
+            parameter, pair, new = parameters.get(name), self._pairs.get(name), self._replacements.get(name)
+            shape = tuple(parameter.shape) if parameter is not None else ()
+            if parameter is None:
+                faults.append(f"{name} is not in the module")
+            elif new is not None and new.shape != parameter.shape:
+                faults.append(f"{name} is {shape}, its replacement {tuple(new.shape)}")
+            elif pair is not None and not _multiplies_to(pair, parameter.shape):
+                faults.append(f"{name} is {shape}, its LoRA {tuple(pair.A.shape)} and {tuple(pair.B.shape)}")
+        if faults:
+            raise CheckpointError(
+                f"The LoRA does not fit the model, so nothing was changed: {'; '.join(faults)}."
+            )
+
+    def _apply(self, strength: float) -> None:
+        # A graph node may run in inference mode, whose tensors could never be trained or patched afterwards.
+        parameters = dict(self._module.named_parameters())  # anew: moving a module may make new Parameters
+        with torch.inference_mode(False), torch.no_grad():
+            try:
+                for name in self._names:
+                    parameters[name].data = self._weight(name, parameters[name], strength)
+            except BaseException:
+                for name, base in self._base.items():  # half old, half new would be neither
+                    parameter = parameters[name]
+                    parameter.data = base.to(parameter.device, parameter.dtype)
+                self._strength = 0.0
+                raise
+        self._strength = strength
+
+    def _weight(self, name: str, parameter: nn.Parameter, strength: float) -> Tensor:
+        """W(s) of one parameter on its present device, in its present dtype."""
+        base = self._base.get(name, parameter.data)
+        if strength == 0:
+            return base.to(parameter.device, parameter.dtype)
+        exact = {"device": parameter.device, "dtype": torch.promote_types(base.dtype, torch.float32)}
+        weight = base.to(**exact, copy=True)
+        new = self._replacements.get(name)
+        if new is not None:  # this form is exact at s = 1, W0 + s (W_new - W0) would not be
+            weight.mul_(1 - strength).add_(new.to(**exact), alpha=strength)
+        pair = self._pairs.get(name)
+        if pair is not None:
+            delta = pair.B.to(**exact).flatten(1) @ pair.A.to(**exact).flatten(1)  # (out, r) @ (r, in kh kw)
+            weight.add_(delta.view_as(weight), alpha=strength * self._scale)
+        return weight.to(parameter.dtype)
+
+
+def merge_weights(
+    weights: OSEDiffWeights,
+    unet: nn.Module,
+    vae: nn.Module,
+    *,
+    strength: tuple[float, float] = (1.0, 1.0),
+    keep_base: bool = True,
+) -> tuple[MergedAdapter, MergedAdapter]:
+    """Check that the weights fit, then merge them: (UNet's adapter, VAE's adapter), `strength` in the same
+    order."""
+    check_fits(weights, unet, vae)
+    strengths = [_finite(value) for value in strength]
+    conv_in = {f"conv_in.{name}": tensor for name, tensor in weights.conv_in.items()}
+    return (
+        MergedAdapter(
+            unet,
+            weights.unet_lora,
+            lora_scale(weights.rank_unet),
+            conv_in,
+            strength=strengths[0],
+            keep_base=keep_base,
+        ),
+        MergedAdapter(
+            vae, weights.vae_lora, lora_scale(weights.rank_vae), strength=strengths[1], keep_base=keep_base
+        ),
+    )
+
+
+def _finite(strength: float) -> float:
+    if not math.isfinite(strength):
+        raise OptionError(
+            f"The strength {strength} is not a finite number; 1 is the official result, 0 the base."
+        )
+    return float(strength)
+
+
+def _multiplies_to(pair: LoRAPair, shape: torch.Size) -> bool:
+    a, b = pair
+    return (
+        a.ndim == b.ndim == len(shape) >= 2
+        and b.shape[1] == a.shape[0]
+        and b.shape[0] == shape[0]
+        and a.shape[1:] == shape[1:]
+        and b.shape[2:].numel() == 1
+    )
