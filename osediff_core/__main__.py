@@ -1,0 +1,8 @@
+"""`python -m osediff_core` is the command `osediff`."""
+
+import sys
+
+from .cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

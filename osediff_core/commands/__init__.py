@@ -1,0 +1,1 @@
+"""What the command line does, one file per family of commands; nothing here prints."""
