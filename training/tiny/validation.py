@@ -1,0 +1,60 @@
+"""Validation pairs: real photographs (LR, HR folders) and Kodak degraded with fixed seeds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from .degrade import SCALE, VALIDATION, degrade, enlarge
+from .photos import to_tensor
+
+SEED = 2024
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One low-quality picture and what it should become; uint8 (h, w, 3) and (SCALE h, SCALE w, 3)."""
+
+    name: str
+    lq: np.ndarray
+    hq: np.ndarray
+
+
+def _read(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def real_pairs(folder: Path) -> list[Pair]:
+    """Pairs of `folder`/LR/NAME.png and `folder`/HR/NAME.png."""
+    return [
+        Pair(path.stem, _read(path), _read(folder / "HR" / path.name))
+        for path in sorted((folder / "LR").iterdir())
+    ]
+
+
+def degraded_kodak(folder: Path) -> list[Pair]:
+    """Every picture in `folder`, degraded with a generator seeded by its position."""
+    pairs = []
+    for index, path in enumerate(sorted(folder.iterdir())):
+        if path.suffix.lower() not in {".png", ".jpg", ".jpeg"}:
+            continue
+        hq = _read(path)
+        hq = hq[: hq.shape[0] // SCALE * SCALE, : hq.shape[1] // SCALE * SCALE]
+        pairs.append(Pair(path.stem, degrade(hq, VALIDATION, np.random.default_rng([SEED, index])), hq))
+    return pairs
+
+
+def as_tensors(pairs: list[Pair], size: int) -> tuple[Tensor, Tensor]:
+    """(enlarged LQ, HQ): the `size` px centres of all pairs, each (B, 3, size, size) in [-1, 1]."""
+    lqs, hqs = [], []
+    for pair in pairs:
+        height, width = pair.hq.shape[:2]
+        top, left = (height - size) // 2, (width - size) // 2
+        lqs.append(enlarge(pair.lq)[top : top + size, left : left + size])
+        hqs.append(pair.hq[top : top + size, left : left + size])
+    return to_tensor(np.stack(lqs)), to_tensor(np.stack(hqs))
