@@ -1,0 +1,311 @@
+"""The command as its users run it: arguments in, files, text and exit code out."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import osediff_core
+from osediff_core import cli, color, tiling
+from osediff_core.commands import jobs
+
+ROOT = Path(__file__).parents[2]
+TINY = Path(osediff_core.__file__).parent / "tiny"
+
+
+def save_photo(path, size=(12, 10), seed=0, mode="RGB"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    Image.fromarray(pixels).convert(mode).save(path)
+    return path
+
+
+@pytest.fixture
+def osediff(capsys, monkeypatch, tmp_path):
+    """Runs a command line in a folder of its own; returns exit code, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*args):
+        try:
+            status = cli.main([str(a) for a in args])
+        except SystemExit as stop:  # --help and --version
+            status = stop.code
+        out, err = capsys.readouterr()
+        assert "Traceback" not in out + err or "--debug" in args
+        return status, out, err
+
+    return run
+
+
+@pytest.fixture
+def model(small):
+    return ["--base", small.base, "--weights", small.weights, "--device", "cpu", "--scale", "2"]
+
+
+def size_of(path):
+    with Image.open(path) as image:
+        return image.size
+
+
+def test_a_file_to_a_file(osediff, model):
+    save_photo(Path("in.jpg"))
+    status, out, err = osediff("upscale", "in.jpg", "-o", "deep/er/out.webp", *model)
+    assert status == 0, err
+    assert size_of("deep/er/out.webp") == (24, 20)
+    assert out.splitlines() == ["1 restored, 0 skipped, 0 failed"] and "24x20" in err
+
+
+def test_one_bad_file_does_not_stop_the_rest(osediff, model):
+    save_photo(Path("in/a.png"))
+    save_photo(Path("in/c.jpg"))
+    Path("in/b.png").write_bytes(Path("in/a.png").read_bytes()[:100])
+    Path("in/d.tif").write_bytes(b"")
+    Path("in/readme.txt").write_text("no picture")
+    status, out, _ = osediff("upscale", "in", "missing.png", "-o", "out", *model, "--json")
+    assert status == 1
+    report = json.loads(out)
+    assert (report["restored"], report["skipped"], report["failed"]) == (2, 0, 3)
+    failed = {r["input"] for r in report["results"] if r["status"] == "failed"}
+    assert failed == {os.path.join("in", "b.png"), os.path.join("in", "d.tif"), "missing.png"}
+    assert all(r["error"] for r in report["results"] if r["status"] == "failed")
+    restored = next(r for r in report["results"] if r["status"] == "restored")
+    assert restored["input_size"] == [12, 10] and restored["output_size"] == [24, 20]
+    assert sorted(os.listdir("out")) == ["a.png", "c.png"]  # and no temporary files
+
+
+def test_recursive_keeps_folders_and_skips_results(osediff, model):
+    save_photo(Path("in/a.tif"))
+    save_photo(Path("in/sub/deeper/b.JPG"))
+    save_photo(Path("in/.hidden/c.png"))
+    first = osediff("upscale", "in", "-o", "in/out", "--recursive", *model, "--json")
+    second = osediff("upscale", "in", "-o", "in/out", "--recursive", *model, "--json", "--skip-existing")
+    found = sorted(str(p.relative_to("in/out")) for p in Path("in/out").rglob("*") if p.is_file())
+    assert found == ["a.tif", os.path.join("sub", "deeper", "b.png")]
+    assert first[0] == second[0] == 0
+    assert json.loads(first[1])["restored"] == 2
+    assert json.loads(second[1])["skipped"] == 2 and json.loads(second[1])["restored"] == 0
+
+
+def test_without_recursive_sub_folders_are_left_alone(osediff):
+    save_photo(Path("in/sub/a.png"))
+    status, _, err = osediff("upscale", "in", "-o", "out")
+    assert status == 1 and "--recursive" in err
+
+
+def test_kinds_of_picture(osediff, model):
+    for mode in ("L", "LA", "RGBA", "P", "1"):
+        save_photo(Path(f"in/{mode}.png"), mode=mode)
+    save_photo(Path("in/cmyk.jpg"), mode="CMYK")
+    save_photo(Path("in/one.bmp"), size=(1, 1))
+    status, _, err = osediff("upscale", "in", "-o", "out", *model)
+    assert status == 0, err
+    modes = {}
+    for path in Path("out").iterdir():
+        with Image.open(path) as image:
+            modes[path.name] = image.mode
+    assert modes == {
+        **{"L.png": "L", "LA.png": "LA", "RGBA.png": "RGBA", "P.png": "RGB", "1.png": "L"},
+        **{"cmyk.png": "RGB", "one.png": "RGB"},
+    }
+
+
+def test_strength_and_tiles_reach_the_generator(osediff, model):
+    save_photo(Path("in.png"), size=(40, 40))
+    for name, options in {
+        "plain": [],
+        "same": ["--strength", "1,1"],
+        "base": ["--strength", "0"],
+        "tiled": ["--tile", "12", "--overlap", "4"],
+        "whole": ["--tile", "0"],
+    }.items():
+        assert osediff("upscale", "in.png", "-o", f"{name}.png", *model, *options)[0] == 0
+    pixels = {p.stem: np.asarray(Image.open(p)).astype(int) for p in Path().glob("*.png") if p.stem != "in"}
+    assert np.array_equal(pixels["plain"], pixels["same"]) and np.array_equal(
+        pixels["plain"], pixels["whole"]
+    )
+    assert np.abs(pixels["plain"] - pixels["base"]).max() > 5
+    assert np.abs(pixels["plain"] - pixels["tiled"]).max() > 0
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--scale", "0"],
+        ["--scale", "nan"],
+        ["--scale", "4", "--size", "8x8"],
+        ["--size", "12"],
+        ["--size", "0x5"],
+        ["--tile", "-1"],
+        ["--tile", "8", "--overlap", "8"],
+        ["--strength", "1,2,3"],
+        ["--color-fix", "lab"],
+        ["--dtype", "int8"],
+        ["--no-such-option"],
+    ],
+)
+def test_wrong_options_are_refused_at_once(osediff, options):
+    save_photo(Path("in.png"))
+    status, out, err = osediff("upscale", "in.png", "-o", "out.png", *options, "--json")
+    assert status == 2 and len(err.splitlines()) == 1
+    assert json.loads(out)["kind"] == "OptionError" and not Path("out.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("inputs", "output", "said"),
+    [
+        (["a.png"], "a.png", "overwrite"),
+        (["."], ".", "overwrite"),
+        (["a.png", "a.jpg"], "out", "both become"),
+        (["a.png", "b.png"], "out.png", "give a folder"),
+    ],
+)
+def test_outputs_that_would_clash_are_refused(osediff, inputs, output, said):
+    for name in ("a.png", "a.jpg", "b.png"):
+        save_photo(Path(name))
+    status, _, err = osediff("upscale", *inputs, "-o", output)
+    assert status == 2 and said in err
+
+
+def test_one_file_named_twice_is_one_job(osediff, model):
+    save_photo(Path("in/a.png"))
+    status, out, _ = osediff("upscale", "in", "in/a.png", "-o", "out", *model, "--json")
+    assert status == 0 and json.loads(out)["restored"] == 1
+
+
+@pytest.mark.parametrize("output", ["file/out.png", "file/sub/", "taken.png"])
+def test_unwritable_output_is_found_before_the_model_loads(osediff, output):
+    save_photo(Path("in.png"))
+    Path("file").write_text("in the way")
+    Path("taken.png/in.png").mkdir(parents=True)
+    status, _, err = osediff("upscale", "in.png", "-o", output, "--base", "no-such-base")
+    assert status == 1 and "-o" in err and "no-such-base" not in err
+
+
+def test_a_model_that_cannot_be_loaded_ends_the_run(osediff, small):
+    save_photo(Path("a.png"))
+    save_photo(Path("b.png"))
+    status, out, err = osediff("upscale", "a.png", "b.png", "-o", "out", "--base", "no-such-base", "--json")
+    assert status == 1 and json.loads(out)["kind"] == "BaseModelError" and len(err.splitlines()) == 1
+    status, _, err = osediff("upscale", "a.png", "-o", "out", "--base", small.base, "--weights", "a.png")
+    assert status == 1 and "a.png" in err and len(err.splitlines()) == 1
+
+
+def test_what_the_output_format_cannot_hold_is_said_before_the_work(osediff):
+    save_photo(Path("in.png"), mode="RGBA")
+    status, _, err = osediff("upscale", "in.png", "-o", "out.jpg", "--base", "no-such-base")
+    assert status == 1 and "transparency" in err and "no-such-base" not in err
+
+
+def test_animation_is_noted(osediff, model):
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    frames[0].save("in.gif", save_all=True, append_images=frames[1:])
+    status, out, err = osediff("upscale", "in.gif", "-o", "out", *model, "--json")
+    assert status == 0 and "only the first" in err
+    assert "only the first" in json.loads(out)["results"][0]["notes"][0]
+
+
+def test_debug_shows_the_traceback(osediff):
+    Path("in.png").write_text("text")
+    _, _, err = osediff("upscale", "in.png", "-o", "out.png", "--debug")
+    assert "Traceback" in err
+
+
+def test_convert_and_info(osediff, small):
+    status, out, _ = osediff("convert", small.weights, "a.safetensors", "--json")
+    assert status == 0 and json.loads(out)["bytes"] == Path("a.safetensors").stat().st_size
+    assert osediff("convert", "a.safetensors", "half.safetensors", "--dtype", "fp16")[0] == 0
+    assert Path("half.safetensors").stat().st_size < 0.6 * Path("a.safetensors").stat().st_size
+    assert osediff("convert", "a.safetensors", "again.pkl")[0] == 0
+    facts = [json.loads(osediff("info", p, "--json")[1]) for p in (small.weights, "again.pkl")]
+    assert facts[0]["kind"] == "osediff" and facts[0]["weights"] == facts[1]["weights"]
+    status, out, _ = osediff("info", small.base)
+    assert status == 0 and str(small.base) in out
+
+
+@pytest.mark.parametrize(
+    ("args", "status"),
+    [
+        (["convert", "missing.pkl", "a.safetensors"], 1),
+        (["convert", "text.pkl", "a.safetensors"], 1),
+        (["convert", "text.pkl", "a.onnx"], 2),
+        (["convert", "text.pkl", "text.pkl"], 2),
+        (["info", "missing"], 1),
+        (["info", "text.pkl"], 1),
+        (["nonsense"], 2),
+        ([], 2),
+    ],
+)
+def test_convert_and_info_explain_what_is_wrong(osediff, args, status):
+    Path("text.pkl").write_text("hello")
+    got, out, err = osediff(*args)
+    assert got == status and out == "" and len(err.splitlines()) == 1 and err.startswith("osediff: error: ")
+
+
+def test_version(osediff):
+    assert osediff("--version") == (0, f"osediff {osediff_core.__version__}\n", "")
+    pyproject = (ROOT / "pyproject.toml").read_text()
+    assert f'version = "{osediff_core.__version__}"' in pyproject
+
+
+def test_choices_are_those_of_the_core():
+    assert cli.COLOR_FIXES == tuple(color.METHODS)
+    assert cli.TILE_GRIDS == tuple(tiling.GRIDS)
+    assert cli.FORMATS == tuple(jobs.FORMATS)
+
+
+def test_help_and_wrong_options_do_not_wait_for_torch():
+    probe = (
+        "import sys; from osediff_core.cli import main; main(['upscale', 'x', '-o', 'y', '--scale', '0']); "
+    )
+    heavy = subprocess.run(
+        [sys.executable, "-c", probe + "print([m for m in ('torch', 'numpy', 'PIL') if m in sys.modules])"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert heavy.stdout.strip() == "[]", heavy.stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs SIGINT")
+def test_ctrl_c_keeps_what_is_finished(small, tmp_path):
+    for number in range(60):
+        save_photo(tmp_path / f"in/{number:03}.png", size=(48, 48), seed=number)
+    # a shell that starts pytest in the background makes it, and so the child, deaf to SIGINT
+    child = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from osediff_core.cli import main; sys.exit(main())"
+    )
+    command = [sys.executable, "-c", child, "upscale", tmp_path / "in", "-o", tmp_path / "out", "--json"]
+    command += ["--base", small.base, "--weights", small.weights, "--device", "cpu"]
+    process = subprocess.Popen(
+        [str(c) for c in command], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("out/*.png")) and time.monotonic() < deadline:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in err
+    report = json.loads(out)
+    assert report["interrupted"] and report["restored"] + report["not_done"] == 60
+    written = sorted(p.name for p in (tmp_path / "out").iterdir())
+    assert len(written) == report["restored"] > 0 and all(name.endswith(".png") for name in written)
+    for name in written:
+        assert size_of(tmp_path / "out" / name) == (192, 192)
+
+
+@pytest.mark.skipif(not TINY.is_dir(), reason="the embedded model is not in this checkout")
+def test_the_default_needs_no_model_named(osediff):
+    save_photo(Path("in.png"))
+    status, _, err = osediff("upscale", "in.png", "-o", "out.png", "--device", "cpu")
+    assert status == 0, err
+    assert size_of("out.png") == (48, 40)
+    assert osediff("info", "tiny")[0] == 0

@@ -1,0 +1,227 @@
+import io
+import os
+
+import imagecodecs
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image, ImageCms, ImageOps
+
+from osediff_core.errors import ImageError
+from osediff_core.image_io import READ_SUFFIXES, WRITE_FORMATS, Picture, check_format, read_image, write_image
+
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+RNG = np.random.default_rng(0)
+
+
+def picture_of(channels, bits, icc=None, size=(7, 5)):
+    samples = RNG.integers(0, 2**bits, (size[1], size[0], channels), dtype=np.uint16)
+    values = samples.astype(np.float32) / (2**bits - 1)
+    grey, alpha = channels < 3, channels in (2, 4)
+    colour = np.broadcast_to(values[..., : 1 if grey else 3], (*values.shape[:2], 3))
+    return Picture(np.ascontiguousarray(colour), values[..., -1] if alpha else None, bits, grey, icc)
+
+
+@pytest.fixture
+def photo():
+    return Image.fromarray(RNG.integers(0, 256, (60, 50, 3), dtype=np.uint8))
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_lossless_round_trip(tmp_path, channels, bits, suffix):
+    picture = picture_of(channels, bits, SRGB if channels > 2 else None)
+    write_image(tmp_path / f"a{suffix}", picture)
+    again = read_image(tmp_path / f"a{suffix}")
+    assert np.array_equal(again.samples(), picture.samples())
+    assert (again.bits, again.single_channel, again.icc) == (bits, channels < 3, picture.icc)
+    assert (again.alpha is None) == (picture.alpha is None) and again.notes == ()
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_sixteen_bit_files_are_so_for_others_too(tmp_path, channels):
+    picture = picture_of(channels, 16, SRGB if channels > 2 else None)
+    write_image(tmp_path / "a.png", picture)
+    write_image(tmp_path / "a.tif", picture)
+    assert np.array_equal(imagecodecs.png_decode((tmp_path / "a.png").read_bytes()), picture.samples())
+    assert np.array_equal(tifffile.imread(tmp_path / "a.tif"), picture.samples())
+    with Image.open(tmp_path / "a.png") as image:
+        image.load()
+        assert image.info.get("icc_profile") == picture.icc
+
+
+def test_webp_is_lossless_and_jpeg_close(tmp_path):
+    picture = picture_of(4, 8, SRGB)
+    write_image(tmp_path / "a.webp", picture)
+    again = read_image(tmp_path / "a.webp")
+    assert np.array_equal(again.samples(), picture.samples()) and again.icc == SRGB
+    smooth = Picture(np.full((16, 16, 3), [0.2, 0.5, 0.8], np.float32), icc=SRGB)
+    write_image(tmp_path / "a.jpg", smooth)
+    again = read_image(tmp_path / "a.jpg")
+    assert np.abs(again.rgb - smooth.rgb).max() < 0.02 and again.icc == SRGB
+
+
+@pytest.mark.parametrize("suffix", sorted(WRITE_FORMATS))
+def test_every_writable_format_can_be_read(tmp_path, suffix):
+    write_image(tmp_path / f"a{suffix}", picture_of(3, 8))
+    assert read_image(tmp_path / f"a{suffix}").size == (7, 5) and suffix in READ_SUFFIXES
+
+
+def test_values_are_rounded_and_clipped():
+    picture = Picture(np.array([[[-1.0, 0.5, 2.0]]], np.float32))
+    assert picture.samples().tolist() == [[[0, 128, 255]]]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tif"])
+def test_exif_orientation(tmp_path, orientation, suffix):
+    ramp = Image.fromarray((np.arange(24, dtype=np.uint8).reshape(4, 6) * 10).repeat(8, 0).repeat(8, 1))
+    exif = Image.Exif()
+    exif[0x112] = orientation
+    ramp.convert("RGB").save(tmp_path / f"a{suffix}", exif=exif)
+    with Image.open(tmp_path / f"a{suffix}") as image:
+        expected = np.asarray(ImageOps.exif_transpose(image))
+    assert np.array_equal(read_image(tmp_path / f"a{suffix}").samples(), expected)
+    tags = [(274, 3, 1, orientation, True)]
+    tifffile.imwrite(tmp_path / "b.tif", np.asarray(ramp).astype(np.uint16) * 257, extratags=tags)
+    upright = ImageOps.exif_transpose(_with_orientation(ramp, orientation))
+    assert np.array_equal(read_image(tmp_path / "b.tif").samples() // 257, np.asarray(upright))
+
+
+def _with_orientation(image, orientation):
+    buffer = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x112] = orientation
+    image.save(buffer, "PNG", exif=exif)
+    return Image.open(buffer)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK", "YCbCr", "LAB", "RGBA", "LA", "PA", "I;16"])
+def test_every_mode_becomes_rgb(tmp_path, photo, mode):
+    suffix = {"CMYK": ".jpg", "YCbCr": ".jpg", "LAB": ".tif", "PA": ".png", "I;16": ".png"}.get(mode, ".png")
+    try:
+        image = photo.convert("I").convert("I;16") if mode == "I;16" else photo.convert(mode)
+        image.save(tmp_path / f"a{suffix}")
+    except (ValueError, OSError) as error:
+        pytest.skip(f"this Pillow does not write {mode}: {error}")
+    picture = read_image(tmp_path / f"a{suffix}")
+    assert picture.size == photo.size and picture.rgb.dtype == np.float32
+    assert picture.is_grey == (mode in ("1", "L", "LA", "I;16"))
+
+
+def test_cmyk_colours_are_plausible(tmp_path):
+    Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(tmp_path / "a.tif")
+    assert np.abs(read_image(tmp_path / "a.tif").rgb - [1, 0, 0]).max() < 0.15
+
+
+def test_transparency_in_palette_and_colour_key(tmp_path, photo):
+    photo.quantize(8).save(tmp_path / "p.png", transparency=3)
+    photo.save(tmp_path / "k.png", transparency=photo.getpixel((0, 0)))
+    assert {0.0, 1.0} == set(np.unique(read_image(tmp_path / "p.png").alpha))
+    assert read_image(tmp_path / "k.png").alpha[0, 0] == 0
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".webp", ".tif", ".png"])
+def test_of_an_animation_the_first_frame_is_used_and_said(tmp_path, photo, suffix):
+    lossless = {"lossless": True} if suffix == ".webp" else {}
+    first = photo.convert("P").convert("RGB")
+    first.save(tmp_path / f"a{suffix}", save_all=True, append_images=[photo.rotate(90)], **lossless)
+    picture = read_image(tmp_path / f"a{suffix}")
+    assert "2 frames" in picture.notes[0]
+    assert np.array_equal(picture.samples()[..., :3], np.asarray(first))
+
+
+@pytest.mark.parametrize(
+    "options", [{"compression": "lzw"}, {"tile": (16, 16)}, {"planarconfig": "separate"}]
+)
+def test_kinds_of_16_bit_tiff(tmp_path, options):
+    samples = RNG.integers(0, 2**16, (40, 50, 3), dtype=np.uint16)
+    stored = np.moveaxis(samples, -1, 0) if "planarconfig" in options else samples
+    tifffile.imwrite(tmp_path / "a.tif", stored, photometric="rgb", **options)
+    assert np.array_equal(read_image(tmp_path / "a.tif").samples(), samples)
+
+
+def test_white_is_zero_and_premultiplied_tiff(tmp_path):
+    grey = RNG.integers(0, 2**16, (4, 5), dtype=np.uint16)
+    tifffile.imwrite(tmp_path / "w.tif", grey, photometric="miniswhite")
+    assert np.array_equal(read_image(tmp_path / "w.tif").samples(), 65535 - grey)
+    half = np.full((4, 5, 4), 10000, np.uint16)
+    half[..., 3] = 20000
+    tifffile.imwrite(tmp_path / "a.tif", half, photometric="rgb", extrasamples=["assocalpha"])
+    assert np.abs(read_image(tmp_path / "a.tif").rgb - 0.5).max() < 1e-4
+
+
+def test_profile_that_does_not_fit_is_left_out_and_said(tmp_path, photo):
+    cmyk = SRGB[:16] + b"CMYK" + SRGB[20:]
+    photo.save(tmp_path / "a.png", icc_profile=cmyk)
+    picture = read_image(tmp_path / "a.png")
+    assert picture.icc is None and "ICC profile" in picture.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("none.png", None, "does not exist"),
+        ("empty.png", b"", "empty"),
+        ("text.png", b"hello", "not an image"),
+        ("html.jpg", b"<!doctype html><html></html>", "not an image"),
+        ("head.png", b"\x89PNG\r\n\x1a\n", "damaged|not an image"),
+        ("head.tif", b"II*\0", "damaged|not an image"),
+    ],
+)
+def test_bad_files_are_explained(tmp_path, name, content, said):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(ImageError, match=said) as caught:
+        read_image(tmp_path / name)
+    assert name in str(caught.value) and str(caught.value).count("\n") == 0
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tif"])
+@pytest.mark.parametrize("bits", [8, 16])
+def test_cut_files_are_explained(tmp_path, suffix, bits):
+    if bits == 16 and suffix in (".jpg", ".webp"):
+        pytest.skip("no such files")
+    path = tmp_path / f"a{suffix}"
+    write_image(path, picture_of(3, bits, size=(64, 64)))
+    data = path.read_bytes()
+    for kept in (len(data) // 3, len(data) * 9 // 10):
+        path.write_bytes(data[:kept])
+        with pytest.raises(ImageError):
+            read_image(path)
+
+
+def test_kinds_that_are_not_supported(tmp_path):
+    tifffile.imwrite(tmp_path / "f.tif", np.zeros((4, 4), np.float32))
+    tifffile.imwrite(tmp_path / "c.tif", np.zeros((4, 4, 4), np.uint16), photometric="separated")
+    with pytest.raises(ImageError, match="32 bits"):
+        read_image(tmp_path / "f.tif")
+    with pytest.raises(ImageError, match="rare kind"):
+        read_image(tmp_path / "c.tif")
+    with pytest.raises(ImageError, match="folder"):
+        read_image(tmp_path)
+
+
+def test_what_a_format_cannot_hold_is_refused(tmp_path):
+    with pytest.raises(ImageError, match="transparency"):
+        write_image(tmp_path / "a.jpg", picture_of(4, 8))
+    with pytest.raises(ImageError, match="suffix"):
+        write_image(tmp_path / "a.xyz", picture_of(3, 8))
+    with pytest.raises(ImageError, match="16383"):
+        check_format(tmp_path / "a.webp", (20000, 10))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    write_image(tmp_path / "a.png", picture_of(3, 8))
+    before = (tmp_path / "a.png").read_bytes()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(ImageError, match="No space left"):
+        write_image(tmp_path / "a.png", picture_of(3, 8))
+    assert (tmp_path / "a.png").read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["a.png"]

@@ -1,0 +1,133 @@
+"""The official tile grid and weights against a literal transcription of the official loops."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+import torch
+from torch import Tensor
+
+from osediff_core.errors import OptionError
+from osediff_core.tiled_unet import predict_tiled
+from osediff_core.tiling import Tile, gaussian_weights, make_grid, needs_tiles, official_grid
+
+
+def grid_of_the_official_loops(h: int, w: int, tile: int, overlap: int) -> list[tuple[int, int]]:
+    """(y, x) of the tiles as osediff.py finds them: `row` walks over x, `col` over y."""
+    tile = min(tile, min(h, w))
+
+    def count(length: int) -> int:
+        n = reached = 0
+        while reached < length:
+            reached = max(n * tile - overlap * n, 0) + tile
+            n += 1
+        return n
+
+    rows, cols, found = count(w), count(h), []
+    for row in range(rows):
+        for col in range(cols):
+            x = max(row * tile - overlap * row, 0) if row < rows - 1 else w - tile
+            y = max(col * tile - overlap * col, 0) if col < cols - 1 else h - tile
+            found.append((y, x))
+    return found
+
+
+def test_the_grid_is_the_official_one() -> None:
+    rng = random.Random(0)
+    for _ in range(500):
+        h, w, tile = rng.randint(1, 150), rng.randint(1, 150), rng.randint(1, 100)
+        overlap = rng.randint(0, min(h, w, tile) - 1)
+        tiles = official_grid(h, w, tile, overlap)
+        assert [(t.y, t.x) for t in tiles] == grid_of_the_official_loops(h, w, tile, overlap)
+        assert {(t.height, t.width) for t in tiles} == {(min(h, w, tile),) * 2}
+
+
+@pytest.mark.parametrize(("h", "w"), [(32, 300), (300, 32), (20, 640), (1, 10000), (10000, 3)])
+def test_where_the_official_loops_never_end_tiles_take_the_short_side_whole(h: int, w: int) -> None:
+    tiles = official_grid(h, w, 96, 32)
+    assert {(t.height, t.width) for t in tiles} == {(min(h, 96), min(w, 96))}
+    assert len(tiles) == math.ceil((max(h, w) - 96) / 64) + 1
+    assert all_covered(h, w, tiles)
+
+
+def test_every_latent_is_covered_and_no_tile_sticks_out() -> None:
+    rng = random.Random(1)
+    for _ in range(300):
+        h, w, tile = rng.randint(1, 90), rng.randint(1, 90), rng.randint(1, 40)
+        assert all_covered(h, w, official_grid(h, w, tile, rng.randint(0, tile - 1)))
+
+
+def all_covered(h: int, w: int, tiles: list[Tile]) -> bool:
+    seen = torch.zeros(h, w, dtype=torch.bool)
+    for tile in tiles:
+        assert tile.y >= 0 and tile.x >= 0 and tile.y + tile.height <= h and tile.x + tile.width <= w
+        seen[tile.window] = True
+    return bool(seen.all())
+
+
+def test_the_weights_are_the_official_ones_with_their_half_pixel_shift() -> None:
+    def official(x: float, midpoint: float, n: int) -> float:
+        variance = 0.01
+        return math.exp(-(x - midpoint) * (x - midpoint) / (n * n) / (2 * variance)) / math.sqrt(
+            2 * math.pi * variance
+        )
+
+    n = 16
+    expected = torch.tensor(
+        [[official(y, n / 2, n) * official(x, (n - 1) / 2, n) for x in range(n)] for y in range(n)],
+        dtype=torch.float64,
+    )
+    torch.testing.assert_close(gaussian_weights(n, n), expected, rtol=1e-13, atol=0)
+    assert gaussian_weights(5, 9).shape == (5, 9)
+
+
+def test_areas_decide_whether_tiles_are_needed() -> None:
+    assert not needs_tiles(96, 96, 96)
+    assert not needs_tiles(48, 192, 96)
+    assert needs_tiles(96, 97, 96)
+
+
+@pytest.mark.parametrize(("tile", "overlap"), [(0, 0), (-3, 0), (16, 16), (16, 40), (16, -1)])
+def test_impossible_tiles_are_refused(tile: int, overlap: int) -> None:
+    with pytest.raises(OptionError):
+        official_grid(64, 64, tile, overlap)
+
+
+def test_an_unknown_grid_is_refused_by_name() -> None:
+    with pytest.raises(OptionError, match="hexagonal"):
+        make_grid("hexagonal", 64, 64, 16, 8)
+
+
+class LocalNet:
+    """A stand-in that treats each latent by itself, so that tiles must not change its result."""
+
+    dtype = torch.float32
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+
+    def __call__(self, latents: Tensor, timesteps: Tensor, prompt_embeds: Tensor) -> Tensor:
+        self.batches.append(latents.shape[0])
+        return latents * timesteps.view(-1, 1, 1, 1) + prompt_embeds.mean(dim=(1, 2)).view(-1, 1, 1, 1)
+
+
+@pytest.mark.parametrize("batch", [1, 4, 100])
+def test_blended_tiles_keep_images_prompts_and_places_apart(batch: int) -> None:
+    net = LocalNet()
+    latents, t = torch.randn(2, 8, 30, 41), torch.tensor([3, 7])
+    embeds = torch.tensor([1.0, -2.0]).view(2, 1, 1).expand(2, 77, 4)
+    tiles = official_grid(30, 41, 16, 6)
+    steps: list[tuple[int, int]] = []
+    blended = predict_tiled(net, latents, t, embeds, tiles, batch, lambda *step: steps.append(step))
+    torch.testing.assert_close(blended, LocalNet()(latents, t, embeds), rtol=1e-5, atol=1e-5)
+    assert max(net.batches) == 2 * min(batch, len(tiles))
+    assert steps[-1] == (len(tiles), len(tiles)) and len(steps) == math.ceil(len(tiles) / batch)
+
+
+def test_gradients_pass_through_tiles() -> None:
+    latents = torch.randn(1, 4, 12, 20, requires_grad=True)
+    tiles = official_grid(12, 20, 8, 4)
+    predict_tiled(LocalNet(), latents, torch.tensor([2]), torch.zeros(1, 77, 4), tiles).sum().backward()
+    torch.testing.assert_close(latents.grad, torch.full_like(latents, 2.0))

@@ -1,0 +1,68 @@
+"""The numbers of the official code: the same weights and images must give the same results in fp32."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from golden_cases import GOLDEN_DATA, inference_cases
+from torch import Tensor
+
+from osediff_core import OneStepGenerator
+
+PROMPT = "a cat, sitting, wood,"
+BARS = {"prompt_embeds": 1e-5, "lq_latent": 1e-5, "unet_pred": 1e-5, "x_denoised": 1e-4, "output": 5e-5}
+
+
+def _tiling(name: str) -> dict[str, int]:
+    if "latent_tiles" not in name:
+        return {}
+    tile, overlap = Path(name).stem.split("_")[-2:]
+    return {"tile": int(tile), "overlap": int(overlap)}
+
+
+@pytest.mark.parametrize("path", inference_cases(), ids=lambda path: path.stem)
+def test_every_stage_agrees_with_the_official_code(path: Path, mini_generator: OneStepGenerator) -> None:
+    with np.load(path) as data:
+        golden = {key: torch.from_numpy(data[key]) for key in data.files}
+    lq = golden["input_u8"].permute(2, 0, 1)[None].float() / 255 * 2 - 1
+    tiling = _tiling(path.name)
+
+    with torch.inference_mode():
+        prompt_embeds = mini_generator.encode_prompt([PROMPT])
+        lq_latent = mini_generator.encode(lq, posterior_noise=golden.get("posterior_noise"))
+        unet_pred = mini_generator.predict(lq_latent, prompt_embeds, **tiling)
+        x_denoised = mini_generator.denoise(lq_latent, prompt_embeds, **tiling)
+        output = mini_generator.decode(x_denoised)
+
+    ours: dict[str, Tensor] = {
+        "prompt_embeds": prompt_embeds,
+        "lq_latent": lq_latent,
+        "unet_pred": unet_pred,
+        "x_denoised": x_denoised,
+        "output": output,
+    }
+    for key, bar in BARS.items():
+        if key in golden:
+            torch.testing.assert_close(
+                ours[key], golden[key], rtol=0, atol=bar, msg=lambda m, k=key: f"{k}: {m}"
+            )
+
+
+def test_there_are_cases_in_the_repository() -> None:
+    names = {path.name for path in inference_cases() if path.parent == GOLDEN_DATA}
+    assert {"inference_128x128.npz", "inference_128x128_sampled.npz"} <= names
+    assert any("latent_tiles" in name for name in names)
+
+
+def test_restore_gives_the_same_image_as_the_stages(mini_generator: OneStepGenerator) -> None:
+    with np.load(GOLDEN_DATA / "inference_128x128.npz") as data:
+        lq, output = torch.from_numpy(data["input"]) * 2 - 1, torch.from_numpy(data["output"])
+    torch.testing.assert_close(mini_generator.restore(lq, PROMPT), output, rtol=0, atol=5e-5)
+
+
+def test_tokens_agree_with_the_official_code(mini_generator: OneStepGenerator) -> None:
+    with np.load(GOLDEN_DATA / "inference_128x128.npz") as data:
+        assert mini_generator.text.tokenize([PROMPT])[0].tolist() == data["input_ids"].tolist()
