@@ -2,8 +2,8 @@
 # Each sets up .venv first; it is used again until pyproject.toml changes. PYTHON=... chooses the interpreter.
 
 VENV := .venv
-# The newest Python from 3.10 on that can make a virtual environment.
-PYTHON ?= $(shell for p in python3.14 python3.13 python3.12 python3.11 python3.10 python3; do \
+# The machine's own python3 if it is 3.10 or newer and can make a virtual environment, else the newest that is.
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python3.10; do \
 	$$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && echo $$p && break; done)
 
 .PHONY: demo test lint clean

@@ -52,9 +52,6 @@ class Picture:
     def samples(self, bits: int | None = None) -> np.ndarray:
         """The picture as a file stores it: uint8 or uint16 (H, W) or (H, W, 2|3|4), rounded to the nearest
         level.
-
-        The official code truncates instead of rounding; rounding is at most one level apart and does not
-        darken.
         """
         bits = bits or self.bits
         channels = self.rgb[..., :1] if self.single_channel else self.rgb

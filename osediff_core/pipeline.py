@@ -75,11 +75,25 @@ def restore_picture(
         progress=progress,
     )
     with clear_memory_errors("colour fix"), torch.inference_mode():
-        rgb = color.apply(options.color_fix, (restored.to("cpu", torch.float32) + 1) / 2, lq)
+        rgb = (restored.to("cpu", torch.float32) + 1) / 2
+        if picture.bits == 8:
+            rgb = _to_8_bits(rgb)
+        rgb = color.apply(options.color_fix, rgb, lq)
         if picture.is_grey:
             rgb = (rgb * torch.tensor(_LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True).expand(-1, 3, -1, -1)
+        if picture.bits == 8:
+            rgb = _to_8_bits(rgb.clamp(0, 1))
         rgb_array = np.ascontiguousarray(rgb[0].permute(1, 2, 0).numpy())
     return replace(picture, rgb=rgb_array, alpha=None if alpha is None else alpha[0, 0].numpy())
+
+
+def _to_8_bits(image: Tensor) -> Tensor:
+    """Values in [0, 1] cut down to multiples of 1/255.
+
+    The official code truncates, before the colour fix and after it; with the same truncation 8-bit results equal its
+    own. The small term keeps float error from taking a whole level off an exact value.
+    """
+    return (image * 255 + 1e-4).floor() / 255
 
 
 @torch.inference_mode()

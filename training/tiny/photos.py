@@ -85,7 +85,7 @@ class PhotoPool:
         return int(index), int(top), int(left)
 
     def crop(self, size: int, rng: np.random.Generator, shrink: int = 1) -> np.ndarray:
-        """One uint8 (size, size, 3) crop, mirrored at random; `shrink` > 1 takes a larger field and area-averages it."""
+        """One uint8 (size, size, 3) crop, mirrored at random; `shrink` > 1 area-averages a field that much larger."""
         field = size * shrink
         index, top, left = self.place(field, rng)
         picture = self.photos[index][top : top + field, left : left + field]
