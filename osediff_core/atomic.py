@@ -14,7 +14,8 @@ def write_bytes_atomically(path: str | os.PathLike[str], data: bytes) -> None:
     Raises OSError (no such folder, no permission, disk full, ...); an older file at `path` is then untouched.
     """
     target = Path(os.path.realpath(path))
-    temporary = target.with_name(f".{target.name[:100]}.{secrets.token_hex(4)}.tmp")
+    # 40 characters, at most 160 bytes: with the rest it stays below the 255 bytes that a name may have.
+    temporary = target.with_name(f".{target.name[:40]}.{secrets.token_hex(4)}.tmp")
     # os.open and not tempfile: the file gets the permissions that the user's umask gives, not 0600.
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
     try:

@@ -13,17 +13,15 @@ from .atomic import write_bytes_atomically
 from .errors import CheckpointError, OptionError
 from .formats import from_official, from_safetensors, official_bytes, safetensors_bytes
 from .identify import Identity, identify, identify_content, identify_tensors, is_official
+from .precision import DTYPES
 from .torch_file import container_of, load_torch, read_safetensors
 from .weights import LoRAPair, OSEDiffWeights, common_rank
 
 __all__ = ["Identity", "LoRAPair", "OSEDiffWeights", "identify", "read_weights", "write_weights"]
 
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-
 
 def read_weights(path: str | os.PathLike[str]) -> OSEDiffWeights:
-    """OSEDiff weights from an official checkpoint or our .safetensors, whichever the content is; tensors on
-    the CPU.
+    """OSEDiff weights, on the CPU, from an official checkpoint or our .safetensors, whichever the content is.
 
     Code in a pickle is never run. Tensors that the file's own lists promise or do not know are kept in
     `missing` and `unexpected` for `lora.check_fits`, which reports them with everything that does not fit the
@@ -53,8 +51,7 @@ def read_weights(path: str | os.PathLike[str]) -> OSEDiffWeights:
 def write_weights(
     path: str | os.PathLike[str], weights: OSEDiffWeights, dtype: torch.dtype | str | None = None
 ) -> None:
-    """Write our format to a .safetensors path, or exactly the official format to a .pkl path; whole or not at
-    all.
+    """Write our format to a .safetensors path, or exactly the official one to a .pkl path; whole or not at all.
 
     `dtype` ("fp32", "fp16", "bf16" or torch's) casts the tensors; None keeps each as it is. Raises
     CheckpointError for another suffix, incomplete weights, values that overflow `dtype`, or a folder or disk
@@ -77,10 +74,8 @@ def write_weights(
     try:
         write_bytes_atomically(path, data)
     except OSError as error:
-        remedy = "choose another folder" if path.parent.is_dir() else "create its folder first"
-        raise CheckpointError(
-            f"{path} cannot be written ({error.strerror or error}); {remedy} or free space."
-        ) from error
+        remedy = "choose another folder or free space" if path.parent.is_dir() else "create its folder first"
+        raise CheckpointError(f"{path} cannot be written ({error.strerror or error}); {remedy}.") from error
 
 
 def contradictions(weights: OSEDiffWeights) -> str:

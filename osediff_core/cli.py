@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 from . import __version__
 from .commands.outcome import FAILED, INTERRUPTED, USAGE, Outcome
-from .errors import OptionError, OSEDiffError
+from .errors import OptionError, OSEDiffError, first_line
 
 logger = logging.getLogger("osediff_core")
 
@@ -29,39 +29,39 @@ FORMATS = ("png", "tiff", "webp", "jpeg")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command line (sys.argv by default); returns the exit code: 0 done, 1 failed, 2 usage, 130
-    Ctrl-C.
-    """
+    """Runs one command line (sys.argv by default); returns the exit code: 0 done, 1 failed, 2 usage, 130 Ctrl-C."""
     argv = list(sys.argv[1:] if argv is None else argv)
     as_json, debug = "--json" in argv, "--debug" in argv
     handler = _start_logging(debug)
     try:
-        outcome = _run(argv)
-        _show(outcome.text, outcome.data, as_json)
+        outcome = _outcome(argv, debug)
+        _show(outcome, as_json)
         return outcome.status
-    except OSEDiffError as error:
-        logger.error("%s", error, exc_info=debug)
-        status = USAGE if isinstance(error, OptionError) else FAILED
-        _show("", {"error": str(error), "kind": type(error).__name__}, as_json)
-        return status
-    except KeyboardInterrupt:
-        logger.error("interrupted")
-        _show("", {"error": "interrupted", "kind": "KeyboardInterrupt"}, as_json)
-        return INTERRUPTED
     except BrokenPipeError:
         # the reader of our output left, as `| head` does; keep Python from complaining at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
-    except Exception as error:  # the last resort: one sentence instead of a traceback
-        text = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
-        message = (
-            f"Something unforeseen went wrong ({type(error).__name__}: {text}); add --debug for the details."
-        )
-        logger.error("%s", message, exc_info=debug)
-        _show("", {"error": message, "kind": type(error).__name__}, as_json)
-        return FAILED
     finally:
         logger.removeHandler(handler)
+
+
+def _outcome(argv: list[str], debug: bool) -> Outcome:
+    """What the command line came to; an error is logged and becomes an outcome too."""
+    try:
+        return _run(argv)
+    except OSEDiffError as error:
+        return _failure(error, USAGE if isinstance(error, OptionError) else FAILED, str(error), debug)
+    except KeyboardInterrupt as error:
+        return _failure(error, INTERRUPTED, "interrupted", debug=False)
+    except Exception as error:  # the last resort: one sentence instead of a traceback
+        text = f"{type(error).__name__}: {first_line(error)}"
+        message = f"Something unforeseen went wrong ({text}); add --debug for the details."
+        return _failure(error, FAILED, message, debug)
+
+
+def _failure(error: BaseException, status: int, message: str, debug: bool) -> Outcome:
+    logger.error("%s", message, exc_info=error if debug else None)
+    return Outcome(status, "", {"error": message, "kind": type(error).__name__})
 
 
 def _run(argv: list[str]) -> Outcome:
@@ -75,11 +75,12 @@ def _run(argv: list[str]) -> Outcome:
     return weights.convert(args) if args.command == "convert" else weights.info(args)
 
 
-def _show(text: str, data: dict[str, object], as_json: bool) -> None:
-    if as_json:
-        print(json.dumps({"version": __version__, **data}, indent=2, ensure_ascii=False), flush=True)
-    elif text:
-        print(text, flush=True)
+def _show(outcome: Outcome, as_json: bool) -> None:
+    if as_json:  # in ASCII: file names may hold what stdout's encoding cannot
+        print(json.dumps({"version": __version__, **outcome.data}, indent=2), flush=True)
+    elif outcome.text:
+        encoding = sys.stdout.encoding or "utf-8"
+        print(outcome.text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -134,7 +135,10 @@ def _parser() -> argparse.ArgumentParser:
         "--json", action="store_true", help="print one JSON document on stdout and nothing else"
     )
     common.add_argument("--debug", action="store_true", help="log more, and show tracebacks of errors")
-    _add_upscale(commands.add_parser("upscale", parents=[common], help="restore pictures"))
+    upscale = commands.add_parser("upscale", parents=[common], help="restore pictures")
+    _add_files(upscale)
+    _add_model(upscale)
+    _add_restoration(upscale)
 
     convert = commands.add_parser("convert", parents=[common], help="OSEDiff weights: .pkl <-> .safetensors")
     convert.add_argument("input", metavar="IN", help="OSEDiff weights, official .pkl or .safetensors")
@@ -148,7 +152,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_upscale(parser: argparse.ArgumentParser) -> None:
+def _add_files(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("inputs", metavar="IN", nargs="+", help="pictures, or folders of pictures")
     add(
@@ -168,9 +172,12 @@ def _add_upscale(parser: argparse.ArgumentParser) -> None:
         choices=FORMATS,
         help="file format in an output folder (default: the input's, JPEG becomes PNG)",
     )
+    add("--recursive", action="store_true", help="search sub-folders, and keep them in the output")
+    add("--skip-existing", action="store_true", help="leave out pictures whose output is there")
 
-    model = parser.add_argument_group("model")
-    add = model.add_argument
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("model").add_argument
     add(
         "--base",
         default="tiny",
@@ -197,8 +204,9 @@ def _add_upscale(parser: argparse.ArgumentParser) -> None:
     add("--allow-download", action="store_true", help="let a hub id given as --base be downloaded")
     add("--revision", metavar="REV", help="commit or branch of a hub id")
 
-    restore = parser.add_argument_group("restoration")
-    add = restore.add_argument
+
+def _add_restoration(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("restoration").add_argument
     add("--prompt", default="", metavar="TEXT", help="what the pictures show (default: nothing)")
     add(
         "--color-fix",
@@ -226,14 +234,6 @@ def _add_upscale(parser: argparse.ArgumentParser) -> None:
         help="draw the latent as the official code does; not its mode",
     )
     add("--seed", type=_natural, default=0, metavar="N", help="of --sample-posterior (default: 0)")
-
-    files = parser.add_argument_group("files")
-    files.add_argument(
-        "--recursive", action="store_true", help="search sub-folders, and keep them in the output"
-    )
-    files.add_argument(
-        "--skip-existing", action="store_true", help="leave out pictures whose output is there"
-    )
 
 
 def _number(text: str) -> float:

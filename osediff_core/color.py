@@ -1,8 +1,7 @@
 """Colour fix: give the restored image back the colours of its input.
 
-One-step diffusion shifts colour and brightness a little; the input's low frequencies are right. Both methods
-and their constants are the official code's (my_utils/wavelet_color_fix.py, from StableSR); arithmetic is
-fp32, on floats.
+One-step diffusion shifts colour and brightness a little; the input's low frequencies are right. Both methods and
+their constants are the official code's (my_utils/wavelet_color_fix.py, from StableSR); arithmetic is fp32.
 """
 
 from __future__ import annotations
@@ -19,9 +18,7 @@ _WAVELET_LEVELS = 5  # official; blurs over up to 2 * (1 + 2 + 4 + 8 + 16) + 1 =
 
 
 def _mean_std(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Per image and channel, over all pixels: (B, C, H, W) -> two of (B, C, 1, 1). Unbiased variance +
-    eps.
-    """
+    """Per image and channel, over all pixels: (B, C, H, W) -> two of (B, C, 1, 1). Unbiased variance + eps."""
     pixels = image.shape[-2] * image.shape[-1]
     # the unbiased variance of one pixel is 0 / 0; a 1x1 image has no spread
     variance = image.var(dim=(-2, -1), keepdim=True) if pixels > 1 else torch.zeros_like(image)
@@ -29,8 +26,7 @@ def _mean_std(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def adain(content: torch.Tensor, style: torch.Tensor) -> torch.Tensor:
-    """Matches mean and spread of each channel of `content` to those of `style` (adaptive instance
-    normalisation).
+    """Adaptive instance normalisation: mean and spread of each channel of `content` become those of `style`.
 
     content (B, 3, H, W), style (B, 3, H', W'), both in [0, 1] -> (B, 3, H, W), about [0, 1], not clamped.
     """
@@ -41,9 +37,7 @@ def adain(content: torch.Tensor, style: torch.Tensor) -> torch.Tensor:
 
 
 def _low_frequencies(image: torch.Tensor) -> torch.Tensor:
-    """The a trous low-pass: 5 times a [1 2 1]/4 blur in both axes, dilated 1, 2, 4, 8, 16, edges
-    replicated.
-    """
+    """The a trous low-pass: a [1 2 1]/4 blur in both axes, dilated 1, 2, 4, 8, 16 in turn; edges are replicated."""
     channels = image.shape[1]
     taps = torch.tensor([0.25, 0.5, 0.25], dtype=image.dtype, device=image.device)
     across = taps.view(1, 1, 1, 3).repeat(channels, 1, 1, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
 from pathlib import Path
@@ -15,8 +16,7 @@ from .weights import ADAPTER_OF_GROUP, OSEDiffWeights
 
 
 def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """JSON-ready facts: path, kind, what, use, container, bytes; tensors, parameters, dtypes for files;
-    details.
+    """JSON-ready facts: path, kind, what, use, container, details, bytes; for files tensors, parameters, dtypes.
 
     For OSEDiff weights `weights` holds ranks, scales, adapted modules by group, conv_in, metadata, missing,
     unexpected. Raises CheckpointError as `identify` and `read_weights` do.
@@ -49,19 +49,12 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
         dtypes = Counter(str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values())
     return facts | {
         "tensors": len(shapes),
-        "parameters": sum(map(_count, shapes.values())),
+        "parameters": sum(map(math.prod, shapes.values())),
         "dtypes": dict(dtypes),
     }
 
 
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64", "I64": "int64"}
-
-
-def _count(shape: tuple[int, ...]) -> int:
-    total = 1
-    for side in shape:
-        total *= side
-    return total
 
 
 def _weights(weights: OSEDiffWeights) -> dict[str, Any]:

@@ -29,3 +29,8 @@ class OutOfMemory(OSEDiffError):
 
 class NonFiniteError(OSEDiffError):
     """A stage gave NaN or infinity even when computed in fp32."""
+
+
+def first_line(error: BaseException) -> str:
+    """What a library says is wrong, short enough for one sentence of ours."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -1,5 +1,4 @@
-"""The two file formats of OSEDiff weights as pure conversions: what a file holds <-> OSEDiffWeights, without
-loss."""
+"""The two file formats of OSEDiff weights as pure, lossless conversions: what a file holds <-> OSEDiffWeights."""
 
 from __future__ import annotations
 
@@ -27,7 +26,7 @@ from .weights import (
     guess_base,
 )
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _CONV_IN = ("weight", "bias")
 _STRUCTURE = ("rank_unet", "rank_vae", "conv_in", "vae_modules", "unet_order", "vae_order")
@@ -80,7 +79,7 @@ def official_bytes(weights: OSEDiffWeights) -> bytes:
         )
     for key in ("timestep", "prediction_type"):
         if weights.metadata.get(key, DEFAULT_METADATA[key]) != DEFAULT_METADATA[key]:
-            log.warning(
+            logger.warning(
                 "The official format cannot say that %s is %s; its readers assume %s.",
                 key,
                 weights.metadata[key],
@@ -125,31 +124,18 @@ def from_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[s
         raise CheckpointError(f"{path} lacks the metadata {', '.join(absent)}; export it again.")
     groups = {group: _json_names(path, metadata, f"unet_{group}_modules") for group in ADAPTER_OF_GROUP}
     vae_modules = _json_names(path, metadata, "vae_modules")
-    conv_in = {
-        name: tensors[f"unet.conv_in.{name}"] for name in _CONV_IN if f"unet.conv_in.{name}" in tensors
-    }
-    rest = {
-        name: tensor
-        for name, tensor in tensors.items()
-        if name not in {f"unet.conv_in.{n}" for n in _CONV_IN}
-    }
+    rest = dict(tensors)
+    conv_in = {n: rest.pop(f"unet.conv_in.{n}") for n in _CONV_IN if f"unet.conv_in.{n}" in tensors}
     adapters = {f"unet.{module}": "" for modules in groups.values() for module in modules}
     adapters |= {f"vae.{module}": "" for module in vae_modules}
     pairs, missing, unexpected = _pairs(
         rest, adapters, lambda module, factor, _: f"{module}.lora_{factor}.weight"
     )
-    lora: dict[str, dict[str, LoRAPair]] = {}
-    for part in ("unet", "vae"):  # safetensors sorts its tensors; the recorded order is the state dict's
-        own = {
-            name.removeprefix(f"{part}."): pair for name, pair in pairs.items() if name.startswith(f"{part}.")
-        }
-        order = {name: i for i, name in enumerate(_json_names(path, metadata, f"{part}_order"))}
-        lora[part] = dict(sorted(own.items(), key=lambda item: order.get(item[0], len(order))))
     if metadata["conv_in"] == "replaced":
         missing = [f"unet.conv_in.{name}" for name in _CONV_IN if name not in conv_in] + missing
     return OSEDiffWeights(
-        lora["unet"],
-        lora["vae"],
+        _in_order(pairs, "unet.", _json_names(path, metadata, "unet_order")),
+        _in_order(pairs, "vae.", _json_names(path, metadata, "vae_order")),
         conv_in,
         _rank(path, metadata, "rank_unet"),
         _rank(path, metadata, "rank_vae"),
@@ -160,6 +146,13 @@ def from_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[s
         missing,
         unexpected,
     )
+
+
+def _in_order(pairs: Mapping[str, LoRAPair], part: str, names: list[str]) -> dict[str, LoRAPair]:
+    """The pairs of one part in the recorded order, the state dict's: safetensors sorts its tensors."""
+    own = {name.removeprefix(part): pair for name, pair in pairs.items() if name.startswith(part)}
+    order = {name: i for i, name in enumerate(names)}
+    return dict(sorted(own.items(), key=lambda item: order.get(item[0], len(order))))
 
 
 def safetensors_bytes(weights: OSEDiffWeights) -> bytes:

@@ -1,5 +1,4 @@
-"""Sizes and resampling: target size, bicubic resize, padding to a multiple, and colour under full
-transparency.
+"""Sizes and resampling: target size, bicubic resize, padding to a multiple, colour under full transparency.
 
 All images are float tensors (B, C, H, W); nothing here depends on the value range unless said.
 """
@@ -13,19 +12,16 @@ import torch.nn.functional as F
 
 from .errors import ImageError, OptionError
 
-# Beyond this the float copies of one picture alone need tens of gigabytes; a typing slip is likelier than a
-# wish.
+# Beyond this the float copies of one picture alone need tens of gigabytes; a typing slip is likelier than a wish.
 MAX_PIXELS = 2**29
 
 
 def target_size(
     width: int, height: int, scale: float | None = None, size: tuple[int, int] | None = None
 ) -> tuple[int, int]:
-    """The output size in pixels as (width, height): `size` if given, else each side times `scale`, half up,
-    at least 1.
+    """The output size (width, height): `size` if given, else each side times `scale`, half up, at least 1 pixel.
 
-    Raises OptionError when both or neither are given, when a value is not positive, or when the result is
-    larger than MAX_PIXELS.
+    Raises OptionError if both or neither are given, a value is not positive, or the result exceeds MAX_PIXELS.
     """
     if (scale is None) == (size is None):
         raise OptionError("Give either a scale factor or a target size, not both and not neither.")
@@ -108,8 +104,7 @@ def crop_back(image: torch.Tensor, crop: tuple[int, int]) -> torch.Tensor:
 
 
 def fill_transparent(rgb: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:
-    """Gives fully transparent pixels the colour of the visible ones around them; all other pixels stay as
-    they are.
+    """Gives fully transparent pixels the colour of the visible ones around them; all others stay as they are.
 
     rgb (B, 3, H, W), alpha (B, 1, H, W) in [0, 1] -> (B, 3, H, W). The colour stored under alpha 0 is
     arbitrary (mostly black): left in place it would bleed into visible borders when resized, and the network

@@ -16,9 +16,10 @@ _AS_BASE = "pass it as the base, and OSEDiff weights as the weights"
 _WRONG_BASE = "use OSEDiff weights (.pkl or .safetensors) on a Stable Diffusion 2.1-base model instead"
 _GIVE_WEIGHTS = "give OSEDiff weights (.pkl or .safetensors)"
 _UNET = "model.diffusion_model."
-# The last self-attention's norm tells SD 2.x's two trainings apart: ComfyUI's test and threshold.
+# The last self-attention's norm tells SD 2.x's two trainings apart: its bias spreads wider in v-prediction models
+# (ComfyUI's test and threshold, comfy/supported_models.py).
 _V_PROBE = _UNET + "output_blocks.11.1.transformer_blocks.0.norm1.bias"
-_V_PROBE_STD = 0.09
+V_PREDICTION_SPREAD = 0.09
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -150,7 +151,7 @@ def _sd_checkpoint(shapes: Shapes, tensor: Callable[[str], Tensor]) -> _Found:
 def _sd2_prediction(shapes: Shapes, first: tuple[int, ...], tensor: Callable[[str], Tensor]) -> str:
     if first[1] != 4 or _V_PROBE not in shapes:
         return "epsilon"
-    return "v_prediction" if tensor(_V_PROBE).float().std(unbiased=False) > _V_PROBE_STD else "epsilon"
+    return "v_prediction" if tensor(_V_PROBE).float().std(unbiased=False) > V_PREDICTION_SPREAD else "epsilon"
 
 
 def _tagger(shapes: Shapes, tensor: Callable[[str], Tensor]) -> _Found:

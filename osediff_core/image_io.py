@@ -15,9 +15,9 @@ from PIL import Image, ImageCms, UnidentifiedImageError
 from PIL.ExifTags import Base as ExifTag
 
 from .atomic import write_bytes_atomically
-from .errors import ImageError
+from .errors import ImageError, first_line
 from .picture import Picture
-from .sixteen_bit import Stored, encode_png, encode_tiff, first_line, read_sixteen_bit
+from .sixteen_bit import Stored, encode_png, encode_tiff, read_sixteen_bit
 
 __all__ = ["READ_SUFFIXES", "WRITE_FORMATS", "Picture", "check_format", "read_image", "write_image"]
 
@@ -64,8 +64,7 @@ def read_image(path: str | os.PathLike[str]) -> Picture:
         if path.stat().st_size == 0:
             raise ImageError(f"{path} is empty (0 bytes); save or download it again.")
         with warnings.catch_warnings():
-            # large photos are legitimate input here; Pillow still refuses real decompression bombs with an
-            # error
+            # large photos are legitimate input here; Pillow still refuses real decompression bombs
             warnings.simplefilter("ignore")
             return _picture(read_sixteen_bit(path) or _read_any(path))
     except FileNotFoundError:
@@ -87,6 +86,8 @@ def read_image(path: str | os.PathLike[str]) -> Picture:
 
 def _read_any(path: Path) -> Stored:
     with Image.open(path) as image:
+        if image.format == "EPS":  # a program, which Pillow would hand to Ghostscript to run
+            raise UnidentifiedImageError
         frames = getattr(image, "n_frames", 1)  # before load(), which may close the file
         image.load()
         orientation = image.getexif().get(ExifTag.Orientation, 1)  # TIFF is upright already after load()
@@ -120,29 +121,27 @@ def _picture(stored: Stored) -> Picture:
 
 
 def _samples(path: Path, image: Image.Image, icc: bytes | None) -> tuple[np.ndarray, bytes | None]:
-    """Any Pillow mode -> uint8 (H, W[, 2|3|4]) (uint16 for 16-bit grey) and the ICC profile that fits
-    them.
-    """
+    """Any Pillow mode -> uint8 (H, W[, 2|3|4]), uint16 for 16-bit grey, and the ICC profile that fits them."""
     mode = image.mode
     if mode.startswith("I;16"):
         return np.asarray(image.convert("I")).astype(np.uint16), icc
+    if mode == "I" and image.format == "PPM":  # 16 bits: Pillow's PGM reader has them in a wider mode
+        return np.asarray(image).astype(np.uint16), icc
     if mode in ("I", "F"):
         raise ImageError(f"{path} has 32 bits per channel; save it with 8 or 16.")
     if mode in ("CMYK", "LAB"):
         image, icc = _to_srgb(image, icc)
+    elif "transparency" in image.info and mode in ("1", "L", "RGB", "P"):
+        image = image.convert("LA" if mode in ("1", "L") else "RGBA")
     elif mode == "1":
         image = image.convert("L")
-    elif "transparency" in image.info and mode in ("L", "RGB", "P"):
-        image = image.convert("LA" if mode == "L" else "RGBA")
     elif mode not in ("L", "LA", "RGB", "RGBA"):
         image = image.convert("RGBA" if image.has_transparency_data else "RGB")
     return np.asarray(image), icc
 
 
 def _to_srgb(image: Image.Image, icc: bytes | None) -> tuple[Image.Image, bytes | None]:
-    """CMYK or LAB -> RGB by the embedded profile, so that colours are those of print; without one, Pillow's
-    formula.
-    """
+    """CMYK or LAB -> RGB by the embedded profile, so that colours are those of print; else by Pillow's formula."""
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
     try:
         if icc:

@@ -27,7 +27,7 @@ __all__ = [
     "weights_from_peft",
 ]
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 LORA_ALPHA = 8  # peft's default; the official code never sets it and its checkpoints do not store it
 
@@ -38,8 +38,7 @@ def lora_scale(rank: int) -> float:
 
 
 def expected_shapes(module: nn.Module, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
-    """Shapes of (A, B) for a Linear or Conv2d at this rank; None for any other module, which takes no
-    LoRA."""
+    """Shapes of (A, B) for a Linear or Conv2d at this rank; None for any other module, which takes no LoRA."""
     if isinstance(module, nn.Linear):
         return (rank, module.in_features), (module.out_features, rank)
     if isinstance(module, nn.Conv2d):
@@ -74,9 +73,12 @@ def check_fits(weights: OSEDiffWeights, unet: nn.Module, vae: nn.Module) -> None
             unexpected.append(f"unet conv_in.{name}")
         elif tensor.shape != own.shape:
             misshapen.append(f"unet conv_in.{name} is {tuple(tensor.shape)} and should be {tuple(own.shape)}")
-    if not (weights.missing or unexpected or misshapen):
-        _warn_of_gaps(weights, unet)
-        return
+    if weights.missing or unexpected or misshapen:
+        raise _misfit(weights, unexpected, misshapen)
+    _warn_of_gaps(weights, unet)
+
+
+def _misfit(weights: OSEDiffWeights, unexpected: list[str], misshapen: list[str]) -> CheckpointError:
     report = [
         f"{len(names)} {what} ({', '.join(names)})"
         for what, names in (
@@ -88,19 +90,18 @@ def check_fits(weights: OSEDiffWeights, unet: nn.Module, vae: nn.Module) -> None
     ]
     made_for = weights.metadata.get("base", "unknown")
     base = "the base they were made for" if made_for == "unknown" else f"their base ({made_for})"
-    raise CheckpointError(
+    return CheckpointError(
         f"{weights.source} does not fit this base, so nothing was loaded; use it with {base} or, "
         f"if that is this one, download or export it again; tensors: {'; '.join(report)}."
     )
 
 
 def _warn_of_gaps(weights: OSEDiffWeights, unet: nn.Module) -> None:
-    """Weights may adapt fewer modules than the official ones by intention, but hardly by accident
-    unnoticed."""
+    """Weights may adapt fewer modules than the official ones by intention; by accident it must be noticed."""
     official = unet_targets(name for name, _ in unet.named_parameters())
     gaps = [name for modules in official.values() for name in modules if name not in weights.unet_lora]
     if gaps and weights.unet_lora:
-        log.warning(
+        logger.warning(
             "%s adapts %d modules of the UNet fewer than the official rules: %s",
             weights.source,
             len(gaps),
@@ -224,8 +225,7 @@ def merge_weights(
     strength: tuple[float, float] = (1.0, 1.0),
     keep_base: bool = True,
 ) -> tuple[MergedAdapter, MergedAdapter]:
-    """Check that the weights fit, then merge them: (UNet's adapter, VAE's adapter), `strength` in the same
-    order."""
+    """Check that the weights fit, then merge them: (UNet's adapter, VAE's adapter), `strength` in the same order."""
     check_fits(weights, unet, vae)
     strengths = [_finite(value) for value in strength]
     conv_in = {f"conv_in.{name}": tensor for name, tensor in weights.conv_in.items()}

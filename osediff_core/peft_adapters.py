@@ -1,5 +1,4 @@
-"""OSEDiff's LoRA as peft adapters, for training: put them on as the official code does, and collect them
-again.
+"""OSEDiff's LoRA as peft adapters, for training: put them on as the official code does, and collect them again.
 
 peft is imported only when adapters are put on, so that inference does not need it.
 """
@@ -36,8 +35,7 @@ def attach_peft(
     init: bool | str = "gaussian",
     vae_modules: Iterable[str] | None = None,
 ) -> tuple[dict[str, list[str]], list[str]]:
-    """Put the official adapters on diffusers models, in place: (UNet groups, VAE list), as the checkpoints
-    name them.
+    """Put the official adapters on diffusers models, in place: (UNet groups, VAE list), as checkpoints name them.
 
     The UNet gets default_encoder, default_decoder and default_others, all three active and trainable
     (`add_adapter` alone would leave only the last one active, which is what the official regulariser suffers
@@ -72,8 +70,7 @@ def weights_from_peft(
     *,
     conv_in: Mapping[str, Tensor] | None = None,
 ) -> OSEDiffWeights:
-    """Copies, on the CPU, of the official adapters' tensors and conv_in's base weights of models under
-    training.
+    """Copies, on the CPU, of the official adapters' tensors and conv_in's base weights of models in training.
 
     Adapters of other names (a regulariser on the same UNet) are left out. `conv_in` {"weight", "bias"} takes
     the place of the UNet's own if the trainer keeps the generator's elsewhere. `metadata` is added to the
@@ -94,13 +91,7 @@ def weights_from_peft(
     vae_modules = [name for name in vae_targets(vae_names) if name in vae_lora]
     vae_modules += [name for name in vae_lora if name not in set(vae_modules)]
     if conv_in is None:
-        layer = unet.conv_in
-        layer = getattr(layer, "base_layer", layer)
-        conv_in = {
-            name: tensor
-            for name, tensor in (("weight", layer.weight), ("bias", layer.bias))
-            if tensor is not None
-        }
+        conv_in = dict(getattr(unet.conv_in, "base_layer", unet.conv_in).named_parameters())
     own_conv_in = {name: tensor.detach().to("cpu", copy=True) for name, tensor in conv_in.items()}
     base = guess_base(unet_lora, own_conv_in)
     return OSEDiffWeights(
@@ -118,8 +109,7 @@ def weights_from_peft(
 
 @torch.no_grad()
 def copy_into_peft(weights: OSEDiffWeights, unet: nn.Module, vae: nn.Module) -> None:
-    """Set the adapters and conv_in of models prepared by `attach_peft` to these weights, e.g. to train them
-    further.
+    """Set the adapters and conv_in of models prepared by `attach_peft` to these weights, to train them further.
 
     Raises CheckpointError, before anything changes, naming every tensor that has no place or another shape.
     """

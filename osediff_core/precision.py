@@ -115,8 +115,8 @@ def run_stage(name: str, part: HasFp32, stage: Callable[[], Tensor]) -> Tensor:
             if bool(torch.isfinite(result).all()):
                 return result
     raise NonFiniteError(
-        f"The {name} stage gives NaN or infinity even in fp32; check that the image has no such values and "
-        "that the weights belong to this base."
+        f"The {name} stage gives NaN or infinity even in fp32; check that the image has no such values, and "
+        "that base and weights are undamaged and belong together."
     )
 
 

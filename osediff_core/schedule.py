@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .errors import BaseModelError
+from .errors import BaseModelError, first_line
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 
@@ -44,7 +44,12 @@ class NoiseSchedule:
         Only the fields that define the training noise are read (the sampler's own settings do not matter for
         one step). Raises BaseModelError if the schedule is of an unknown kind or never leaves any signal.
         """
-        betas = _betas(config)
+        try:
+            betas = _betas(config)
+        except (TypeError, ValueError) as error:
+            raise BaseModelError(
+                f"The scheduler's configuration is broken ({first_line(error)}); download the base again."
+            ) from error
         if config.get("rescale_betas_zero_snr"):
             raise BaseModelError(
                 "This base rescales its noise to zero signal at the last timestep, from which no image can "
@@ -79,8 +84,7 @@ class NoiseSchedule:
     def predict_x0(self, z_t: Tensor, model_output: Tensor, timesteps: int | Tensor) -> Tensor:
         """The clean latents that a prediction implies; for epsilon: x0 = (z_t - sigma_t eps) / alpha_t.
 
-        This at t = T is the whole OSEDiff step (paper eq. 1). z_t, model_output (B, C, H, W) -> fp32 same
-        shape.
+        This at t = T is the whole OSEDiff step (paper eq. 1). z_t, model_output (B, C, H, W) -> fp32, same shape.
         """
         alpha, sigma = self.alpha(timesteps, z_t.device), self.sigma(timesteps, z_t.device)
         z_t, model_output = z_t.float(), model_output.float()

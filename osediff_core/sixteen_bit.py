@@ -1,8 +1,7 @@
 """16 bits per channel: PNG and TIFF with colour or alpha, which Pillow reduces to 8 bits without a word.
 
-imagecodecs (PNG) and tifffile (TIFF) do it: both report damaged files and keep alpha, and neither replaces a
-user's OpenCV, as a dependency on one of that library's four rival wheels would. They are imported when first
-needed.
+imagecodecs (PNG) and tifffile (TIFF) do it: both report damaged files and keep alpha, and neither replaces a user's
+OpenCV, as a dependency on one of that library's four rival wheels would. They are imported when first needed.
 """
 
 from __future__ import annotations
@@ -17,15 +16,10 @@ import numpy as np
 from PIL import Image
 from PIL.ExifTags import Base as ExifTag
 
-from .errors import ImageError
+from .errors import ImageError, first_line
 
 if TYPE_CHECKING:
     from tifffile import TiffPage
-
-
-def first_line(error: BaseException) -> str:
-    """What a library says is wrong, short enough for one sentence of ours."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 class Stored(NamedTuple):
@@ -58,11 +52,11 @@ def read_sixteen_bit(path: Path) -> Stored | None:
 def _read_png(path: Path) -> Stored:
     import imagecodecs
 
-    try:
-        samples = imagecodecs.png_decode(path.read_bytes())
-    except imagecodecs.PngError as error:
-        raise OSError(first_line(error)) from error
-    with Image.open(path) as image:  # Pillow for all but the pixels
+    with Image.open(path) as image:  # Pillow for all but the pixels; it refuses decompression bombs here
+        try:
+            samples = imagecodecs.png_decode(path.read_bytes())
+        except imagecodecs.PngError as error:
+            raise OSError(first_line(error)) from error
         orientation = image.getexif().get(ExifTag.Orientation, 1)
         return Stored(samples, orientation, image.info.get("icc_profile"), getattr(image, "n_frames", 1))
 
@@ -129,9 +123,7 @@ def _with_icc(png: bytes, icc: bytes) -> bytes:
 
 
 def encode_tiff(samples: np.ndarray, icc: bytes | None, has_alpha: bool) -> bytes:
-    """uint8 or uint16 (H, W[, 2|3|4]) -> the bytes of a losslessly compressed TIFF file, alpha marked as
-    straight.
-    """
+    """uint8 or uint16 (H, W[, 2|3|4]) -> the bytes of a losslessly compressed TIFF file, alpha marked as straight."""
     import tifffile
 
     grey = samples.ndim == 2 or samples.shape[-1] == 2

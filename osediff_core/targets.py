@@ -1,5 +1,4 @@
-"""Which modules OSEDiff adapts: the official name-matching rules (official code, osediff.py,
-initialize_unet/_vae)."""
+"""Which modules OSEDiff adapts: the official code's name-matching rules (osediff.py, initialize_unet/_vae)."""
 
 from __future__ import annotations
 
@@ -56,8 +55,7 @@ def unet_targets(parameter_names: Iterable[str]) -> dict[str, list[str]]:
 
 
 def vae_targets(parameter_names: Iterable[str]) -> list[str]:
-    """Module names of the VAE's encoder and quant_conv, one entry per matching pattern as in the official
-    list.
+    """Module names of the VAE's encoder and quant_conv, one entry per matching pattern as in the official list.
 
     The duplicates mean nothing, but official files carry them (65 entries for SD 2.1's 32 modules). The
     decoder and post_quant_conv are not adapted: "decoder" does not contain "encoder".

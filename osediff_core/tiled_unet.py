@@ -41,10 +41,8 @@ def predict_tiled(
     blended = torch.zeros(latents.shape, dtype=torch.float32, device=latents.device)
     for start in range(0, len(tiles), batch):
         group = tiles[start : start + batch]
-        cut = torch.cat(
-            [latents[(..., *tile.window)] for tile in group]
-        )  # (len(group) * B, C, tile_h, tile_w)
         k = len(group)
+        cut = torch.cat([latents[(..., *tile.window)] for tile in group])  # (k B, C, tile_h, tile_w)
         predicted = unet(cut, timesteps.repeat(k), prompt_embeds.repeat(k, 1, 1)).float()
         for tile, part in zip(group, predicted.split(n), strict=True):
             share = (weights / total[tile.window]).to(latents.device, torch.float32)

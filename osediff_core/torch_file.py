@@ -1,5 +1,4 @@
-"""Opening other people's tensor files: which container it is, and reading it without running any code in
-it."""
+"""Opening other people's tensor files: which container it is, and reading it without running any code in it."""
 
 from __future__ import annotations
 
@@ -30,9 +29,7 @@ _OTHER_FILES = (  # first bytes -> what it is; met where a download went wrong o
 )
 _HARMLESS = ("torch.", "collections.OrderedDict")  # what torch itself writes for tensors
 _HEADER_LIMIT = 100_000_000  # bytes of JSON, safetensors' own limit
-_PICKLE_HEAD = (
-    64 * 2**20
-)  # bytes of a zip-less pickle searched for code; they are only parsed, to word a message
+_PICKLE_HEAD = 64 * 2**20  # bytes of a zip-less pickle that are parsed, never run, to name the code in it
 
 
 def container_of(path: Path) -> str:
@@ -70,16 +67,14 @@ def container_of(path: Path) -> str:
 
 
 def load_torch(path: Path, *, mmap: bool = False) -> object:
-    """The object in a torch file (tensors on the CPU), through the restricted unpickler: code in it is never
-    run.
+    """The object in a torch file (tensors on the CPU), through the restricted unpickler: no code in it is run.
 
     `mmap` leaves the data of zip-format files on the disk until it is touched. Raises CheckpointError.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # torch warns about typed storages of old files; nothing to act upon
+            # torch warns about typed storages of old files; nothing to act upon
+            warnings.simplefilter("ignore")
             if mmap and path.suffix != ".safetensors":
                 return torch.load(str(path), map_location="cpu", weights_only=True, mmap=True)
             with path.open("rb") as file:  # given a name, torch would go by its suffix and not by the content
@@ -88,9 +83,7 @@ def load_torch(path: Path, *, mmap: bool = False) -> object:
         raise _refused(path, str(error)) from error
     except Exception as error:  # torch gives RuntimeError, EOFError, KeyError, OSError, ... for damaged files
         if isinstance(error, MemoryError) or "allocate memory" in str(error):
-            raise CheckpointError(
-                f"{path} needs more memory than there is; free some and try again."
-            ) from error
+            raise _too_large(path) from error
         raise _damaged(path) from error
 
 
@@ -174,8 +167,7 @@ def _damaged_safetensors(path: Path) -> CheckpointError:
 
 
 def tensor_dict(content: object) -> dict[str, torch.Tensor]:
-    """The tensors by name in what torch.load gave: the dict itself, or its one level of nesting with most
-    tensors.
+    """The tensors by name in what torch.load gave: the dict itself, or its one level of nesting with most of them.
 
     Trainers wrap the weights ("state_dict", "model", "params_ema", ...); {} if there are none.
     """

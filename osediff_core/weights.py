@@ -90,8 +90,7 @@ def common_rank(pairs: Mapping[str, LoRAPair]) -> int | None:
 
 
 def guess_base(unet_lora: Mapping[str, LoRAPair], conv_in: Mapping[str, Tensor]) -> str:
-    """Name of the base the shapes speak for: official files do not say. "unknown" unless it is SD 2.x's
-    UNet."""
+    """Name of the base the shapes speak for, as official files do not say: "unknown" unless it is SD 2.x's UNet."""
     conv = conv_in.get("weight")
     cross = next((pair.A for name, pair in unet_lora.items() if name.endswith("attn2.to_k")), None)
     sd2 = (

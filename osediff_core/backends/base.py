@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import BaseModelError
+from ..identify import V_PREDICTION_SPREAD
 from ..precision import parse_device, parse_dtype
 from ..schedule import NoiseSchedule
 from ..text import ClipPromptEncoder
@@ -17,10 +18,8 @@ from .build import build_networks
 from .raw import SD21_BASE, RawBase, read_raw
 from .source import Source, find_base
 
-# The last norm before the output tells SD 2's two families apart: its bias spreads wider in v-prediction
-# models than 0.09 (the test that ComfyUI uses to tell them apart, comfy/supported_models.py).
+# The last self-attention's norm, which tells SD 2's two families apart (identify.py), by diffusers' name.
 _V_SIGN = "up_blocks.3.attentions.2.transformer_blocks.0.norm1.bias"
-_V_SPREAD = 0.09
 _SD2_TEXT_FEATURES = 1024
 
 
@@ -76,7 +75,7 @@ def found_prediction_type(raw: RawBase) -> str:
     """What the UNet predicts, by its content where that tells, else by the scheduler's config."""
     sign: Tensor | None = raw.tensors["unet"].get(_V_SIGN)
     sd2 = raw.configs["unet"].get("cross_attention_dim") == _SD2_TEXT_FEATURES
-    if sd2 and sign is not None and float(sign.float().std(unbiased=False)) > _V_SPREAD:
+    if sd2 and sign is not None and float(sign.float().std(unbiased=False)) > V_PREDICTION_SPREAD:
         return "v_prediction"
     return str(raw.scheduler.get("prediction_type", "epsilon"))
 

@@ -9,7 +9,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
 
-from ..errors import BaseModelError
+from ..errors import BaseModelError, first_line
 from .raw import RawBase
 from .tensor_files import Tensors
 
@@ -25,7 +25,7 @@ def build_networks(raw: RawBase, name: str, dtype: torch.dtype, device: torch.de
     (fp32 on the CPU), the weights stay mapped: the file must not be overwritten while they are in use.
     Raises BaseModelError with the missing, unexpected and misshapen tensors.
     """
-    networks = {part: _on_meta(part, config) for part, config in raw.configs.items()}
+    networks = {part: _on_meta(part, config, name) for part, config in raw.configs.items()}
     for part, network in networks.items():
         raw.tensors[part] = modern_names(raw.tensors[part], network)
     complaints = [c for part, network in networks.items() if (c := misfits(network, raw.tensors[part], part))]
@@ -42,9 +42,8 @@ def build_networks(raw: RawBase, name: str, dtype: torch.dtype, device: torch.de
 def modern_names(tensors: Tensors, network: nn.Module) -> Tensors:
     """The tensors under the names that this network uses now.
 
-    Handles the VAE attention's names of early diffusers (also as 1x1 convolutions), CLIP with or without
-    "text_model." (the prefix came and went between versions of transformers), and position_ids, which hold
-    nothing.
+    Handles the VAE attention's names of early diffusers (also as 1x1 convolutions), CLIP with or without "text_model."
+    (the prefix came and went between versions of transformers), and position_ids, which hold nothing.
     """
     wanted = network.state_dict()
     prefixed = any(key.startswith(_CLIP_PREFIX) for key in wanted)
@@ -81,16 +80,21 @@ def misfits(network: nn.Module, tensors: Tensors, part: str) -> str:
     return f"{part}: " + ", ".join(phrases) if phrases else ""
 
 
-def _on_meta(part: str, config: dict[str, Any]) -> nn.Module:
+def _on_meta(part: str, config: dict[str, Any], name: str) -> nn.Module:
     """The network of a config with shapes but no memory."""
-    with torch.device("meta"):
-        if part == "unet":
-            return UNet2DConditionModel.from_config(config)
-        if part == "vae":
-            return AutoencoderKL.from_config(config)
-        from transformers import CLIPTextConfig, CLIPTextModel
+    from transformers import CLIPTextConfig, CLIPTextModel
 
-        return CLIPTextModel(CLIPTextConfig.from_dict(config))
+    try:
+        with torch.device("meta"):
+            if part == "unet":
+                return UNet2DConditionModel.from_config(config)
+            if part == "vae":
+                return AutoencoderKL.from_config(config)
+            return CLIPTextModel(CLIPTextConfig.from_dict(config))
+    except Exception as error:  # diffusers and transformers raise many kinds; all mean an impossible value
+        raise BaseModelError(
+            f"The configuration of the base {name} makes no {part} ({first_line(error)}); download it again."
+        ) from error
 
 
 def _fill(network: nn.Module, tensors: Tensors, dtype: torch.dtype, device: torch.device) -> None:

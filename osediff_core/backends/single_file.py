@@ -14,8 +14,8 @@ from .tensor_files import Tensors
 _UNET = "model.diffusion_model."
 _TEXT = "cond_stage_model.model."
 _VAE = ("first_stage_model.", "vae.")
-_CROSS_ATTENTION = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
-_WIDTHS = {768: "Stable Diffusion 1.x", 2048: "SDXL"}
+_CROSS_ATTENTION = "attn2.to_k.weight"  # its inputs are the text encoder's features
+_WIDTHS = {768: "Stable Diffusion 1.x", 1280: "SDXL's refiner", 2048: "SDXL"}
 
 
 def split_single_file(tensors: Tensors, configs: dict[str, dict[str, Any]], name: str) -> dict[str, Tensors]:
@@ -55,9 +55,10 @@ def _check_identity(tensors: Tensors, width: int, name: str) -> None:
             f"The file {name} is no Stable Diffusion checkpoint (it looks like {what}); give the base model "
             "here and OSEDiff weights as the weights."
         )
-    cross = tensors.get(_CROSS_ATTENTION)
-    if cross is not None and cross.shape[1] != width:
-        kind = _WIDTHS.get(cross.shape[1], f"a model with {cross.shape[1]} text features")
+    widths = (t.shape[1] for k, t in tensors.items() if k.startswith(_UNET) and k.endswith(_CROSS_ATTENTION))
+    found = next(widths, width)
+    if found != width:
+        kind = _WIDTHS.get(found, f"a model with {found} text features")
         raise BaseModelError(
             f"The file {name} is {kind}, but a base with {width} text features is needed; use SD 2.1-base."
         )

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import BaseModelError
+from ..errors import BaseModelError, first_line
 
 logger = logging.getLogger(__name__)
 
@@ -101,10 +101,9 @@ def _snapshot(repo: str, allow_download: bool, revision: str | None) -> Path:
     try:
         path = snapshot(local=False)
     except Exception as error:  # network, permission, unknown name, full disk: the reason is in the message
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise BaseModelError(
-            f"The base {repo} could not be downloaded ({reason}); check the name and the connection, and try "
-            "again: what has arrived is kept."
+            f"The base {repo} could not be downloaded ({first_line(error)}); check the name and the "
+            "connection, and try again: what has arrived is kept."
         ) from error
     logger.info("base %s is the hub's revision %s", repo, path.name)
     return path

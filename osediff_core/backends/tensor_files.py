@@ -52,7 +52,10 @@ def read_part(folder: Path, stem: str) -> Tensors:
                 return read_tensors(path)
             index = folder / f"{name}.{suffix}.index{variant}.json"
             if index.is_file():
-                shards = sorted(set(read_json(index)["weight_map"].values()))
+                weight_map = read_json(index).get("weight_map")
+                if not isinstance(weight_map, dict):
+                    raise BaseModelError(f"The file {index} names no shards; complete the model's folder.")
+                shards = sorted(set(map(str, weight_map.values())))
                 return {k: v for shard in shards for k, v in read_tensors(folder / shard).items()}
     raise BaseModelError(f"The folder {folder} has no weights ({stem}.safetensors); complete the download.")
 

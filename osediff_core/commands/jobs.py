@@ -26,9 +26,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Plan:
-    """jobs in the order they are done; unreadable: inputs that give no job, each with the sentence that says
-    why.
-    """
+    """jobs in the order they are done; unreadable: inputs that give no job, each with the sentence that says why."""
 
     jobs: list[Job]
     unreadable: list[tuple[Path, str]]
@@ -52,37 +50,35 @@ def make_plan(
     jobs: list[Job] = []
     unreadable: list[tuple[Path, str]] = []
     for given in inputs:
-        if not given.exists():
+        if not os.path.exists(given):
             unreadable.append((given, f"{given} does not exist; check the path."))
             continue
-        found = list(_pictures(given, output, recursive)) if given.is_dir() else [(given, Path(given.name))]
+        found = (
+            list(_pictures(given, output, recursive)) if os.path.isdir(given) else [(given, Path(given.name))]
+        )
         if not found:
             more = "" if recursive else ", or use --recursive for its sub-folders"
             unreadable.append((given, f"The folder {given} holds no pictures; check the path{more}."))
         for source, relative in found:
             target = output if to_file else output / relative.with_suffix(_suffix(relative, file_format))
             jobs.append(Job(source, target))
-    jobs = list({_same(job.source): job for job in reversed(jobs)}.values())[
-        ::-1
-    ]  # a file named twice is one job
+    jobs = list({_same(job.source): job for job in reversed(jobs)}.values())[::-1]  # named twice is one job
     _check_clashes(jobs)
     return Plan(jobs, unreadable)
 
 
 def _is_file_output(inputs: list[Path], output: Path) -> bool:
-    if output.is_dir() or output.suffix.lower() not in WRITE_FORMATS:
+    if os.path.isdir(output) or output.suffix.lower() not in WRITE_FORMATS:
         return False
     if len(inputs) > 1:
         raise OptionError(
             f"There are {len(inputs)} inputs, but the output {output} is one file; give a folder."
         )
-    return not inputs[0].is_dir()
+    return not os.path.isdir(inputs[0])
 
 
 def _pictures(folder: Path, output: Path, recursive: bool) -> Iterator[tuple[Path, Path]]:
-    """The pictures of a folder as (path, path relative to it), sorted; earlier results and hidden files left
-    out.
-    """
+    """The pictures of a folder as (path, path relative to it), sorted, without earlier results and hidden files."""
     for root, folders, files in os.walk(folder):
         # results of an earlier run may lie below the input folder; they are no input
         kept = (f for f in folders if not f.startswith(".") and _same(Path(root, f)) != _same(output))
@@ -121,9 +117,7 @@ def _check_clashes(jobs: list[Job]) -> None:
 
 
 def check_outputs(jobs: list[Job]) -> None:
-    """Makes the output folders and tries to write in each. Raises ImageError where that fails or a folder is
-    in the way.
-    """
+    """Makes the output folders and tries to write in each. Raises ImageError where that fails."""
     for folder in dict.fromkeys(job.output.parent for job in jobs):
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -135,7 +129,7 @@ def check_outputs(jobs: list[Job]) -> None:
                 f"Nothing can be written to {folder} ({error.strerror or error}); choose another output (-o)."
             ) from error
     for job in jobs:
-        if job.output.is_dir():
+        if os.path.isdir(job.output):
             raise ImageError(
                 f"The output {job.output} is a folder; remove it or choose another output with -o."
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import signal
 import threading
 import time
@@ -13,8 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import OptionError, OSEDiffError
-from ..sixteen_bit import first_line
+from ..errors import OptionError, OSEDiffError, first_line
 from .jobs import Job, check_outputs, make_plan
 from .outcome import DONE, FAILED, INTERRUPTED, Outcome
 
@@ -53,8 +53,8 @@ def run(args: argparse.Namespace) -> Outcome:
     results = [_failed(Result(str(path), None), message) for path, message in plan.unreadable]
     jobs = plan.jobs
     if args.skip_existing:
-        kept = [job for job in jobs if not job.output.is_file()]
-        results += [Result(str(j.source), str(j.output), "skipped") for j in jobs if j.output.is_file()]
+        kept = [job for job in jobs if not os.path.isfile(job.output)]
+        results += [Result(str(j.source), str(j.output), "skipped") for j in jobs if os.path.isfile(j.output)]
         jobs = kept
     check_outputs(jobs)
     run = _Run(args)

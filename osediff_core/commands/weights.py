@@ -1,6 +1,4 @@
-"""`osediff convert` and `osediff info`: checkpoints from one format to the other, and what a file or folder
-holds.
-"""
+"""`osediff convert` and `osediff info`: checkpoints from one format to the other, and what a file or folder holds."""
 
 from __future__ import annotations
 
@@ -14,9 +12,7 @@ from .outcome import DONE, Outcome
 
 
 def convert(args: argparse.Namespace) -> Outcome:
-    """Reads OSEDiff weights in either format and writes them in that of the output's suffix. Raises
-    OSEDiffError.
-    """
+    """Reads OSEDiff weights in either format and writes them in that of the output's suffix. Raises OSEDiffError."""
     source, output = Path(args.input), Path(args.output)
     if output.suffix.lower() not in (".pkl", ".safetensors"):
         raise OptionError(f"The output {output} must end in .pkl (official format) or .safetensors.")
@@ -35,8 +31,7 @@ def info(args: argparse.Namespace) -> Outcome:
     from ..backends.source import PACKAGED
     from ..describe import describe
 
-    path = Path(args.path)
-    facts = describe(PACKAGED[args.path] if args.path in PACKAGED and not path.exists() else path)
+    facts = describe(PACKAGED.get(args.path, Path(args.path)))
     return Outcome(DONE, _as_text(facts), {"command": "info", **facts})
 
 

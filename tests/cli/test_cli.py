@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import osediff_core
-from osediff_core import cli, color, tiling
+from osediff_core import cli, color, precision, tiling
 from osediff_core.commands import jobs
 
 ROOT = Path(__file__).parents[2]
@@ -173,6 +173,22 @@ def test_outputs_that_would_clash_are_refused(osediff, inputs, output, said):
     assert status == 2 and said in err
 
 
+@pytest.mark.skipif(os.name == "nt", reason="names are bytes elsewhere only")
+@pytest.mark.parametrize("encoding", ["utf-8", "cp1252"])
+def test_impossible_names_are_reported_like_missing_files(tmp_path, encoding):
+    names = [
+        "b\udcff日本.png",
+        "x" * 300,
+    ]  # bytes that are no UTF-8, as Python carries them; too long for a file
+    command = [sys.executable, "-m", "osediff_core", "upscale", *names, "-o", str(tmp_path / "out")]
+    options = {"capture_output": True, "cwd": ROOT, "env": {**os.environ, "PYTHONIOENCODING": encoding}}
+    as_json = subprocess.run([*command, "--json"], **options)
+    assert as_json.returncode == 1
+    assert [result["input"] for result in json.loads(as_json.stdout)["results"]] == names
+    as_text = subprocess.run(command, **options)
+    assert as_text.returncode == 1 and rb"failed: b\udcff" in as_text.stdout
+
+
 def test_one_file_named_twice_is_one_job(osediff, model):
     save_photo(Path("in/a.png"))
     status, out, _ = osediff("upscale", "in", "in/a.png", "-o", "out", *model, "--json")
@@ -258,6 +274,7 @@ def test_choices_are_those_of_the_core():
     assert cli.COLOR_FIXES == tuple(color.METHODS)
     assert cli.TILE_GRIDS == tuple(tiling.GRIDS)
     assert cli.FORMATS == tuple(jobs.FORMATS)
+    assert cli.DTYPES == tuple(precision.DTYPES)
 
 
 def test_help_and_wrong_options_do_not_wait_for_torch():

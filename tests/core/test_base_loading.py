@@ -319,6 +319,31 @@ def test_a_checkpoint_of_another_family_is_named(ldm: tuple[dict[str, Tensor], P
     assert "Stable Diffusion 1.x" in refusal(tmp_path / "sd15.safetensors")
 
 
+def test_sdxl_is_named_though_its_first_level_has_no_attention(tmp_path: Path) -> None:
+    name = "model.diffusion_model.input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight"
+    save_file({name: torch.zeros(8, 2048)}, tmp_path / "sdxl.safetensors")
+    assert "is SDXL" in refusal(tmp_path / "sdxl.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("file", "values", "words"),
+    [
+        ("unet/config.json", {"block_out_channels": "wide"}, "makes no unet"),
+        ("text_encoder/config.json", {"hidden_size": 63}, "makes no text_encoder"),
+        ("scheduler/scheduler_config.json", {"beta_start": "low"}, "scheduler's configuration"),
+    ],
+)
+def test_impossible_configurations_are_named(folder: Path, file: str, values: dict, words: str) -> None:
+    change_json(folder / file, **values)
+    assert words in refusal(folder)
+
+
+def test_an_index_without_shards_is_named(folder: Path) -> None:
+    (folder / PARTS["unet"]).unlink()
+    (folder / f"{PARTS['unet']}.index.json").write_text("{}")
+    assert "names no shards" in refusal(folder)
+
+
 def test_missing_things_are_named(folder: Path, tmp_path: Path) -> None:
     assert "no base model at" in refusal(tmp_path / "nothing")
     (tmp_path / "other").mkdir()

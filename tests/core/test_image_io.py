@@ -116,10 +116,32 @@ def test_cmyk_colours_are_plausible(tmp_path):
 
 
 def test_transparency_in_palette_and_colour_key(tmp_path, photo):
+    photo.convert("1").save(tmp_path / "b.png", transparency=0)
+    assert {0.0, 1.0} == set(np.unique(read_image(tmp_path / "b.png").alpha))
     photo.quantize(8).save(tmp_path / "p.png", transparency=3)
     photo.save(tmp_path / "k.png", transparency=photo.getpixel((0, 0)))
     assert {0.0, 1.0} == set(np.unique(read_image(tmp_path / "p.png").alpha))
     assert read_image(tmp_path / "k.png").alpha[0, 0] == 0
+
+
+def test_sixteen_bit_pgm(tmp_path):
+    samples = RNG.integers(0, 2**16, (4, 5), dtype=np.uint16)
+    (tmp_path / "a.pgm").write_bytes(b"P5 5 4 65535\n" + samples.astype(">u2").tobytes())
+    picture = read_image(tmp_path / "a.pgm")
+    assert picture.bits == 16 and np.array_equal(picture.samples(), samples)
+
+
+def test_a_picture_that_is_a_program_is_not_run(tmp_path):
+    eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n%%EOF\n"
+    (tmp_path / "a.png").write_bytes(eps)
+    with pytest.raises(ImageError, match="not an image"):
+        read_image(tmp_path / "a.png")
+
+
+def test_the_longest_names_can_be_written(tmp_path):
+    path = tmp_path / ("字" * 83 + ".png")  # 253 bytes of at most 255
+    write_image(path, picture_of(3, 8))
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
 @pytest.mark.parametrize("suffix", [".gif", ".webp", ".tif", ".png"])
