@@ -1,10 +1,10 @@
 """Fetch the openly licensed photographs that the embedded model is trained on.
 
-    python -m training.tiny.fetch_photos --out photos [--packages-only]
+    python -m training.tiny.fetch_photos --out photos [--packages-only | --git-only]
 
-Two kinds of source, both pinned: Debian packages (read through apt with private state, nothing is installed;
-Debian or Ubuntu only) and git repositories at fixed commits. What was fetched before is kept, so the
-command can be run again after a lost connection. Licences per source: the model card and `SOURCES` below.
+Two kinds of source: Debian packages, in the version that the named suite holds (read through apt with private state,
+nothing is installed; Debian only), and git repositories at fixed commits. What was fetched before is kept, so the
+command can be run again after a lost connection. Licences per source: the tables below and the model card.
 """
 
 from __future__ import annotations
@@ -25,12 +25,11 @@ IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 
 @dataclass(frozen=True)
 class DebianPackage:
-    """Photographs inside a Debian package: `suite` it is read from, `keep` are the allowed file stems (None: all)."""
+    """Photographs inside a Debian package of the given suite."""
 
     name: str
     suite: str
     licence: str
-    keep: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,7 @@ def fetch_debian(package: DebianPackage, out: Path) -> None:
         _run("apt-get", *options, "update")
         _run("apt-get", *options, "download", package.name, cwd=scratch)
         _run("dpkg-deb", "-x", str(next(scratch.glob("*.deb"))), str(scratch / "tree"))
-        _collect(scratch / "tree", target, package.keep)
+        _collect(scratch / "tree", target)
 
 
 def fetch_git(source: GitSource, out: Path) -> None:
@@ -108,19 +107,20 @@ def fetch_git(source: GitSource, out: Path) -> None:
         _run("git", "clone", "--filter=blob:none", "--no-checkout", source.url, str(scratch))
         _run("git", "sparse-checkout", "set", source.folder, cwd=scratch)
         _run("git", "checkout", source.commit, cwd=scratch)
-        _collect(scratch / source.folder, target, None)
+        _collect(scratch / source.folder, target)
 
 
-def _collect(tree: Path, target: Path, keep: tuple[str, ...] | None) -> None:
+def _collect(tree: Path, target: Path) -> None:
     partial = target.with_name(target.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     for path in sorted(tree.rglob("*")):
-        wanted = path.suffix.lower() in IMAGE_SUFFIXES and path.is_file() and not path.is_symlink()
-        if wanted and (keep is None or path.stem in keep):
-            shutil.copy(path, partial / path.name)
+        if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file() and not path.is_symlink():
+            copy = partial / path.relative_to(tree)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, copy)
     partial.rename(target)
-    log.info("%s: %d pictures", target.name, len(list(target.iterdir())))
+    log.info("%s: %d pictures", target.name, sum(path.is_file() for path in target.rglob("*")))
 
 
 def main() -> None:
@@ -128,8 +128,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--packages-only", action="store_true", help="only the Debian packages")
-    parser.add_argument("--git-only", action="store_true", help="only the git repositories")
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument("--packages-only", action="store_true", help="only the Debian packages")
+    only.add_argument("--git-only", action="store_true", help="only the git repositories")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     args.out.mkdir(parents=True, exist_ok=True)

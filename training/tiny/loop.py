@@ -111,9 +111,12 @@ class Stage:
         """Train to the end (or to the time limit); afterwards the modules hold the averaged weights."""
         if not self.finished:
             self._train(loss, validate, validate_every)
-        if self.ema:
-            for parameter, average in zip(self.trained, self.ema, strict=True):
-                parameter.data.copy_(average)
+        self._set(self.ema)
+
+    def _set(self, values: list[Tensor]) -> None:
+        """Give the trained parameters these values; an empty list changes nothing."""
+        for parameter, value in zip(self.trained if values else [], values, strict=True):
+            parameter.data.copy_(value)
 
     def _train(
         self, loss: LossFunction, validate: Callable[[], dict[str, float]], validate_every: int
@@ -132,7 +135,7 @@ class Stage:
                 running.clear()
                 if self.step % validate_every == 0 or done:
                     row |= self._validated(validate)
-                self._record(row)
+                self.record(row)
             if self.step % self.options.save_every == 0 or done:
                 self.finished = done
                 self.save()
@@ -154,22 +157,21 @@ class Stage:
         self.optimizer.step()
         self.step += 1
         decay = min(options.ema_decay, (1 + self.step) / (10 + self.step))
-        for average, parameter in zip(self.ema, self.trained, strict=bool(self.ema)):
+        for average, parameter in zip(self.ema, self.trained if self.ema else [], strict=True):
             average.lerp_(parameter.detach(), 1 - decay)
         return {key: value.detach() for key, value in terms.items()} | {"grad_norm": norm}
 
+    @torch.no_grad()
     def _validated(self, validate: Callable[[], dict[str, float]]) -> dict[str, float]:
         """Validation of the averaged weights where there are any."""
-        kept = [parameter.detach().clone() for parameter in self.trained] if self.ema else []
-        for parameter, average in zip(self.trained, self.ema, strict=False):
-            parameter.data.copy_(average)
-        with torch.no_grad():
-            found = validate()
-        for parameter, value in zip(self.trained, kept, strict=False):
-            parameter.data.copy_(value)
+        current = [parameter.detach().clone() for parameter in self.trained]
+        self._set(self.ema)
+        found = validate()
+        self._set(current)
         return found
 
-    def _record(self, row: dict[str, float]) -> None:
+    def record(self, row: dict[str, float]) -> None:
+        """Add one row of figures to the log and the curve."""
         log.info(
             "%s %d (%.1f min) %s",
             self.name,

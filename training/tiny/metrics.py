@@ -1,4 +1,4 @@
-"""The two figures that the embedded model is judged by: PSNR on luma and the feature distance D2."""
+"""Peak signal-to-noise ratios of image batches; the feature distance D2 is in `perceptual.py`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,11 @@ def luma(image: Tensor) -> Tensor:
     """Y of YCbCr (B, 1, H, W) in [16/255, 235/255] from RGB (B, 3, H, W) in [-1, 1]."""
     weights = torch.tensor(LUMA, device=image.device).view(1, 3, 1, 1)
     return ((image + 1) / 2 * weights).sum(dim=1, keepdim=True) + 16 / 255
+
+
+def psnr(image: Tensor, reference: Tensor) -> Tensor:
+    """PSNR on RGB in dB of each pair, (B, 3, H, W) in [-1, 1] -> (B,)."""
+    return peak_signal_noise_ratio(image, reference, data_range=2.0, reduction="none", dim=(1, 2, 3))
 
 
 def psnr_y(image: Tensor, reference: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from osediff_core.generator import OneStepGenerator
 from osediff_core.lora import attach_peft, lora_scale
 
-from .degrade import CAMERA, INTERNET, Degradation, degrade, enlarge
+from .degrade import CAMERA, INTERNET, degrade, enlarge
 from .loop import Stage, StageOptions
 from .metrics import psnr_y
 from .perceptual import FeatureDistance
@@ -31,9 +31,10 @@ from .tags import appearance_tags
 from .vae import gradient_difference
 
 TIMESTEP = 249
-RANK_UNET, RANK_VAE = 32, 32
+RANK = 32  # of the VAE encoder's and the UNet's LoRA
 PROMPT_DROPOUT = 0.5
 CAMERA_SHARE = 0.4
+CONV_IN_RATE = 0.1  # of the learning rate of the LoRA
 
 
 @dataclass(frozen=True)
@@ -49,20 +50,72 @@ class LossWeights:
 def pair(pool: PhotoPool, size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """(enlarged LQ, HQ), both uint8 (size, size, 3)."""
     hq = pool.crop(size, rng, shrink=2 if rng.random() < 0.25 else 1)
-    ranges: Degradation = CAMERA if rng.random() < CAMERA_SHARE else INTERNET
+    ranges = CAMERA if rng.random() < CAMERA_SHARE else INTERNET
     return enlarge(degrade(hq, ranges, rng)), hq
 
 
-def initialise(modules: list[nn.Module]) -> None:
-    """Draw every LoRA A so that scale * A has the variance of a fresh layer, and keep B at zero.
+def attach(generator: OneStepGenerator, learning_rate: float) -> list[dict]:
+    """Put the adapters on `generator`'s diffusers modules; returns what AdamW is to train.
 
-    The official scale is 8 / rank; at high rank, peft's own start would make the first updates tiny.
+    Every LoRA A is drawn so that scale * A has the variance of a fresh layer, and B is zero: the official scale
+    is 8 / rank, and at high rank peft's own start would make the first updates tiny.
     """
-    for module in modules:
+    unet, vae = generator.unet.module, generator.vae.module
+    attach_peft(unet, vae, RANK, RANK)
+    lora = [
+        parameter for module in (unet, vae) for parameter in module.parameters() if parameter.requires_grad
+    ]
+    for module in (unet, vae):
         for name, parameter in module.named_parameters():
             if ".lora_A." in name:
-                fan_in = parameter[0].numel()
-                nn.init.normal_(parameter, std=1 / (lora_scale(parameter.shape[0]) * math.sqrt(fan_in)))
+                nn.init.normal_(parameter, std=1 / (lora_scale(RANK) * math.sqrt(parameter[0].numel())))
+    conv_in = list(unet.conv_in.base_layer.parameters())
+    for parameter in conv_in:
+        parameter.requires_grad_(True)
+    return [{"params": lora}, {"params": conv_in, "lr": learning_rate * CONV_IN_RATE}]
+
+
+class OneStepLoss:
+    """The losses of one batch, and the figures of the validation pairs."""
+
+    def __init__(self, generator: OneStepGenerator, pool: PhotoPool, weights: LossWeights) -> None:
+        self.generator, self.pool, self.weights = generator, pool, weights
+        self.trained_on, self.reported = FeatureDistance(0), FeatureDistance(2)
+
+    def restore(self, lq: Tensor, prompts: list[str]) -> Tensor:
+        """Enlarged LQ (B, 3, H, W) in [-1, 1] -> restored, with gradients."""
+        with torch.autocast("cpu", torch.bfloat16):
+            latents = self.generator.encode(lq)
+            latents = self.generator.denoise(latents, self.generator.encode_prompt(prompts))
+            return self.generator.decode(latents).float()
+
+    def batch(self, size: int, count: int, rng: np.random.Generator) -> dict[str, Tensor]:
+        """Loss terms and their weighted sum "loss" for `count` new pairs of `size` px."""
+        pairs = [pair(self.pool, size, rng) for _ in range(count)]
+        lq, hq = (to_tensor(np.stack(side)) for side in zip(*pairs, strict=True))
+        prompts = [
+            "" if rng.random() < PROMPT_DROPOUT else ", ".join(appearance_tags(picture))
+            for _, picture in pairs
+        ]
+        restored = self.restore(lq, prompts)
+        error = restored - hq
+        with torch.autocast("cpu", torch.bfloat16):
+            distance = self.trained_on(restored, hq).mean()
+        terms = {
+            "mse": error.square().mean(),
+            "l1": error.abs().mean(),
+            "gradient": gradient_difference(restored, hq),
+            "features": distance,
+        }
+        return {"loss": sum(getattr(self.weights, name) * value for name, value in terms.items()), **terms}
+
+    def compare(self, name: str, lq: Tensor, hq: Tensor) -> dict[str, float]:
+        """PSNR-Y gain in dB and D2 ratio against the enlarged LQ, both (B, 3, H, W); empty prompt, no colour fix."""
+        ours = torch.cat([self.restore(one[None], [""]) for one in lq])
+        return {
+            f"{name}_psnr_gain": float((psnr_y(ours, hq) - psnr_y(lq, hq)).mean()),
+            f"{name}_d2_ratio": float(self.reported(ours, hq).mean() / self.reported(lq, hq).mean()),
+        }
 
 
 def train_onestep(
@@ -72,63 +125,25 @@ def train_onestep(
     folder: Path,
     options: StageOptions,
     weights: LossWeights,
-) -> Stage:
-    """Train (or resume) the adapters inside `generator`'s VAE and UNet, which are diffusers modules.
+) -> None:
+    """Train (or resume) adapters inside `generator`'s VAE and UNet, which must be diffusers modules.
 
     validation: name -> (enlarged LQ, HQ), each (B, 3, H, W) in [-1, 1].
     """
     torch.manual_seed(options.seed)
-    unet, vae = generator.unet.module, generator.vae.module
-    attach_peft(unet, vae, RANK_UNET, RANK_VAE)
-    initialise([unet, vae])
-    conv_in = list(unet.conv_in.base_layer.parameters())
-    for parameter in conv_in:
-        parameter.requires_grad_(True)
-    own = {id(parameter) for parameter in conv_in}
-    lora = [p for module in (unet, vae) for p in module.parameters() if p.requires_grad and id(p) not in own]
-    groups = [{"params": lora}, {"params": conv_in, "lr": options.learning_rate * 0.1}]
-    stage = Stage("onestep", folder, {"unet": unet, "vae": vae}, groups, options)
-    features, reported = FeatureDistance(0), FeatureDistance(2)
-    prompts: dict[str, Tensor] = {}
-
-    def embeds(texts: list[str]) -> Tensor:
-        for text in set(texts) - prompts.keys():
-            with torch.no_grad():
-                prompts[text] = generator.encode_prompt([text])[0].clone()
-        return torch.stack([prompts[text] for text in texts])
-
-    def restore(lq: Tensor, texts: list[str]) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16):
-            latents = generator.denoise(generator.encode(lq), embeds(texts))
-            return generator.decode(latents).float()
+    groups = attach(generator, options.learning_rate)
+    modules = {"unet": generator.unet.module, "vae": generator.vae.module}
+    stage = Stage("onestep", folder, modules, groups, options)
+    losses = OneStepLoss(generator, pool, weights)
 
     def loss(step: int, rng: np.random.Generator) -> dict[str, Tensor]:
         size, count = (96, 5) if stage.progress() < 0.5 else (128, 3)
-        pairs = [pair(pool, size, rng) for _ in range(count)]
-        lq, hq = (to_tensor(np.stack(side)) for side in zip(*pairs, strict=True))
-        texts = [
-            "" if rng.random() < PROMPT_DROPOUT else ", ".join(appearance_tags(picture))
-            for _, picture in pairs
-        ]
-        restored = restore(lq, texts)
-        error = restored - hq
-        with torch.autocast("cpu", torch.bfloat16):
-            distance = features(restored, hq).mean()
-        terms = {
-            "mse": error.square().mean(),
-            "l1": error.abs().mean(),
-            "gradient": gradient_difference(restored, hq),
-            "features": distance,
-        }
-        return {"loss": sum(getattr(weights, name) * value for name, value in terms.items()), **terms}
+        return losses.batch(size, count, rng)
 
     def validate() -> dict[str, float]:
-        found = {}
+        found: dict[str, float] = {}
         for name, (lq, hq) in validation.items():
-            ours = torch.cat([restore(one[None], [""]) for one in lq])
-            found[f"{name}_psnr_gain"] = float((psnr_y(ours, hq) - psnr_y(lq, hq)).mean())
-            found[f"{name}_d2_ratio"] = float(reported(ours, hq).mean() / reported(lq, hq).mean())
+            found |= losses.compare(name, lq, hq)
         return found
 
     stage.run(loss, validate, validate_every=500)
-    return stage

@@ -53,6 +53,61 @@ def cache_latents(vae: AutoencoderKL, pool: PhotoPool, tiles: list[Tile]) -> Ten
     return torch.cat(found)
 
 
+class PriorLoss:
+    """The noise prediction error on windows of the cached latents."""
+
+    def __init__(
+        self,
+        unet: UNet2DConditionModel,
+        text_encoder: CLIPTextModel,
+        tokenizer: CLIPTokenizer,
+        tiles: list[Tile],
+    ) -> None:
+        self.unet, self.text_encoder, self.tokenizer, self.tiles = unet, text_encoder, tokenizer, tiles
+        self.schedule = NoiseSchedule.from_config(SCHEDULER_CONFIG)
+        self.latents = torch.empty(0)
+
+    def windows(self, indices: np.ndarray, size: int, rng: np.random.Generator) -> Tensor:
+        """A random (C, size, size) window of each of the tiles `indices`, fp32 (B, C, size, size)."""
+        corners = rng.integers(0, TILE // DOWNSCALE - size + 1, (len(indices), 2))
+        cut = [
+            self.latents[index, :, top : top + size, left : left + size]
+            for index, (top, left) in zip(indices, corners, strict=True)
+        ]
+        return torch.stack(cut).float()
+
+    def error(
+        self, indices: np.ndarray, size: int, timesteps: Tensor, dropout: float, rng: np.random.Generator
+    ) -> Tensor:
+        """Mean squared error of the predicted noise, a scalar; timesteps (B,)."""
+        x0 = self.windows(indices, size, rng)
+        noise = torch.randn(x0.shape)
+        prompts = [prompt_of(self.tiles[index].tags, rng, dropout) for index in indices]
+        with torch.autocast("cpu", torch.bfloat16):
+            embeds = self.text_encoder(tokenize(self.tokenizer, prompts)).last_hidden_state
+            predicted = self.unet(self.schedule.add_noise(x0, noise, timesteps), timesteps, embeds).sample
+        return (predicted.float() - noise).square().mean()
+
+    def batch(self, step: int, rng: np.random.Generator) -> dict[str, Tensor]:
+        """The loss of one random batch; the first VALIDATION_TILES tiles are held out."""
+        size = int(rng.choice(WINDOWS))
+        count = max(4, BATCH * 16**2 // size**2)
+        timesteps = torch.from_numpy(rng.integers(0, 1000, count))
+        indices = rng.integers(VALIDATION_TILES, len(self.tiles), count)
+        return {"loss": self.error(indices, size, timesteps, PROMPT_DROPOUT, rng)}
+
+    def validate(self) -> dict[str, float]:
+        """The error on the held-out tiles with their tags and with empty prompts, on the same noise."""
+        timesteps = torch.linspace(10, 990, VALIDATION_TILES).long()
+        found = {}
+        with torch.random.fork_rng(devices=[]):
+            for name, dropout in (("val_tags", 0.0), ("val_empty", 1.0)):
+                torch.manual_seed(1)
+                rng = np.random.default_rng(1)
+                found[name] = float(self.error(np.arange(VALIDATION_TILES), 24, timesteps, dropout, rng))
+        return found
+
+
 def train_prior(
     vae: AutoencoderKL,
     tokenizer: CLIPTokenizer,
@@ -64,52 +119,11 @@ def train_prior(
     """Train (or resume) UNet and text encoder together; returns both, frozen."""
     torch.manual_seed(options.seed)
     unet, text_encoder = build_unet(), build_text_encoder()
-    schedule = NoiseSchedule.from_config(SCHEDULER_CONFIG)
     modules: dict[str, nn.Module] = {"unet": unet, "text_encoder": text_encoder}
     parameters = [parameter for module in modules.values() for parameter in module.parameters()]
     stage = Stage("prior", folder, modules, [{"params": parameters}], options)
-    latents = torch.empty(0) if stage.finished else cache_latents(vae, pool, tiles)
-
-    def noise_loss(
-        indices: np.ndarray, window: int, rng: np.random.Generator, timesteps: Tensor, dropout: float
-    ) -> Tensor:
-        side = TILE // DOWNSCALE - window
-        x0 = torch.stack(
-            [
-                latents[index, :, top : top + window, left : left + window]
-                for index, (top, left) in zip(
-                    indices, rng.integers(0, side + 1, (len(indices), 2)), strict=True
-                )
-            ]
-        ).float()
-        noise = torch.randn(x0.shape)
-        prompts = [prompt_of(tiles[index].tags, rng, dropout) for index in indices]
-        with torch.autocast("cpu", torch.bfloat16):
-            embeds = text_encoder(tokenize(tokenizer, prompts)).last_hidden_state
-            predicted = unet(schedule.add_noise(x0, noise, timesteps), timesteps, embeds).sample
-        return (predicted.float() - noise).square().mean()
-
-    def loss(step: int, rng: np.random.Generator) -> dict[str, Tensor]:
-        window = int(rng.choice(WINDOWS))
-        count = max(4, BATCH * 16**2 // window**2)
-        timesteps = torch.from_numpy(rng.integers(0, 1000, count))
-        return {
-            "loss": noise_loss(
-                rng.integers(VALIDATION_TILES, len(tiles), count), window, rng, timesteps, PROMPT_DROPOUT
-            )
-        }
-
-    def validate() -> dict[str, float]:
-        state = torch.get_rng_state()
-        torch.manual_seed(1)
-        timesteps = torch.linspace(10, 990, VALIDATION_TILES).long()
-        found = {}
-        for name, dropout in (("val_tags", 0.0), ("val_empty", 1.0)):
-            rng = np.random.default_rng(1)
-            torch.manual_seed(1)
-            found[name] = float(noise_loss(np.arange(VALIDATION_TILES), 24, rng, timesteps, dropout))
-        torch.set_rng_state(state)
-        return found
-
-    stage.run(loss, validate, validate_every=500)
+    losses = PriorLoss(unet, text_encoder, tokenizer, tiles)
+    if not stage.finished:
+        losses.latents = cache_latents(vae, pool, tiles)
+    stage.run(losses.batch, losses.validate, validate_every=500)
     return unet.eval().requires_grad_(False), text_encoder.eval().requires_grad_(False)

@@ -1,6 +1,6 @@
 """Tags for training tiles: what an ImageNet classifier sees with confidence, and how the tile looks.
 
-The classifier is EfficientNet-Lite0 from its PyPI package; category names are torchvision's. Colour, brightness
+The classifier is EfficientNet-Lite0 from its PyPI package; category names are those of torchvision. Colour, brightness
 and texture words are measured on the pixels. These are honest but coarse labels for a very small text prior.
 """
 
@@ -58,10 +58,8 @@ class Tile:
 
 
 def imagenet_names() -> list[str]:
-    """The 1000 category names, lower case."""
-    from torchvision.models._meta import _IMAGENET_CATEGORIES
-
-    return [name.lower() for name in _IMAGENET_CATEGORIES]
+    """The 1000 category names in the classifier's order, lower case (torchvision's list)."""
+    return (Path(__file__).parent / "imagenet_classes.txt").read_text(encoding="utf-8").splitlines()
 
 
 def appearance_tags(picture: np.ndarray) -> list[str]:

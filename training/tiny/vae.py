@@ -12,6 +12,7 @@ from torch import Tensor
 from .architecture import build_vae
 from .linear_start import linear_start
 from .loop import Stage, StageOptions
+from .metrics import psnr
 from .perceptual import FeatureDistance
 from .photos import PhotoPool, load_photo, to_tensor
 
@@ -38,12 +39,6 @@ def validation_crops(kodak: Path, size: int = 256, count: int = 8) -> Tensor:
         top, left = (photo.shape[0] - size) // 2, (photo.shape[1] - size) // 2
         crops.append(photo[top : top + size, left : left + size])
     return to_tensor(np.stack(crops))
-
-
-def psnr(image: Tensor, reference: Tensor) -> float:
-    """Mean over the batch, dB, of images in [-1, 1]."""
-    error = (image.float() - reference).square().mean(dim=(1, 2, 3))
-    return float((10 * torch.log10(4 / error)).mean())
 
 
 def train_vae(pool: PhotoPool, kodak: Path | None, folder: Path, options: StageOptions) -> AutoencoderKL:
@@ -78,12 +73,12 @@ def train_vae(pool: PhotoPool, kodak: Path | None, folder: Path, options: StageO
             return {}
         latents = vae.encode(crops).latent_dist.mode()
         return {
-            "val_psnr": psnr(vae.decode(latents).sample.clamp(-1, 1), crops),
+            "val_psnr": float(psnr(vae.decode(latents).sample.clamp(-1, 1), crops).mean()),
             "latent_std": float(latents.std()),
         }
 
     if stage.step == 0:
         with torch.no_grad():
-            stage._record(validate())
+            stage.record(validate())
     stage.run(loss, validate)
     return vae.eval().requires_grad_(False)
