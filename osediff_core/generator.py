@@ -23,7 +23,9 @@ from .tiled_unet import Progress, predict_tiled
 from .tiling import check_tile, make_grid, needs_tiles
 
 if TYPE_CHECKING:
+    from .backends import Source
     from .lora import MergedAdapter
+    from .weights import OSEDiffWeights
 
 TILES_AT_ONCE = 4  # through the UNet on an accelerator; on a CPU more than one gains nothing and costs memory
 
@@ -77,39 +79,36 @@ class OneStepGenerator:
 
         base: a diffusers folder, a single-file Stable Diffusion checkpoint, a hub id, or "tiny".
         weights: an official .pkl or our .safetensors; None takes the base's own, if it has some.
-        dtype: auto, fp32, fp16, bf16. device: auto, cpu, cuda, mps, xpu.
-        strength: of the weights, for UNet and VAE alike or as (unet, vae); 1 is the official result, 0 the
-            base.
-        keep_base: keep the base's values of the adapted tensors, so that the strength can be changed later;
-            costs up to the UNet's size in memory.
+        dtype: auto, fp32, fp16, bf16; what is merged is merged in fp32 and then rounded to it.
+        device: auto, cpu, cuda, mps, xpu.
+        strength: of the weights, for UNet and VAE alike or as (unet, vae); 1 is the official result, 0 none.
+        keep_base: keep the base's values of the adapted tensors, so that the strength can be changed later.
+            They stay in the base's file, which must then not be overwritten, and cost no memory; only those
+            of a torch file older than 2020 cost up to the UNet's size, in system memory.
         allow_download, revision: for hub ids.
         Raises BaseModelError, CheckpointError or OptionError, each before any network is changed.
         """
         from .backends import find_base, load_base
-        from .checkpoint import read_weights
         from .lora import merge_weights
 
         device = parse_device(device)
         dtype = parse_dtype(dtype, device)
         source = find_base(base, allow_download, revision)
-        path = weights if weights is not None else source.default_weights
-        if path is None:
-            raise CheckpointError(
-                f"The base {source.name} brings no OSEDiff weights of its own; give some (--weights), for "
-                "example the official osediff.pkl."
-            )
-        osediff = read_weights(path)
-        loaded = load_base(source, dtype, device, prediction_type=osediff.prediction_type)
+        osediff = _weights_for(source, weights)
+        loaded = load_base(source, None, "cpu", prediction_type=osediff.prediction_type)
+        _check_timestep(osediff, loaded.schedule)
         unet, vae = merge_weights(
             osediff,
             loaded.unet.module,
             loaded.vae.module,
             strength=(strength, strength) if isinstance(strength, int | float) else tuple(strength),
             keep_base=keep_base,
+            dtype=dtype,
         )
-        timestep = int(osediff.metadata["timestep"]) if "timestep" in osediff.metadata else None
+        for part in (loaded.unet, loaded.vae, loaded.text):
+            part.to(device, dtype)
         adapters = {"unet": unet, "vae": vae}
-        return cls(loaded.vae, loaded.unet, loaded.text, loaded.schedule, timestep, adapters)
+        return cls(loaded.vae, loaded.unet, loaded.text, loaded.schedule, osediff.timestep, adapters)
 
     def set_strength(self, unet: float | None = None, vae: float | None = None) -> None:
         """Change the strength of the OSEDiff weights; None leaves a part as it is.
@@ -256,6 +255,27 @@ class OneStepGenerator:
                 f"The image is {width}x{height}, but the VAE takes sides that are multiples of {f}; pad it "
                 "first (restore() does) or resize it."
             )
+
+
+def _weights_for(source: Source, path: str | Path | None) -> OSEDiffWeights:
+    """The OSEDiff weights in the file at `path`, or those that lie beside the base."""
+    from .checkpoint import read_weights
+
+    path = path if path is not None else source.default_weights
+    if path is None:
+        raise CheckpointError(
+            f"The base {source.name} brings no OSEDiff weights of its own; give some (--weights), for "
+            "example the official osediff.pkl."
+        )
+    return read_weights(path)
+
+
+def _check_timestep(weights: OSEDiffWeights, schedule: NoiseSchedule) -> None:
+    if weights.timestep >= schedule.num_timesteps:
+        raise CheckpointError(
+            f"{weights.source} is for timestep {weights.timestep}, but the base's schedule ends at "
+            f"{schedule.num_timesteps - 1}; use weights and a base that belong together."
+        )
 
 
 def _wrong_shape(image: Tensor) -> ImageError:

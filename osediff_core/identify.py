@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .torch_file import container_of, load_torch, read_one_tensor, safetensors_header, tensor_dict
 
+_AS_WEIGHTS = "pass it as the weights (--weights)"
 _AS_BASE = "pass it as the base, and OSEDiff weights as the weights"
 _WRONG_BASE = "use OSEDiff weights (.pkl or .safetensors) on a Stable Diffusion 2.1-base model instead"
 _GIVE_WEIGHTS = "give OSEDiff weights (.pkl or .safetensors)"
@@ -59,9 +60,7 @@ def identify(path: str | Path) -> Identity:
 def identify_content(content: object, container: str) -> Identity:
     """What an object read by torch.load is; `container` is "torch-zip" or "torch-legacy"."""
     if is_official(content):
-        return Identity(
-            "osediff", "OSEDiff weights in the official format", "pass it as the weights", container
-        )
+        return Identity("osediff", "OSEDiff weights in the official format", _AS_WEIGHTS, container)
     if isinstance(content, Mapping) and "state_dict_unet" in content:
         what = "a checkpoint of a related one-step project (without OSEDiff's lists of modules)"
         return Identity("related_one_step", what, _GIVE_WEIGHTS, container)
@@ -98,7 +97,7 @@ def identify_tensors(
 ) -> Identity:
     """What a flat set of named tensors is; `tensor(name)` reads one of them when its values are needed."""
     if metadata.get("format") == "osediff":
-        return Identity("osediff", "OSEDiff weights", "pass it as the weights", container)
+        return Identity("osediff", "OSEDiff weights", _AS_WEIGHTS, container)
     for recognise in (_sd_checkpoint, _tagger, _lora, _parts):
         found = recognise(shapes, tensor)
         if found is not None:

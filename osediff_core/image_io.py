@@ -17,7 +17,7 @@ from PIL.ExifTags import Base as ExifTag
 from .atomic import write_bytes_atomically
 from .errors import ImageError, first_line
 from .picture import Picture
-from .sixteen_bit import Stored, encode_png, encode_tiff, read_sixteen_bit
+from .sixteen_bit import Stored, encode_png, encode_tiff, read_sixteen_bit, stored_bits
 
 __all__ = ["READ_SUFFIXES", "WRITE_FORMATS", "Picture", "check_format", "read_image", "write_image"]
 
@@ -92,13 +92,15 @@ def _read_any(path: Path) -> Stored:
         image.load()
         orientation = image.getexif().get(ExifTag.Orientation, 1)  # TIFF is upright already after load()
         samples, icc = _samples(path, image, image.info.get("icc_profile") or None)
-        return Stored(samples, orientation, icc, frames)
+        return Stored(samples, orientation, icc, frames, stored_bits(path, image.format))
 
 
 def _picture(stored: Stored) -> Picture:
-    samples, orientation, icc, frames = stored
+    samples, orientation, icc, frames, stored_bits = stored
     notes = (f"it holds {frames} frames or pages; only the first is used",) if frames > 1 else ()
     bits = 16 if samples.dtype == np.uint16 else 8
+    if stored_bits > bits:
+        notes = (*notes, f"its {stored_bits} bits per channel are read as 8; 16-bit PNG and TIFF keep all")
     samples = _UPRIGHT.get(orientation, lambda a: a)(samples)
     values = samples.astype(np.float32) / np.float32(2**bits - 1)
     if values.ndim == 2:

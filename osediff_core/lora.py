@@ -113,18 +113,19 @@ class MergedAdapter:
     """LoRA, and whole replaced parameters, merged into a module's weights with a strength s to be changed.
 
     W(s) = W0 + s (W_new - W0 + scale B @ A), where W_new is the replacement (W0 itself if there is none).
-    Each layer is computed from the untouched W0 in fp32 and then cast to the parameter's dtype: s = 0 gives
-    W0 bit for bit, s = 1 the official merge, any other s interpolates or extrapolates, and changes never add
-    up rounding errors.
+    Each layer is computed from the untouched W0 in fp32 and rounded once, to the parameter's dtype: s = 0
+    gives W0 itself, rounded, s = 1 the official merge, any other s interpolates or extrapolates, and changes
+    never add up rounding errors.
 
-    W0 stays where it was when the adapter was made (in system memory or on a memory-mapped file, if the
-    module is moved to a GPU afterwards); the parameters' data are replaced, not written into. At s = 0 a
-    parameter shares its memory with W0: do not write into the module's weights in place while the adapter is
-    in use.
+    W0 stays as and where it was when the adapter was made (in a memory-mapped file, say), whatever becomes of
+    the module; the parameters' data are replaced, not written into. At s = 0 a parameter may share its memory
+    with W0: do not write into the module's weights in place while the adapter is in use.
 
     `pairs`: module name -> LoRAPair; `replacements`: parameter name (e.g. "conv_in.weight") -> tensor.
-    `keep_base=False` frees each W0 once merged, which saves its memory and fixes the strength. Raises
-    CheckpointError, before anything changes, for names or shapes that the module does not have.
+    `dtype`: what the parameters named by these two become now, their own if None; a later change of the
+    strength keeps the dtype and device that they then have. `keep_base=False` lets go of each W0 once merged,
+    which fixes the strength. Raises CheckpointError, before anything changes, for names or shapes that the
+    module does not have.
     """
 
     def __init__(
@@ -136,6 +137,7 @@ class MergedAdapter:
         *,
         strength: float = 1.0,
         keep_base: bool = True,
+        dtype: torch.dtype | None = None,
     ) -> None:
         self.keep_base = keep_base
         self._module = module
@@ -148,7 +150,7 @@ class MergedAdapter:
         self._names = names
         self._base = {name: parameters[name].data for name in names} if keep_base else {}
         self._strength = 0.0
-        self._apply(_finite(strength))
+        self._apply(_finite(strength), dtype)
         if not keep_base:  # nothing to compute from any more
             self._pairs, self._replacements = {}, {}
 
@@ -185,26 +187,27 @@ class MergedAdapter:
                 f"The LoRA does not fit the model, so nothing was changed: {'; '.join(faults)}."
             )
 
-    def _apply(self, strength: float) -> None:
-        # A graph node may run in inference mode, whose tensors could never be trained or patched afterwards.
+    def _apply(self, strength: float, dtype: torch.dtype | None = None) -> None:
         parameters = dict(self._module.named_parameters())  # anew: moving a module may make new Parameters
+        before = {name: (parameters[name].device, parameters[name].dtype) for name in self._names}
+        # A graph node may run in inference mode, whose tensors could never be trained or patched afterwards.
         with torch.inference_mode(False), torch.no_grad():
             try:
                 for name in self._names:
-                    parameters[name].data = self._weight(name, parameters[name], strength)
+                    parameter = parameters[name]
+                    parameter.data = self._weight(name, parameter, strength, dtype or parameter.dtype)
             except BaseException:
                 for name, base in self._base.items():  # half old, half new would be neither
-                    parameter = parameters[name]
-                    parameter.data = base.to(parameter.device, parameter.dtype)
+                    parameters[name].data = base.to(*before[name])
                 self._strength = 0.0
                 raise
         self._strength = strength
 
-    def _weight(self, name: str, parameter: nn.Parameter, strength: float) -> Tensor:
-        """W(s) of one parameter on its present device, in its present dtype."""
+    def _weight(self, name: str, parameter: nn.Parameter, strength: float, dtype: torch.dtype) -> Tensor:
+        """W(s) of one parameter on its present device."""
         base = self._base.get(name, parameter.data)
         if strength == 0:
-            return base.to(parameter.device, parameter.dtype)
+            return base.to(parameter.device, dtype)
         exact = {"device": parameter.device, "dtype": torch.promote_types(base.dtype, torch.float32)}
         weight = base.to(**exact, copy=True)
         new = self._replacements.get(name)
@@ -214,7 +217,7 @@ class MergedAdapter:
         if pair is not None:
             delta = pair.B.to(**exact).flatten(1) @ pair.A.to(**exact).flatten(1)  # (out, r) @ (r, in kh kw)
             weight.add_(delta.view_as(weight), alpha=strength * self._scale)
-        return weight.to(parameter.dtype)
+        return weight.to(dtype)
 
 
 def merge_weights(
@@ -224,23 +227,19 @@ def merge_weights(
     *,
     strength: tuple[float, float] = (1.0, 1.0),
     keep_base: bool = True,
+    dtype: torch.dtype | None = None,
 ) -> tuple[MergedAdapter, MergedAdapter]:
-    """Check that the weights fit, then merge them: (UNet's adapter, VAE's adapter), `strength` in the same order."""
+    """Check that the weights fit, then merge them: (UNet's adapter, VAE's adapter), `strength` in the same order.
+
+    keep_base, dtype: as in MergedAdapter.
+    """
     check_fits(weights, unet, vae)
-    strengths = [_finite(value) for value in strength]
+    for_unet, for_vae = ({"strength": _finite(s), "keep_base": keep_base, "dtype": dtype} for s in strength)
     conv_in = {f"conv_in.{name}": tensor for name, tensor in weights.conv_in.items()}
+    scale_unet, scale_vae = lora_scale(weights.rank_unet), lora_scale(weights.rank_vae)
     return (
-        MergedAdapter(
-            unet,
-            weights.unet_lora,
-            lora_scale(weights.rank_unet),
-            conv_in,
-            strength=strengths[0],
-            keep_base=keep_base,
-        ),
-        MergedAdapter(
-            vae, weights.vae_lora, lora_scale(weights.rank_vae), strength=strengths[1], keep_base=keep_base
-        ),
+        MergedAdapter(unet, weights.unet_lora, scale_unet, conv_in, **for_unet),
+        MergedAdapter(vae, weights.vae_lora, scale_vae, **for_vae),
     )
 
 

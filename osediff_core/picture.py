@@ -50,9 +50,7 @@ class Picture:
         return self.single_channel or bool((self.rgb == self.rgb[..., :1]).all())
 
     def samples(self, bits: int | None = None) -> np.ndarray:
-        """The picture as a file stores it: uint8 or uint16 (H, W) or (H, W, 2|3|4), rounded to the nearest
-        level.
-        """
+        """The picture as a file stores it: uint8 or uint16 (H, W) or (H, W, 2|3|4), rounded to a level."""
         bits = bits or self.bits
         channels = self.rgb[..., :1] if self.single_channel else self.rgb
         if self.alpha is not None:

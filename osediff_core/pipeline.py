@@ -23,8 +23,7 @@ _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's RGB -> L
 
 @dataclass(frozen=True)
 class RestoreOptions:
-    """How a picture is restored; the defaults are the official code's, except that nothing is drawn at
-    random.
+    """How a picture is restored; the defaults are the official code's, but nothing is drawn at random.
 
     scale: output size over input size, any number above 0. size: (width, height) in pixels, wins over scale.
     prompt: what the picture shows; helps the restoration, may be empty. color_fix: adain, wavelet or none.
@@ -57,8 +56,8 @@ def restore_picture(
 ) -> Picture:
     """Restores and enlarges one picture; bit depth, ICC profile, alpha and greyness stay as they were.
 
-    progress(done, total) is called as tiles are done. Raises OptionError, ImageError, OutOfMemory,
-    NonFiniteError.
+    progress(done, total) is called as tiles are done.
+    Raises OptionError, ImageError, OutOfMemory, NonFiniteError.
     """
     options = options or RestoreOptions()
     width, height = options.target_for(picture)

@@ -139,7 +139,15 @@ def clear_memory_errors(stage: str) -> Iterator[None]:
         raise OutOfMemory(_HELP.format(stage=stage)) from error
 
 
-_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+_OUT_OF_MEMORY = (  # in lower case
+    "out of memory",
+    "can't allocate memory",
+    "not enough memory",
+    "cublas_status_alloc_failed",
+    "bad allocation",
+    "bad alloc",
+    "bad_alloc",
+)
 _HELP = (
     "The {stage} stage ran out of memory; use a smaller target size, a smaller --tile, --dtype fp16, or "
     "another --device."

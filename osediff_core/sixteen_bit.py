@@ -7,6 +7,7 @@ OpenCV, as a dependency on one of that library's four rival wheels would. They a
 from __future__ import annotations
 
 import io
+import re
 import struct
 import zlib
 from pathlib import Path
@@ -21,18 +22,22 @@ from .errors import ImageError, first_line
 if TYPE_CHECKING:
     from tifffile import TiffPage
 
+_HEAD = 2**20  # bytes; a colour profile may lie before what is looked for
+
 
 class Stored(NamedTuple):
     """An image as it lies in its file: not yet upright, not yet float.
 
     samples: uint8 or uint16 (H, W[, 2|3|4]), alpha straight. orientation: the EXIF tag's value. icc: profile
-    or None. frames: how many frames or pages the file holds.
+    or None. frames: how many frames or pages the file holds. bits: per channel in the file, where samples
+    have fewer.
     """
 
     samples: np.ndarray
     orientation: int
     icc: bytes | None
     frames: int
+    bits: int = 8
 
 
 def read_sixteen_bit(path: Path) -> Stored | None:
@@ -69,10 +74,13 @@ def _read_tiff(path: Path) -> Stored | None:
             page = file.pages[0]
             if page.bitspersample != 16:
                 return None
+            limit = Image.MAX_IMAGE_PIXELS
+            if limit and page.imagewidth * page.imagelength > 2 * limit:  # as Pillow for all else
+                raise Image.DecompressionBombError
             samples = _straight(path, page, page.asarray())
             orientation = getattr(page.tags.get(274), "value", 1)
             return Stored(samples, orientation, page.iccprofile, len(file.pages))
-    except ImageError:
+    except (ImageError, Image.DecompressionBombError):
         raise
     except Exception as error:  # tifffile passes on whatever its decoders raise
         raise OSError(first_line(error)) from error
@@ -105,6 +113,33 @@ def _straight(path: Path, page: TiffPage, samples: np.ndarray) -> np.ndarray:
         straight = colour.astype(np.float64) * 65535 / np.maximum(opacity, 1)
         colour = np.rint(np.clip(straight, 0, 65535)).astype(np.uint16)
     return np.concatenate([colour, opacity], axis=-1)
+
+
+def stored_bits(path: Path, file_format: str | None) -> int:
+    """Bits per channel of a PPM, JPEG 2000 or AVIF file, of which Pillow keeps 8 in colour; 8 for any other."""
+    if file_format not in _BITS:
+        return 8
+    with path.open("rb") as file:
+        return _BITS[file_format](file.read(_HEAD))
+
+
+def _ppm_bits(head: bytes) -> int:
+    words = re.sub(rb"#[^\r\n]*[\r\n]", b"", head).split(maxsplit=4)  # P6, width, height, highest value
+    return int(words[3]).bit_length() if words[0] in (b"P3", b"P6") and len(words) > 3 else 8
+
+
+def _jpeg2000_bits(head: bytes) -> int:
+    start = head.find(b"\xff\x4f\xff\x51")  # the codestream and its SIZ segment, with a sign and bits - 1
+    return (head[start + 42] & 0x7F) + 1 if 0 <= start < len(head) - 42 else 8
+
+
+def _avif_bits(head: bytes) -> int:
+    start = head.find(b"av1C")  # the decoder's configuration, with a flag for more than 8 bits and one for 12
+    flags = head[start + 6] if 0 <= start < len(head) - 6 else 0
+    return 8 if not flags & 0x40 else 12 if flags & 0x20 else 10
+
+
+_BITS = {"PPM": _ppm_bits, "JPEG2000": _jpeg2000_bits, "AVIF": _avif_bits}
 
 
 def encode_png(samples: np.ndarray, icc: bytes | None) -> bytes:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Iterable
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .errors import BaseModelError
-from .precision import weights_in_fp32
+from .torch_part import TorchPart
 
 if TYPE_CHECKING:
     from transformers import CLIPTextModel, PreTrainedTokenizerBase
@@ -23,18 +22,19 @@ logger = logging.getLogger(__name__)
 REMEMBERED = 64  # prompts; 20 MB at SD 2.1's size in fp32
 
 
-class ClipPromptEncoder:
+class ClipPromptEncoder(TorchPart):
     """PromptEncoder over transformers' CLIPTextModel.
 
     The embedding is the last hidden state after the final LayerNorm, of 77 tokens, padded, without a mask, as
     in the official code. (SD 2.1's encoder has 23 of OpenCLIP's 24 layers, so its last is OpenCLIP's
-    penultimate.) The encoder is never trained, so embeddings carry no gradient and the most recent ones are
-    kept.
+    penultimate.) The encoder is never trained, so embeddings carry no gradient; the latest are remembered.
     """
 
+    module: CLIPTextModel
+
     def __init__(self, tokenizer: PreTrainedTokenizerBase, module: CLIPTextModel) -> None:
+        super().__init__(module)
         self.tokenizer = tokenizer
-        self.module = module
         self.length = int(module.config.max_position_embeddings)
         self._remembered: OrderedDict[tuple[str, torch.dtype, torch.device], Tensor] = OrderedDict()
 
@@ -51,20 +51,6 @@ class ClipPromptEncoder:
                 "(vocab.json, merges.txt, tokenizer_config.json)."
             ) from error
         return cls(loaded, module)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype of the weights at this moment."""
-        return self.module.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.module.device
-
-    def fp32(self) -> AbstractContextManager[None]:
-        """Compute in fp32 inside this context."""
-        return weights_in_fp32(self.module)
 
     def tokenize(self, prompts: list[str]) -> Tensor:
         """Prompts -> input ids (B, 77) int64 on the CPU. What does not fit is cut off, with a warning."""

@@ -8,7 +8,8 @@ import pickletools
 import re
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -82,7 +83,7 @@ def load_torch(path: Path, *, mmap: bool = False) -> object:
     except pickle.UnpicklingError as error:
         raise _refused(path, str(error)) from error
     except Exception as error:  # torch gives RuntimeError, EOFError, KeyError, OSError, ... for damaged files
-        if isinstance(error, MemoryError) or "allocate memory" in str(error):
+        if _lacks_memory(error):
             raise _too_large(path) from error
         raise _damaged(path) from error
 
@@ -125,6 +126,11 @@ def _named_objects(path: Path) -> list[str] | None:
         return None
 
 
+def _lacks_memory(error: Exception) -> bool:
+    """Whether the system refused memory, for data or for mapping a file."""
+    return isinstance(error, MemoryError) or "allocate memory" in str(error)
+
+
 def _too_large(path: Path) -> CheckpointError:
     return CheckpointError(f"{path} needs more memory than there is; free some and try again.")
 
@@ -135,13 +141,20 @@ def _damaged(path: Path) -> CheckpointError:
 
 def read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """(tensors by name, metadata). Raises CheckpointError when the file is damaged."""
+    with _open_safetensors(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})
+
+
+@contextmanager
+def _open_safetensors(path: Path) -> Iterator[safe_open]:
     try:
         with safe_open(str(path), framework="pt", device="cpu") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})
-    except (SafetensorError, OSError, ValueError) as error:
+            yield file
+    except (SafetensorError, OSError, ValueError, RuntimeError, MemoryError) as error:
+        # a RuntimeError is torch's, which maps the file; the system refuses that for want of memory
+        if isinstance(error, RuntimeError) or _lacks_memory(error):
+            raise _too_large(path) from error
         raise _damaged_safetensors(path) from error
-    except (RuntimeError, MemoryError) as error:
-        raise _too_large(path) from error
 
 
 def safetensors_header(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, str], dict[str, str]]:
@@ -180,10 +193,5 @@ def tensor_dict(content: object) -> dict[str, torch.Tensor]:
 
 def read_one_tensor(path: Path, name: str) -> torch.Tensor:
     """A single tensor of a .safetensors file. Raises CheckpointError when the file is damaged."""
-    try:
-        with safe_open(str(path), framework="pt", device="cpu") as file:
-            return file.get_tensor(name)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise _damaged_safetensors(path) from error
-    except (RuntimeError, MemoryError) as error:
-        raise _too_large(path) from error
+    with _open_safetensors(path) as file:
+        return file.get_tensor(name)

@@ -5,33 +5,22 @@ The wrapped network is at hand as `.module`: LoRA is merged into it for inferenc
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
-
-import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
 
-from ..precision import weights_in_fp32
+from ..torch_part import TorchPart
 
 
-class DiffusersVAE:
+class DiffusersVAE(TorchPart):
     """LatentCodec over an AutoencoderKL of any depth and any number of latent channels."""
 
+    module: AutoencoderKL
+
     def __init__(self, module: AutoencoderKL) -> None:
-        self.module = module
+        super().__init__(module)
         self.downscale = 2 ** (len(module.config.block_out_channels) - 1)
         self.latent_channels = int(module.config.latent_channels)
         self.scaling_factor = float(module.config.scaling_factor)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype of the weights at this moment."""
-        return self.module.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.module.device
 
     def encode(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """image (B, 3, H, W) in [-1, 1] -> mean, logvar (B, C, H/f, W/f) of the unscaled latents."""
@@ -42,26 +31,11 @@ class DiffusersVAE:
         """Unscaled latents (B, C, h, w) -> image (B, 3, f h, f w), about [-1, 1], not clamped."""
         return self.module.decode(latents.to(self.device, self.dtype)).sample
 
-    def fp32(self) -> AbstractContextManager[None]:
-        """Compute in fp32 inside this context."""
-        return weights_in_fp32(self.module)
 
-
-class DiffusersUNet:
+class DiffusersUNet(TorchPart):
     """NoisePredictor over a UNet2DConditionModel."""
 
-    def __init__(self, module: UNet2DConditionModel) -> None:
-        self.module = module
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype of the weights at this moment."""
-        return self.module.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.module.device
+    module: UNet2DConditionModel
 
     def __call__(self, latents: Tensor, timesteps: Tensor, prompt_embeds: Tensor) -> Tensor:
         """Scaled latents (B, C, h, w), timesteps (B,), prompt_embeds (B, L, D) -> prediction (B, C, h, w)."""
@@ -70,7 +44,3 @@ class DiffusersUNet:
             timesteps.to(self.device),
             encoder_hidden_states=prompt_embeds.to(self.device, self.dtype),
         ).sample
-
-    def fp32(self) -> AbstractContextManager[None]:
-        """Compute in fp32 inside this context."""
-        return weights_in_fp32(self.module)

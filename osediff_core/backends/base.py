@@ -37,7 +37,7 @@ class Base:
 
 def load_base(
     base: str | Path | Source,
-    dtype: str | torch.dtype = "auto",
+    dtype: str | torch.dtype | None = "auto",
     device: str | torch.device = "auto",
     allow_download: bool = False,
     *,
@@ -49,12 +49,13 @@ def load_base(
 
     base: a diffusers folder, a single-file Stable Diffusion checkpoint, a hub id (used from the local cache,
         or downloaded with allow_download), or "tiny".
+    dtype: auto, fp32, fp16 or bf16 for all weights; None leaves each as it is stored.
     prediction_type: what the OSEDiff weights to be used were trained on; a base of another kind is refused.
     configs: the configuration folder for single files.
     Raises BaseModelError for anything that cannot be used, OptionError for a wrong dtype or device.
     """
     device = parse_device(device)
-    dtype = parse_dtype(dtype, device)
+    dtype = None if dtype is None else parse_dtype(dtype, device)
     source = base if isinstance(base, Source) else find_base(base, allow_download, revision)
     raw = read_raw(source, configs)
     schedule = NoiseSchedule.from_config({**raw.scheduler, "prediction_type": found_prediction_type(raw)})

@@ -18,11 +18,14 @@ _OLD_ATTENTION_NAME = re.compile(r"\.(query|key|value|proj_attn)\.(weight|bias)$
 _CLIP_PREFIX = "text_model."
 
 
-def build_networks(raw: RawBase, name: str, dtype: torch.dtype, device: torch.device) -> dict[str, nn.Module]:
+def build_networks(
+    raw: RawBase, name: str, dtype: torch.dtype | None, device: torch.device
+) -> dict[str, nn.Module]:
     """Build and fill unet, vae and text_encoder: in eval mode, without gradients, cast tensor by tensor.
 
     Every tensor of every part is checked before the first is loaded. Where dtype and device are the file's
-    (fp32 on the CPU), the weights stay mapped: the file must not be overwritten while they are in use.
+    (the CPU; None is the file's dtype), the weights stay mapped: the file must not be overwritten while they
+    are in use.
     Raises BaseModelError with the missing, unexpected and misshapen tensors.
     """
     networks = {part: _on_meta(part, config, name) for part, config in raw.configs.items()}
@@ -97,7 +100,7 @@ def _on_meta(part: str, config: dict[str, Any], name: str) -> nn.Module:
         ) from error
 
 
-def _fill(network: nn.Module, tensors: Tensors, dtype: torch.dtype, device: torch.device) -> None:
+def _fill(network: nn.Module, tensors: Tensors, dtype: torch.dtype | None, device: torch.device) -> None:
     for key in list(tensors):
         # One at a time, and the source is dropped, so that a cast never holds two copies of a part.
         tensors[key] = tensors.pop(key).to(device=device, dtype=dtype)

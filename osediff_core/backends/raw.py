@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import BaseModelError
 from .single_file import split_single_file
 from .source import Source
-from .tensor_files import Tensors, read_json, read_part, read_tensors
+from .tensor_files import Tensors, read_identified, read_json, read_part
 
 PARTS = ("unet", "vae", "text_encoder")
 SD21_BASE = Path(__file__).parent / "sd21_base"
@@ -45,7 +45,7 @@ def read_raw(source: Source, configs: Path = SD21_BASE) -> RawBase:
                 "such as Stable Diffusion 2.1-base."
             )
     if whole:
-        tensors = split_single_file(read_tensors(source.path), part_configs, source.name)
+        tensors = split_single_file(*read_identified(source.path), part_configs, source.name)
     else:
         tensors = {part: read_part(folder / part, _STEMS[part]) for part in PARTS}
     scheduler = read_json(folder / "scheduler" / "scheduler_config.json")

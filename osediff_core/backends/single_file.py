@@ -9,20 +9,23 @@ from types import SimpleNamespace
 from typing import Any
 
 from ..errors import BaseModelError
+from ..identify import Identity
 from .tensor_files import Tensors
 
-_UNET = "model.diffusion_model."
 _TEXT = "cond_stage_model.model."
 _VAE = ("first_stage_model.", "vae.")
-_CROSS_ATTENTION = "attn2.to_k.weight"  # its inputs are the text encoder's features
-_WIDTHS = {768: "Stable Diffusion 1.x", 1280: "SDXL's refiner", 2048: "SDXL"}
+_WELL_ADVISED = ("osediff", "diffusers_model", "text_encoder")  # their own advice leads to a base
+_REMEDY = "use SD 2.1-base, as a single file or a diffusers folder"
 
 
-def split_single_file(tensors: Tensors, configs: dict[str, dict[str, Any]], name: str) -> dict[str, Tensors]:
+def split_single_file(
+    tensors: Tensors, identity: Identity, configs: dict[str, dict[str, Any]], name: str
+) -> dict[str, Tensors]:
     """The tensors of unet, vae and text_encoder under diffusers' names.
 
-    configs: of the three parts, by part. Tensors of other things (EMA, the last text layer that SD 2 does not
-    use) are left out. Raises BaseModelError if a part is not there, or if it is another model's.
+    identity: what the file is. configs: of the three parts, by part. Tensors of other things (EMA, the last
+    text layer that SD 2 does not use) are left out. Raises BaseModelError if a part is not there, or if it is
+    another model's.
     """
     from diffusers.loaders.single_file_utils import (
         convert_ldm_unet_checkpoint,
@@ -30,7 +33,7 @@ def split_single_file(tensors: Tensors, configs: dict[str, dict[str, Any]], name
         convert_open_clip_checkpoint,
     )
 
-    _check_identity(tensors, int(configs["unet"]["cross_attention_dim"]), name)
+    _check_identity(identity, tensors, configs, name)
     # The EMA copy repeats the UNet, and the converter would warn about it.
     tensors = {k: v for k, v in tensors.items() if not k.startswith("model_ema.")}
     text_model = SimpleNamespace(
@@ -43,25 +46,23 @@ def split_single_file(tensors: Tensors, configs: dict[str, dict[str, Any]], name
     }
 
 
-def _check_identity(tensors: Tensors, width: int, name: str) -> None:
-    """Say in one sentence what this file is, where it is not a whole checkpoint of the wanted width."""
-
-    def has(*prefixes: str) -> bool:
-        return any(key.startswith(prefixes) for key in tensors)
-
-    if not has(_UNET):
-        what = "OSEDiff or LoRA weights" if any("lora" in key for key in tensors) else "another kind of model"
+def _check_identity(
+    identity: Identity, tensors: Tensors, configs: dict[str, dict[str, Any]], name: str
+) -> None:
+    """Say in one sentence what this file is, where it is not a whole checkpoint of the wanted size."""
+    if identity.kind != "sd_checkpoint":
+        remedy = identity.use if identity.kind in _WELL_ADVISED else _REMEDY
+        raise BaseModelError(f"The file {name} is {identity.what}, not a base model; {remedy}.")
+    unet = configs["unet"]
+    width, channels = int(unet["cross_attention_dim"]), int(unet.get("in_channels", 4))
+    found = identity.details.get("context_dim"), identity.details.get("in_channels")
+    if found != (width, channels):
         raise BaseModelError(
-            f"The file {name} is no Stable Diffusion checkpoint (it looks like {what}); give the base model "
-            "here and OSEDiff weights as the weights."
+            f"The file {name} is {identity.what}, but a base with {width} text features and {channels} latent "
+            f"channels is needed; {_REMEDY}."
         )
-    widths = (t.shape[1] for k, t in tensors.items() if k.startswith(_UNET) and k.endswith(_CROSS_ATTENTION))
-    found = next(widths, width)
-    if found != width:
-        kind = _WIDTHS.get(found, f"a model with {found} text features")
-        raise BaseModelError(
-            f"The file {name} is {kind}, but a base with {width} text features is needed; use SD 2.1-base."
-        )
-    if not has(*_VAE) or not has(_TEXT):
-        part = "text encoder (OpenCLIP)" if has(*_VAE) else "VAE"
-        raise BaseModelError(f"The file {name} has no {part}; use a full checkpoint or a diffusers folder.")
+    for part, prefixes in (("VAE", _VAE), ("text encoder (OpenCLIP)", _TEXT)):
+        if not any(key.startswith(prefixes) for key in tensors):
+            raise BaseModelError(
+                f"The file {name} has no {part}; use a full checkpoint or a diffusers folder."
+            )

@@ -14,7 +14,6 @@ logger = logging.getLogger(__name__)
 PACKAGED = {"tiny": Path(__file__).parent.parent / "tiny"}
 DEFAULT_WEIGHTS = "osediff.safetensors"
 
-_FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 # One precision of each part; repositories often hold several, and each is gigabytes.
 _HUB_PATTERNS = [
@@ -46,8 +45,8 @@ class Source:
 def find_base(base: str | Path, allow_download: bool = False, revision: str | None = None) -> Source:
     """Find what `base` names: a packaged name ("tiny"), a diffusers folder, a single file, or a hub id.
 
-    A hub id is looked for in the local cache; it is downloaded (resumably, with a progress bar) only with
-    allow_download. revision: the hub's commit or branch, for hub ids only.
+    A file is not opened here. A hub id is looked for in the local cache; it is downloaded (resumably, with a
+    progress bar) only with allow_download. revision: the hub's commit or branch, for hub ids only.
     Raises BaseModelError if nothing is found.
     """
     name = str(base)
@@ -66,11 +65,6 @@ def find_base(base: str | Path, allow_download: bool = False, revision: str | No
             )
         return Source(name, path)
     if path.is_file():
-        if path.suffix.lower() not in _FILES:
-            raise BaseModelError(
-                f"The file {name} is not a base model; give a .safetensors or .ckpt file, or a diffusers "
-                "folder."
-            )
         return Source(name, path)
     if isinstance(base, str) and _HUB_ID.fullmatch(name):
         return Source(name, _snapshot(name, allow_download, revision))

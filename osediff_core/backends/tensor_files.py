@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import BaseModelError, CheckpointError
+from ..identify import Identity, identify_content, identify_tensors
 from ..torch_file import container_of, load_torch, read_safetensors, tensor_dict
 
 Tensors = dict[str, Tensor]
@@ -24,18 +25,27 @@ def read_tensors(path: Path) -> Tensors:
     No code in a file is ever run. Lightning's {"state_dict": …} is unwrapped.
     Raises BaseModelError for a missing, empty, damaged, unsafe or foreign file.
     """
+    return read_identified(path)[0]
+
+
+def read_identified(path: Path) -> tuple[Tensors, Identity]:
+    """What `read_tensors` gives, and what they are."""
     try:
         container = container_of(path)
         if container == "safetensors":
-            return read_safetensors(path)[0]
-        # Only the zip format of torch.save can be mapped; files older than 2020 are read whole.
-        tensors = tensor_dict(load_torch(path, mmap=container == "torch-zip"))
+            tensors, metadata = read_safetensors(path)
+            shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+            identity = identify_tensors(shapes, container, metadata, tensors.__getitem__)
+        else:
+            # Only the zip format of torch.save can be mapped; files older than 2020 are read whole.
+            content = load_torch(path, mmap=container == "torch-zip")
+            tensors, identity = tensor_dict(content), identify_content(content, container)
     except CheckpointError as error:
         finding = str(error).partition(";")[0].rstrip(".")
         raise BaseModelError(f"{finding}; {_REMEDY}") from error
     if not tensors:
         raise BaseModelError(f"{path} holds no tensors; {_REMEDY}")
-    return tensors
+    return tensors, identity
 
 
 def read_part(folder: Path, stem: str) -> Tensors:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,10 +52,12 @@ def make_plan(
         if not os.path.exists(given):
             unreadable.append((given, f"{given} does not exist; check the path."))
             continue
-        found = (
-            list(_pictures(given, output, recursive)) if os.path.isdir(given) else [(given, Path(given.name))]
-        )
-        if not found:
+        if os.path.isdir(given):
+            found, refused = _pictures(given, output, recursive)
+            unreadable += refused
+        else:
+            found, refused = [(given, Path(given.name))], []
+        if not found and not refused:
             more = "" if recursive else ", or use --recursive for its sub-folders"
             unreadable.append((given, f"The folder {given} holds no pictures; check the path{more}."))
         for source, relative in found:
@@ -77,15 +78,29 @@ def _is_file_output(inputs: list[Path], output: Path) -> bool:
     return not os.path.isdir(inputs[0])
 
 
-def _pictures(folder: Path, output: Path, recursive: bool) -> Iterator[tuple[Path, Path]]:
-    """The pictures of a folder as (path, path relative to it), sorted, without earlier results and hidden files."""
-    for root, folders, files in os.walk(folder):
+def _pictures(
+    folder: Path, output: Path, recursive: bool
+) -> tuple[list[tuple[Path, Path]], list[tuple[Path, str]]]:
+    """The pictures of a folder as (path, path relative to it), sorted, without earlier results and hidden files.
+
+    Second, the folders that could not be looked into, each with the sentence that says why.
+    """
+    found: list[tuple[Path, Path]] = []
+    refused: list[tuple[Path, str]] = []
+
+    def refuse(error: OSError) -> None:
+        why = error.strerror or error
+        text = f"The folder {error.filename} cannot be read ({why}); change its permissions or leave it out."
+        refused.append((Path(error.filename), text))
+
+    for root, folders, files in os.walk(folder, onerror=refuse):
         # results of an earlier run may lie below the input folder; they are no input
         kept = (f for f in folders if not f.startswith(".") and _same(Path(root, f)) != _same(output))
         folders[:] = sorted(kept) if recursive else []
         for name in sorted(files):
             if Path(name).suffix.lower() in READ_SUFFIXES and not name.startswith("."):
-                yield Path(root, name), Path(root, name).relative_to(folder)
+                found.append((Path(root, name), Path(root, name).relative_to(folder)))
+    return found, refused
 
 
 def _suffix(source: Path, file_format: str | None) -> str:

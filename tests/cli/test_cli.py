@@ -99,6 +99,24 @@ def test_without_recursive_sub_folders_are_left_alone(osediff):
     assert status == 1 and "--recursive" in err
 
 
+@pytest.mark.parametrize("refused", ["in", os.path.join("in", "sub")])
+def test_a_folder_that_cannot_be_read_is_said(osediff, model, monkeypatch, refused):
+    save_photo(Path("in/a.png"))
+    save_photo(Path("in/sub/b.png"))
+    scan = os.scandir
+
+    def scandir(path):
+        if os.fspath(path) == refused:
+            raise PermissionError(13, "Permission denied", refused)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    status, out, err = osediff("upscale", "in", "-o", "out", "--recursive", *model, "--json")
+    report = json.loads(out)
+    assert (status, report["failed"], report["restored"]) == (1, 1, 0 if refused == "in" else 1)
+    assert f"The folder {refused} cannot be read (Permission denied)" in err and "no pictures" not in err
+
+
 def test_kinds_of_picture(osediff, model):
     for mode in ("L", "LA", "RGBA", "P", "1"):
         save_photo(Path(f"in/{mode}.png"), mode=mode)

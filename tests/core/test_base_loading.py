@@ -18,6 +18,7 @@ from osediff_core.backends import Base, find_base, load_base
 from osediff_core.backends.base import found_prediction_type
 from osediff_core.backends.raw import RawBase
 from osediff_core.backends.source import PACKAGED
+from osediff_core.checkpoint import read_weights, write_weights
 from osediff_core.errors import BaseModelError
 from osediff_core.ports import LatentCodec, NoisePredictor, PromptEncoder
 
@@ -82,6 +83,17 @@ def test_every_weight_is_cast(mini: MiniModel, reference: Base, dtype: torch.dty
     for name, tensor in weights_of(base).items():
         assert tensor.dtype == dtype, name
         assert torch.equal(tensor, exact[name].to(dtype)), name
+
+
+def test_weights_may_stay_as_they_are_stored(folder: Path, reference: Base) -> None:
+    change(folder, "vae", lambda tensors: {k: v.half() for k, v in tensors.items()})
+    base = load_base(folder, None, "cpu")
+    assert (base.unet.dtype, base.vae.dtype) == (torch.float32, torch.float16)
+    stored = {
+        k: v.half() if k.startswith("vae.") and v.is_floating_point() else v
+        for k, v in weights_of(reference).items()
+    }
+    assert all(v.dtype == stored[k].dtype and torch.equal(v, stored[k]) for k, v in weights_of(base).items())
 
 
 def test_a_vae_of_another_depth_and_width_says_so(folder: Path) -> None:
@@ -286,7 +298,7 @@ def test_another_kind_of_network_is_refused(folder: Path) -> None:
         ("picture.safetensors", b"\x89PNG\r\n\x1a\n" + b"0" * 99, "PNG"),
         ("cut.safetensors", b"\x00\x10\x00\x00\x00\x00\x00\x00{", "damaged"),
         ("broken.ckpt", b"PK\x03\x04" + b"0" * 99, "damaged"),
-        ("model.onnx", b"abc", "not a base model"),
+        ("model.onnx", b"abc", "no file of tensors"),
     ],
 )
 def test_files_that_are_no_base_are_refused(name: str, content: bytes, words: str, tmp_path: Path) -> None:
@@ -306,8 +318,37 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path: Path, capsys: pytest.CaptureF
 
 
 def test_osediff_weights_given_as_the_base_are_named(mini: MiniModel, tmp_path: Path) -> None:
-    path = shutil.copy(mini.weights, tmp_path / "osediff.ckpt")
-    assert "OSEDiff or LoRA weights" in refusal(path)
+    write_weights(tmp_path / "ours.safetensors", read_weights(mini.weights))
+    for path in (
+        mini.weights,
+        shutil.copy(mini.weights, tmp_path / "official"),
+        tmp_path / "ours.safetensors",
+    ):
+        text = refusal(path)
+        assert "is OSEDiff weights" in text and "pass it as the weights (--weights)" in text
+
+
+@pytest.mark.parametrize(
+    ("tensors", "words"),
+    [
+        ({"lora_unet_x.lora_down.weight": (4, 4)}, "a LoRA in the kohya format"),
+        ({"conv_in.weight": (320, 4, 3, 3), "down_blocks.0.x": (1,)}, "pass the folder of the whole model"),
+        ({"model.diffusion_model.double_blocks.0.x": (1,)}, "another diffusion model"),
+        ({"double_blocks.0.img_attn.qkv.weight": (1,)}, "an unknown kind of model"),
+    ],
+)
+def test_other_files_given_as_the_base_are_named(
+    tensors: dict[str, tuple[int, ...]], words: str, tmp_path: Path
+) -> None:
+    save_file({name: torch.zeros(shape) for name, shape in tensors.items()}, tmp_path / "file")
+    assert words in refusal(tmp_path / "file")
+
+
+def test_a_checkpoint_with_other_inputs_is_named(ldm: tuple[dict[str, Tensor], Path], tmp_path: Path) -> None:
+    first = "model.diffusion_model.input_blocks.0.0.weight"
+    save_file({**ldm[0], first: torch.zeros(32, 9, 3, 3)}, tmp_path / "inpainting.safetensors")
+    with pytest.raises(BaseModelError, match="4 latent channels is needed"):
+        load_base(tmp_path / "inpainting.safetensors", "fp32", "cpu", configs=ldm[1])
 
 
 def test_a_checkpoint_of_another_family_is_named(ldm: tuple[dict[str, Tensor], Path], tmp_path: Path) -> None:
@@ -321,8 +362,9 @@ def test_a_checkpoint_of_another_family_is_named(ldm: tuple[dict[str, Tensor], P
 
 def test_sdxl_is_named_though_its_first_level_has_no_attention(tmp_path: Path) -> None:
     name = "model.diffusion_model.input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight"
-    save_file({name: torch.zeros(8, 2048)}, tmp_path / "sdxl.safetensors")
-    assert "is SDXL" in refusal(tmp_path / "sdxl.safetensors")
+    first = "model.diffusion_model.input_blocks.0.0.weight"
+    save_file({first: torch.zeros(8, 4, 3, 3), name: torch.zeros(8, 2048)}, tmp_path / "sdxl.safetensors")
+    assert "is an SDXL checkpoint" in refusal(tmp_path / "sdxl.safetensors")
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -162,6 +163,49 @@ def test_without_the_base_s_copy_the_result_is_the_same_and_the_strength_fixed(
         lean.set_strength(unet=0.5)
 
 
+def state_of(generator: OneStepGenerator) -> dict[str, Tensor]:
+    parts = {"unet": generator.unet, "vae": generator.vae, "text": generator.text}
+    return {
+        f"{name} {key}": value.clone()
+        for name, part in parts.items()
+        for key, value in part.module.state_dict().items()
+        if value.is_floating_point()
+    }
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_the_fp32_merge_rounded_once_at_every_strength(
+    mini: MiniModel, dtype: torch.dtype
+) -> None:
+    exact = OneStepGenerator.load(mini.base, mini.weights, dtype="fp32", device="cpu")
+    half = OneStepGenerator.load(mini.base, mini.weights, dtype=dtype, device="cpu")
+    for strength in (1.0, 0.5, 0.0, 1.0):
+        for generator in (exact, half):
+            generator.set_strength(strength, strength)
+        rounded = state_of(half)
+        for name, value in state_of(exact).items():
+            assert torch.equal(rounded[name], value.to(dtype)), (name, strength)
+
+
+def test_a_base_stored_in_half_precision_is_merged_in_fp32_too(mini: MiniModel, tmp_path: Path) -> None:
+    stored = load_base(mini.base, "fp16", "cpu")
+    shutil.copytree(mini.base, tmp_path / "base")
+    for part in ("unet", "vae"):
+        getattr(stored, part).module.save_pretrained(tmp_path / "base" / part)
+    exact, half = (
+        OneStepGenerator.load(tmp_path / "base", mini.weights, dtype=dtype, device="cpu")
+        for dtype in ("fp32", "fp16")
+    )
+    rounded = state_of(half)
+    assert all(value.dtype == torch.float32 for value in state_of(exact).values())
+    assert all(torch.equal(rounded[name], value.half()) for name, value in state_of(exact).items())
+    half.set_strength(0, 0)
+    assert all(
+        torch.equal(p, dict(stored.unet.module.named_parameters())[name])
+        for name, p in half.unet.module.named_parameters()
+    )
+
+
 def test_strength_needs_weights(mini: MiniModel) -> None:
     base = load_base(mini.base, "fp32", "cpu")
     with pytest.raises(OptionError, match="unet"):
@@ -175,8 +219,11 @@ def test_the_timestep_comes_with_the_weights(mini: MiniModel, tmp_path: Path) ->
         weights.metadata["timestep"] = timestep
         write_weights(tmp_path / f"{timestep}.safetensors", weights)
     assert OneStepGenerator.load(mini.base, tmp_path / "600.safetensors", device="cpu").timestep == 600
-    with pytest.raises(OptionError, match="1000"):
+    with pytest.raises(CheckpointError, match=r"1000\.safetensors is for timestep 1000"):
         OneStepGenerator.load(mini.base, tmp_path / "1000.safetensors", device="cpu")
+    base = load_base(mini.base, "fp32", "cpu")
+    with pytest.raises(OptionError, match="1000"):
+        OneStepGenerator(base.vae, base.unet, base.text, base.schedule, 1000)
 
 
 def test_a_base_without_weights_of_its_own_asks_for_some(mini: MiniModel) -> None:
@@ -284,6 +331,8 @@ def test_out_of_memory_is_said_in_one_sentence(mini_generator: OneStepGenerator)
     for message in (
         "CUDA out of memory. Tried to allocate 2 GiB",
         "DefaultCPUAllocator: can't allocate memory",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "std::bad_alloc",
     ):
         with pytest.raises(OutOfMemory, match="encode stage ran out of memory"):
             generator(message).restore(image())

@@ -8,6 +8,7 @@ import safetensors.torch
 import torch
 from sd_models import official_content, reference_folder, tiny_unet, tiny_vae
 
+from osediff_core import torch_file
 from osediff_core.checkpoint import read_weights, write_weights
 from osediff_core.describe import describe
 from osediff_core.errors import CheckpointError
@@ -153,6 +154,20 @@ def test_large_checkpoint_is_not_read_into_memory(tmp_path):
         file.truncate(8 + len(header) + size)
     assert identify(path).kind == "unknown"
     assert describe(path)["parameters"] == size
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(12, "Cannot allocate memory"), MemoryError(), RuntimeError("unable to mmap 9 bytes")]
+)
+def test_want_of_memory_is_not_called_damage(tmp_path, monkeypatch, error):
+    def refuse(*_, **__):
+        raise error
+
+    monkeypatch.setattr(torch_file, "safe_open", refuse)
+    with pytest.raises(CheckpointError, match="needs more memory"):
+        torch_file.read_safetensors(tmp_path / "x.safetensors")
+    with pytest.raises(CheckpointError, match="needs more memory"):
+        torch_file.read_one_tensor(tmp_path / "x.safetensors", "x")
 
 
 def test_describe_osediff_weights(tmp_path):

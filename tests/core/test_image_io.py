@@ -108,6 +108,14 @@ def test_every_mode_becomes_rgb(tmp_path, photo, mode):
     picture = read_image(tmp_path / f"a{suffix}")
     assert picture.size == photo.size and picture.rgb.dtype == np.float32
     assert picture.is_grey == (mode in ("1", "L", "LA", "I;16"))
+    if mode == "I;16":
+        assert np.array_equal(picture.samples(), np.asarray(image))
+    elif mode == "LAB":  # through its colour space and back
+        assert np.abs(picture.rgb - np.asarray(photo, np.float32) / 255).mean() < 0.02
+    else:
+        with Image.open(tmp_path / f"a{suffix}") as stored:
+            expected = np.asarray(stored.convert("RGB"), np.float32) / 255
+        assert np.abs(picture.rgb - expected).max() < 1e-6
 
 
 def test_cmyk_colours_are_plausible(tmp_path):
@@ -129,6 +137,38 @@ def test_sixteen_bit_pgm(tmp_path):
     (tmp_path / "a.pgm").write_bytes(b"P5 5 4 65535\n" + samples.astype(">u2").tobytes())
     picture = read_image(tmp_path / "a.pgm")
     assert picture.bits == 16 and np.array_equal(picture.samples(), samples)
+
+
+def test_colour_with_more_bits_than_pillow_keeps_is_said(tmp_path):
+    samples = RNG.integers(0, 2**16, (8, 8, 3), dtype=np.uint16)
+    header = b"P6 # a comment\n8 # 9\n8\n"
+    (tmp_path / "deep.ppm").write_bytes(header + b"65535\n" + samples.astype(">u2").tobytes())
+    (tmp_path / "flat.ppm").write_bytes(header + b"255\n" + samples.astype(np.uint8).tobytes())
+    deep = read_image(tmp_path / "deep.ppm")
+    assert np.array_equal(deep.samples(), np.rint(samples / 257).astype(np.uint8)) and deep.bits == 8
+    assert deep.notes == ("its 16 bits per channel are read as 8; 16-bit PNG and TIFF keep all",)
+    assert read_image(tmp_path / "flat.ppm").notes == ()
+
+
+@pytest.mark.parametrize(("suffix", "bits"), [(".jp2", 16), (".avif", 10), (".avif", 12)])
+def test_deep_colour_in_jpeg_2000_and_avif_is_said(tmp_path, suffix, bits):
+    encode = imagecodecs.jpeg2k_encode if suffix == ".jp2" else imagecodecs.avif_encode
+    samples = RNG.integers(0, 2**bits, (16, 16, 3), dtype=np.uint16)
+    try:
+        (tmp_path / f"deep{suffix}").write_bytes(encode(samples, bitspersample=bits))
+        (tmp_path / f"flat{suffix}").write_bytes(encode(samples.astype(np.uint8)))
+        notes = [read_image(tmp_path / f"{name}{suffix}").notes for name in ("deep", "flat")]
+    except (ImportError, ImageError) as error:
+        pytest.skip(f"not supported here: {error}")
+    assert notes == [(f"its {bits} bits per channel are read as 8; 16-bit PNG and TIFF keep all",), ()]
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_too_many_pixels_of_16_bits_are_refused(tmp_path, monkeypatch, suffix):
+    write_image(tmp_path / f"a{suffix}", picture_of(3, 16))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 17)  # of 35; twice the limit is where Pillow refuses
+    with pytest.raises(ImageError, match="more pixels than is safe"):
+        read_image(tmp_path / f"a{suffix}")
 
 
 def test_a_picture_that_is_a_program_is_not_run(tmp_path):

@@ -283,6 +283,35 @@ def test_strength_follows_the_module_to_another_dtype(tmp_path, unet, vae, conte
     assert unet.conv_out.weight.dtype == torch.float16
 
 
+def test_the_first_merge_may_round_to_another_dtype(tmp_path, unet, vae, content):
+    weights = load(tmp_path, content)
+    exact = copy.deepcopy(unet)
+    merge_weights(weights, exact, copy.deepcopy(vae))
+    adapter, _ = merge_weights(weights, unet, vae, dtype=torch.float16)
+    adapted = {f"{name}.weight" for name in weights.unet_lora} | {"conv_in.bias"}
+    for (name, merged), expected in zip(unet.named_parameters(), exact.parameters(), strict=True):
+        assert merged.dtype == (torch.float16 if name in adapted else torch.float32)
+        assert torch.equal(merged, expected.to(merged.dtype))
+    unet.to(torch.bfloat16)  # the module goes elsewhere; the exact base does not go with it
+    adapter.strength = 0.0
+    adapter.strength = 1.0
+    assert all(
+        torch.equal(p, e.bfloat16())
+        for (n, p), e in zip(unet.named_parameters(), exact.parameters(), strict=True)
+        if n in adapted
+    )
+
+
+def test_a_first_merge_that_fails_leaves_the_module_as_it_was(unet):
+    base = {n: p.detach().clone() for n, p in unet.named_parameters()}
+    linear = "mid_block.attentions.0.proj_in"
+    good = {linear: LoRAPair(torch.ones(2, 64), torch.ones(64, 2))}
+    no_data = {"conv_out": LoRAPair(torch.ones(2, 32, 3, 3, device="meta"), torch.ones(4, 2, 1, 1))}
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        MergedAdapter(unet, good | no_data, 2.0, dtype=torch.float16)
+    assert all(p.dtype == base[n].dtype and torch.equal(p, base[n]) for n, p in unet.named_parameters())
+
+
 def test_strength_under_inference_mode_leaves_ordinary_tensors(tmp_path, unet, vae, content):
     adapter, _ = merge_weights(load(tmp_path, content), unet, vae)
     with torch.inference_mode():

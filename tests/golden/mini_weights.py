@@ -1,8 +1,8 @@
 """A miniature of SD 2.1-base with OSEDiff weights: random, of the true topology, the same bytes everywhere.
 
 The reference numbers in `data/inference_*.npz` were made by the official code with exactly these weights.
-Every value depends only on the tensor's name and shape: numpy's PCG64 seeded by the name's SHA-256, times a
-scale.
+Every value depends only on the tensor's name and shape: numpy's PCG64 seeded by the name's SHA-256, and
+then scaled to what suits its place.
 """
 
 from __future__ import annotations
@@ -75,8 +75,9 @@ def tensor(name: str, shape: Iterable[int]) -> Tensor:
 
 
 def write_configs(folder: Path) -> dict[str, dict]:
-    """The miniature's configs, schedule and tokenizer as a diffusers folder without weights; the configs by
-    part.
+    """The miniature's configs, schedule and tokenizer as a diffusers folder without weights.
+
+    Returns the configs by part.
     """
     configs = {}
     for part, changes in SMALLER.items():
