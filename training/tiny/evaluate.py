@@ -1,10 +1,11 @@
 """Figures of a base and its OSEDiff weights against bicubic and against the VAE alone.
 
-    python -m training.tiny.evaluate [--base tiny] [--real-pairs DIR] [--kodak DIR] [--color-fix adain] [--sheet FILE]
+    python -m training.tiny.evaluate [--base tiny] [--real-pairs DIR] [--kodak DIR] [--results DIR]
 
 Methods: `bicubic` (Pillow, x4); `vae only` (bicubic through encoder and decoder of the untuned base, colour fix
-on: the control that shows what the round trip alone does); `osediff`. Figures: PSNR on luma in dB, D2 as defined
-in `perceptual.py`; each with a 95 % bootstrap interval over pictures of the difference to bicubic.
+on: the control that shows what the round trip alone does); `osediff`; `results` of another system, if given.
+Figures: PSNR on luma in dB and D2 as defined in `perceptual.py`; for the differences to bicubic, a 95 % bootstrap
+interval over pictures.
 """
 
 from __future__ import annotations
@@ -30,11 +31,14 @@ from .degrade import enlarge
 from .metrics import psnr_y
 from .perceptual import FeatureDistance
 from .photos import to_tensor
-from .validation import Pair, degraded_kodak, real_pairs
+from .validation import Pair, degraded_kodak, read_rgb, real_pairs
 
 log = logging.getLogger(__name__)
 
-Method = Callable[[np.ndarray], np.ndarray]  # uint8 LQ (h, w, 3) -> uint8 (4 h, 4 w, 3)
+Method = Callable[[Pair], np.ndarray]  # -> uint8 (4 h, 4 w, 3), from the pair's LQ
+
+
+REAL = "real pairs x4"
 
 
 @dataclass
@@ -49,19 +53,27 @@ def methods(generator: OneStepGenerator, color_fix: str) -> dict[str, Method]:
     """The three methods compared; `generator` is left at full strength."""
     options = RestoreOptions(scale=4, color_fix=color_fix)
 
-    def osediff(lq: np.ndarray) -> np.ndarray:
-        return restore_picture(generator, Picture(lq.astype(np.float32) / 255), options).samples()
+    def bicubic(pair: Pair) -> np.ndarray:
+        return enlarge(pair.lq)
+
+    def osediff(pair: Pair) -> np.ndarray:
+        return restore_picture(generator, Picture(pair.lq.astype(np.float32) / 255), options).samples()
 
     @torch.inference_mode()
-    def vae_only(lq: np.ndarray) -> np.ndarray:
+    def vae_only(pair: Pair) -> np.ndarray:
         generator.set_strength(vae=0.0)
-        image = to_tensor(enlarge(lq)[None])
+        image = to_tensor(enlarge(pair.lq)[None])
         decoded = generator.decode(generator.encode(image))
         generator.set_strength(vae=1.0)
         fixed = color.apply(color_fix, (decoded + 1) / 2, (image + 1) / 2).clamp(0, 1)
         return (fixed[0] * 255).round().byte().permute(1, 2, 0).numpy()
 
-    return {"bicubic": enlarge, "vae only": vae_only, "osediff": osediff}
+    return {"bicubic": bicubic, "vae only": vae_only, "osediff": osediff}
+
+
+def results(folder: Path) -> Method:
+    """Another system's results, read from `folder`/NAME.png."""
+    return lambda pair: read_rgb(folder / f"{pair.name}.png")
 
 
 def score(pairs: list[Pair], tried: dict[str, Method], distance: FeatureDistance) -> dict[str, Scores]:
@@ -70,7 +82,7 @@ def score(pairs: list[Pair], tried: dict[str, Method], distance: FeatureDistance
     for pair in pairs:
         hq = to_tensor(pair.hq[None])
         for name, method in tried.items():
-            image = to_tensor(method(pair.lq)[None])
+            image = to_tensor(method(pair)[None])
             with torch.inference_mode():
                 found[name].psnr.append(float(psnr_y(image, hq)))
                 found[name].d2.append(float(distance(image, hq)))
@@ -135,7 +147,7 @@ def sheet(pairs: list[Pair], tried: dict[str, Method], size: int = 224) -> Image
         nearest = Image.fromarray(pair.lq).resize((width, height), Image.Resampling.NEAREST)
         pictures = [
             nearest,
-            *(Image.fromarray(tried[name](pair.lq)) for name in names[1:3]),
+            *(Image.fromarray(tried[name](pair)) for name in names[1:3]),
             Image.fromarray(pair.hq),
         ]
         for column, picture in enumerate(pictures):
@@ -152,6 +164,7 @@ def main() -> None:
     parser.add_argument("--real-pairs", type=Path, help="folder with LR/ and HR/")
     parser.add_argument("--kodak", type=Path, help="folder of Kodak pictures, degraded here with fixed seeds")
     parser.add_argument("--color-fix", default="adain", choices=list(color.METHODS))
+    parser.add_argument("--results", type=Path, help="results of another system for the real pairs, NAME.png")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     parser.add_argument(
         "--sheet", type=Path, help="also write crops of six degraded Kodak pictures side by side"
@@ -162,13 +175,14 @@ def main() -> None:
     tried, distance, tables = methods(generator, args.color_fix), FeatureDistance(2), {}
     datasets = {}
     if args.real_pairs:
-        datasets["real pairs x4"] = real_pairs(args.real_pairs)
+        datasets[REAL] = real_pairs(args.real_pairs)
     if args.kodak:
         datasets["degraded Kodak x4"] = degraded_kodak(args.kodak)
     if not datasets:
         parser.error("nothing to evaluate: give --real-pairs or --kodak")
     for name, pairs in datasets.items():
-        tables[name] = summarise(score(pairs, tried, distance))
+        others = {"results": results(args.results)} if args.results and name == REAL else {}
+        tables[name] = summarise(score(pairs, tried | others, distance))
         log.info("%s\n", markdown(name, tables[name]))
     if args.json:
         args.json.write_text(json.dumps(tables, indent=2) + "\n")

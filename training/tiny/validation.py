@@ -24,7 +24,8 @@ class Pair:
     hq: np.ndarray
 
 
-def _read(path: Path) -> np.ndarray:
+def read_rgb(path: Path) -> np.ndarray:
+    """uint8 (H, W, 3)."""
     with Image.open(path) as image:
         return np.asarray(image.convert("RGB"))
 
@@ -32,7 +33,7 @@ def _read(path: Path) -> np.ndarray:
 def real_pairs(folder: Path) -> list[Pair]:
     """Pairs of `folder`/LR/NAME.png and `folder`/HR/NAME.png."""
     return [
-        Pair(path.stem, _read(path), _read(folder / "HR" / path.name))
+        Pair(path.stem, read_rgb(path), read_rgb(folder / "HR" / path.name))
         for path in sorted((folder / "LR").iterdir())
     ]
 
@@ -43,7 +44,7 @@ def degraded_kodak(folder: Path) -> list[Pair]:
     for index, path in enumerate(sorted(folder.iterdir())):
         if path.suffix.lower() not in {".png", ".jpg", ".jpeg"}:
             continue
-        hq = _read(path)
+        hq = read_rgb(path)
         hq = hq[: hq.shape[0] // SCALE * SCALE, : hq.shape[1] // SCALE * SCALE]
         pairs.append(Pair(path.stem, degrade(hq, VALIDATION, np.random.default_rng([SEED, index])), hq))
     return pairs
