@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .errors import CheckpointError, ImageError, OptionError
+from .errors import BaseModelError, CheckpointError, ImageError, OptionError
 from .geometry import crop_back, pad_to_multiple
 from .ports import LatentCodec, NoisePredictor, PromptEncoder
 from .precision import parse_device, parse_dtype, run_stage
@@ -260,9 +260,16 @@ class OneStepGenerator:
 def _weights_for(source: Source, path: str | Path | None) -> OSEDiffWeights:
     """The OSEDiff weights in the file at `path`, or those that lie beside the base."""
     from .checkpoint import read_weights
+    from .identify import identify
 
     path = path if path is not None else source.default_weights
     if path is None:
+        identity = identify(source.path)
+        if identity.kind not in (
+            "sd_checkpoint",
+            "diffusers_folder",
+        ):  # then this is the mistake, not the weights
+            raise BaseModelError(f"The base {source.name} is {identity.what}; {identity.use}.")
         raise CheckpointError(
             f"The base {source.name} brings no OSEDiff weights of its own; give some (--weights), for "
             "example the official osediff.pkl."

@@ -226,6 +226,11 @@ def test_the_timestep_comes_with_the_weights(mini: MiniModel, tmp_path: Path) ->
         OneStepGenerator(base.vae, base.unet, base.text, base.schedule, 1000)
 
 
+def test_weights_given_as_the_base_are_called_weights(mini: MiniModel) -> None:
+    with pytest.raises(BaseModelError, match=r"is OSEDiff weights .*--weights"):
+        OneStepGenerator.load(mini.weights)
+
+
 def test_a_base_without_weights_of_its_own_asks_for_some(mini: MiniModel) -> None:
     with pytest.raises(CheckpointError, match="--weights"):
         OneStepGenerator.load(mini.base, device="cpu")
