@@ -14,8 +14,8 @@ from .errors import CheckpointError, OptionError
 from .formats import from_official, from_safetensors, official_bytes, safetensors_bytes
 from .identify import Identity, identify, identify_content, identify_tensors, is_official
 from .precision import DTYPES
-from .torch_file import container_of, load_torch, read_safetensors
-from .weights import LoRAPair, OSEDiffWeights, common_rank
+from .torch_file import container_of, load_torch, read_safetensors, shapes_of
+from .weights import DEFAULT_METADATA, LoRAPair, OSEDiffWeights, common_rank
 
 __all__ = ["Identity", "LoRAPair", "OSEDiffWeights", "identify", "read_weights", "write_weights"]
 
@@ -34,7 +34,7 @@ def read_weights(path: str | os.PathLike[str]) -> OSEDiffWeights:
         tensors, metadata = read_safetensors(path)
         if metadata.get("format") != "osediff":
             raise _not_ours(
-                path, identify_tensors(_shapes(tensors), container, metadata, tensors.__getitem__)
+                path, identify_tensors(shapes_of(tensors), container, metadata, tensors.__getitem__)
             )
         weights = from_safetensors(path, tensors, metadata)
     else:
@@ -88,10 +88,6 @@ def contradictions(weights: OSEDiffWeights) -> str:
     return "; ".join(parts)
 
 
-def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-
-
 def _not_ours(path: Path, identity: Identity) -> CheckpointError:
     return CheckpointError(f"{path} is {identity.what}, not OSEDiff weights; {identity.use}.")
 
@@ -108,7 +104,7 @@ def _check_lists(weights: OSEDiffWeights) -> None:
 
 
 def _check_metadata(weights: OSEDiffWeights) -> None:
-    timestep = weights.metadata.get("timestep", "999")
+    timestep = weights.metadata.get("timestep", DEFAULT_METADATA["timestep"])
     if not (timestep.isascii() and timestep.isdigit()):
         raise CheckpointError(
             f"{weights.source} has the timestep {timestep!r}, not a whole number; export it again."

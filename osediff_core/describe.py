@@ -11,7 +11,7 @@ from typing import Any
 from .checkpoint import read_weights
 from .identify import identify
 from .lora import lora_scale
-from .torch_file import load_torch, safetensors_header, tensor_dict
+from .torch_file import load_torch, safetensors_header, shapes_of, tensor_dict
 from .weights import ADAPTER_OF_GROUP, OSEDiffWeights
 
 
@@ -37,7 +37,7 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
     facts["bytes"] = path.stat().st_size
     if identity.kind == "osediff":
         weights = read_weights(path)
-        shapes = {name: tuple(tensor.shape) for name, tensor in weights.tensors().items()}
+        shapes = shapes_of(weights.tensors())
         dtypes = Counter(str(tensor.dtype).removeprefix("torch.") for tensor in weights.tensors().values())
         facts["weights"] = _weights(weights)
     elif identity.container == "safetensors":
@@ -45,7 +45,7 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
         dtypes = Counter(_DTYPES.get(name, name) for name in names.values())
     else:
         tensors = tensor_dict(load_torch(path, mmap=identity.container == "torch-zip"))
-        shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        shapes = shapes_of(tensors)
         dtypes = Counter(str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values())
     return facts | {
         "tensors": len(shapes),

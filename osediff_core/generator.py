@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .weights import OSEDiffWeights
 
 TILES_AT_ONCE = 4  # through the UNet on an accelerator; on a CPU more than one gains nothing and costs memory
+_BASE_KINDS = ("sd_checkpoint", "diffusers_folder")  # of identify.Identity
 
 
 class OneStepGenerator:
@@ -237,8 +238,7 @@ class OneStepGenerator:
         each. Other arguments as in `encode` and `denoise`. Raises ImageError, OptionError.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        if lq.dim() != 4 or lq.shape[1] != 3:
-            raise _wrong_shape(lq)
+        _check_rgb(lq)
         padded, size = pad_to_multiple(lq, self.vae.downscale)
         prompt_embeds = self.encode_prompt(prompts)
         latents = self.encode(padded, sample_posterior, generator)
@@ -246,8 +246,7 @@ class OneStepGenerator:
         return crop_back(self.decode(latents), size)
 
     def _check_image(self, lq: Tensor) -> None:
-        if lq.dim() != 4 or lq.shape[1] != 3:
-            raise _wrong_shape(lq)
+        _check_rgb(lq)
         height, width = lq.shape[-2:]
         f = self.vae.downscale
         if height % f or width % f or not height or not width:
@@ -265,10 +264,7 @@ def _weights_for(source: Source, path: str | Path | None) -> OSEDiffWeights:
     path = path if path is not None else source.default_weights
     if path is None:
         identity = identify(source.path)
-        if identity.kind not in (
-            "sd_checkpoint",
-            "diffusers_folder",
-        ):  # then this is the mistake, not the weights
+        if identity.kind not in _BASE_KINDS:  # then the base is the mistake, not the missing weights
             raise BaseModelError(f"The base {source.name} is {identity.what}; {identity.use}.")
         raise CheckpointError(
             f"The base {source.name} brings no OSEDiff weights of its own; give some (--weights), for "
@@ -285,10 +281,11 @@ def _check_timestep(weights: OSEDiffWeights, schedule: NoiseSchedule) -> None:
         )
 
 
-def _wrong_shape(image: Tensor) -> ImageError:
-    return ImageError(
-        f"An image has the shape (batch, 3, height, width), not {tuple(image.shape)}; give RGB images."
-    )
+def _check_rgb(image: Tensor) -> None:
+    if image.dim() != 4 or image.shape[1] != 3:
+        raise ImageError(
+            f"An image has the shape (batch, 3, height, width), not {tuple(image.shape)}; give RGB images."
+        )
 
 
 def _one_for_each(prompt_embeds: Tensor, batch: int) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .torch_file import container_of, load_torch, read_one_tensor, safetensors_header, tensor_dict
+from .torch_file import container_of, load_torch, read_one_tensor, safetensors_header, shapes_of, tensor_dict
 
 _AS_WEIGHTS = "pass it as the weights (--weights)"
 _AS_BASE = "pass it as the base, and OSEDiff weights as the weights"
@@ -65,8 +65,7 @@ def identify_content(content: object, container: str) -> Identity:
         what = "a checkpoint of a related one-step project (without OSEDiff's lists of modules)"
         return Identity("related_one_step", what, _GIVE_WEIGHTS, container)
     tensors = tensor_dict(content)
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    return identify_tensors(shapes, container, {}, tensors.__getitem__)
+    return identify_tensors(shapes_of(tensors), container, {}, tensors.__getitem__)
 
 
 def is_official(content: object) -> bool:

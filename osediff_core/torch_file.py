@@ -179,6 +179,11 @@ def _damaged_safetensors(path: Path) -> CheckpointError:
     return CheckpointError(f"{path} is cut short or damaged; download or copy it again.")
 
 
+def shapes_of(tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
+    """The tensors' shapes by name."""
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
 def tensor_dict(content: object) -> dict[str, torch.Tensor]:
     """The tensors by name in what torch.load gave: the dict itself, or its one level of nesting with most of them.
 

@@ -60,12 +60,11 @@ def load_base(
     raw = read_raw(source, configs)
     schedule = NoiseSchedule.from_config({**raw.scheduler, "prediction_type": found_prediction_type(raw)})
     _check_prediction_type(schedule.prediction_type, prediction_type, source.name)
-    tokenizer = raw.tokenizer
     networks = build_networks(raw, source.name, dtype, device)
     return Base(
         vae=DiffusersVAE(networks["vae"]),
         unet=DiffusersUNet(networks["unet"]),
-        text=ClipPromptEncoder.from_folder(tokenizer, networks["text_encoder"]),
+        text=ClipPromptEncoder.from_folder(raw.tokenizer, networks["text_encoder"]),
         schedule=schedule,
         name=source.name,
         default_weights=source.default_weights,

@@ -10,6 +10,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
 
 from ..errors import BaseModelError, first_line
+from ..torch_file import shapes_of
 from .raw import RawBase
 from .tensor_files import Tensors
 
@@ -68,8 +69,8 @@ def modern_names(tensors: Tensors, network: nn.Module) -> Tensors:
 
 def misfits(network: nn.Module, tensors: Tensors, part: str) -> str:
     """What does not fit, every tensor by name, as a phrase; empty if all fits."""
-    wanted = {key: tuple(value.shape) for key, value in network.state_dict().items()}
-    found = {key: tuple(value.shape) for key, value in tensors.items()}
+    wanted = shapes_of(network.state_dict())
+    found = shapes_of(tensors)
     lists = {
         "missing": sorted(wanted.keys() - found.keys()),
         "unexpected": sorted(found.keys() - wanted.keys()),

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..errors import BaseModelError, CheckpointError
 from ..identify import Identity, identify_content, identify_tensors
-from ..torch_file import container_of, load_torch, read_safetensors, tensor_dict
+from ..torch_file import container_of, load_torch, read_safetensors, shapes_of, tensor_dict
 
 Tensors = dict[str, Tensor]
 
@@ -34,8 +34,7 @@ def read_identified(path: Path) -> tuple[Tensors, Identity]:
         container = container_of(path)
         if container == "safetensors":
             tensors, metadata = read_safetensors(path)
-            shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-            identity = identify_tensors(shapes, container, metadata, tensors.__getitem__)
+            identity = identify_tensors(shapes_of(tensors), container, metadata, tensors.__getitem__)
         else:
             # Only the zip format of torch.save can be mapped; files older than 2020 are read whole.
             content = load_torch(path, mmap=container == "torch-zip")
