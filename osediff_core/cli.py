@@ -1,4 +1,4 @@
-"""The command `osediff`: upscale, convert, info.
+"""The command `osediff`: upscale, convert, info, download.
 
 Heavy packages are imported by the commands when they need them, so that help and errors in options come at
 once. Results go to stdout, everything else (progress, warnings, errors) to stderr.
@@ -22,7 +22,7 @@ from .errors import OptionError, OSEDiffError, first_line
 logger = logging.getLogger("osediff_core")
 
 # Kept here as text, as color.py and tiling.py import torch; a test holds them equal.
-COLOR_FIXES = ("adain", "wavelet", "none")
+COLOR_FIXES = ("adain", "wavelet", "lab", "none")
 TILE_GRIDS = ("official",)
 DTYPES = ("fp32", "fp16", "bf16")
 FORMATS = ("png", "tiff", "webp", "jpeg")
@@ -70,6 +70,10 @@ def _run(argv: list[str]) -> Outcome:
         from .commands import upscale
 
         return upscale.run(args)
+    if args.command == "download":
+        from .commands import download
+
+        return download.run(args)
     from .commands import weights
 
     return weights.convert(args) if args.command == "convert" else weights.info(args)
@@ -149,6 +153,11 @@ def _parser() -> argparse.ArgumentParser:
 
     info = commands.add_parser("info", parents=[common], help="what a checkpoint or base model is and holds")
     info.add_argument("path", metavar="PATH", help="a checkpoint file, a diffusers folder, or tiny")
+
+    download = commands.add_parser("download", parents=[common], help="fetch published weights")
+    download.add_argument("names", metavar="NAME", nargs="*", help="files to fetch, as --list names them")
+    download.add_argument("--to", metavar="FOLDER", help="where to put them; made if missing")
+    download.add_argument("--list", action="store_true", help="show what can be fetched, and fetch nothing")
     return parser
 
 
@@ -215,6 +224,13 @@ def _add_restoration(parser: argparse.ArgumentParser) -> None:
         help="give back the input's colours (default: adain)",
     )
     add(
+        "--color-weight",
+        type=_share,
+        default=1.0,
+        metavar="W",
+        help="how much of the colour fix, 0 to 1 (default: 1)",
+    )
+    add(
         "--tile",
         type=_natural,
         default=96,
@@ -250,6 +266,13 @@ def _scale(text: str) -> float:
     value = _number(text)
     if value <= 0:
         raise argparse.ArgumentTypeError(f"{text!r} is not above 0")
+    return value
+
+
+def _share(text: str) -> float:
+    value = _number(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not between 0 and 1")
     return value
 
 

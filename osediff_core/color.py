@@ -1,7 +1,7 @@
 """Colour fix: give the restored image back the colours of its input.
 
-One-step diffusion shifts colour and brightness a little; the input's low frequencies are right. Both methods and
-their constants are the official code's (my_utils/wavelet_color_fix.py, from StableSR); arithmetic is fp32.
+One-step diffusion shifts colour and brightness a little; the input's low frequencies are right. `adain`, `wavelet`
+and their constants are the official code's (my_utils/wavelet_color_fix.py, from StableSR); arithmetic is fp32.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import torch.nn.functional as F
 
 from .errors import OptionError
 
+_LUMA = (0.299, 0.587, 0.114)
 _VARIANCE_EPS = 1e-5  # official; tied to the range [0, 1]
 _WAVELET_LEVELS = 5  # official; blurs over up to 2 * (1 + 2 + 4 + 8 + 16) + 1 = 63 pixels
 
@@ -67,6 +68,58 @@ def wavelet(content: torch.Tensor, style: torch.Tensor) -> torch.Tensor:
     return content + _low_frequencies(style - content)
 
 
+# sRGB (IEC 61966-2-1) to CIE XYZ relative to its white point D65, so that white is (1, 1, 1).
+_RGB_TO_XYZ = (
+    (0.4124564 / 0.95047, 0.3575761 / 0.95047, 0.1804375 / 0.95047),
+    (0.2126729, 0.7151522, 0.0721750),
+    (0.0193339 / 1.08883, 0.1191920 / 1.08883, 0.9503041 / 1.08883),
+)
+_LAB_KNEE = 6 / 29
+
+
+def rgb_to_lab(image: torch.Tensor) -> torch.Tensor:
+    """sRGB (B, 3, H, W) in [0, 1] -> CIELAB under D65: L in [0, 100], a and b about [-128, 128]."""
+    linear = torch.where(image <= 0.04045, image / 12.92, ((image.clamp_min(0) + 0.055) / 1.055) ** 2.4)
+    xyz = _mix(linear, torch.tensor(_RGB_TO_XYZ))
+    f = torch.where(
+        xyz > _LAB_KNEE**3, xyz.clamp_min(_LAB_KNEE**3) ** (1 / 3), xyz / (3 * _LAB_KNEE**2) + 4 / 29
+    )
+    x, y, z = f.unbind(1)
+    return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], dim=1)
+
+
+def lab_to_rgb(lab: torch.Tensor) -> torch.Tensor:
+    """The inverse of `rgb_to_lab`; colours outside sRGB leave [0, 1]."""
+    lightness, a, b = lab.unbind(1)
+    y = (lightness + 16) / 116
+    f = torch.stack([y + a / 500, y, y - b / 200], dim=1)
+    xyz = torch.where(f > _LAB_KNEE, f**3, 3 * _LAB_KNEE**2 * (f - 4 / 29))
+    linear = _mix(xyz, torch.tensor(_RGB_TO_XYZ, dtype=torch.float64).inverse().float())
+    return torch.where(
+        linear <= 0.0031308, linear * 12.92, 1.055 * linear.clamp_min(0.0031308) ** (1 / 2.4) - 0.055
+    )
+
+
+def _mix(image: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
+    return torch.einsum("oc,bchw->bohw", matrix.to(image), image)
+
+
+def lab(content: torch.Tensor, style: torch.Tensor) -> torch.Tensor:
+    """`adain` in CIELAB (Reinhard et al. 2001, "Color transfer between images", there in l alpha beta).
+
+    Lightness and the two colour axes are nearly independent in natural images, so a shift of the hue is
+    undone without one of the brightness. content (B, 3, H, W), style (B, 3, H', W'), both in [0, 1] ->
+    (B, 3, H, W), about [0, 1], not clamped.
+    """
+    return lab_to_rgb(adain(rgb_to_lab(content.float()), rgb_to_lab(style.float())))
+
+
+def to_grey(image: torch.Tensor) -> torch.Tensor:
+    """(B, 3, H, W) with the luma of ITU-R BT.601, as Pillow's "L", in all three channels."""
+    luma = torch.tensor(_LUMA).to(image).view(1, 3, 1, 1)
+    return (image * luma).sum(1, keepdim=True).expand(-1, 3, -1, -1)
+
+
 def _unchanged(content: torch.Tensor, style: torch.Tensor) -> torch.Tensor:
     return content.float()
 
@@ -74,16 +127,20 @@ def _unchanged(content: torch.Tensor, style: torch.Tensor) -> torch.Tensor:
 METHODS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
     "adain": adain,
     "wavelet": wavelet,
+    "lab": lab,
     "none": _unchanged,
 }
 
 
-def apply(name: str, content: torch.Tensor, style: torch.Tensor) -> torch.Tensor:
+def apply(name: str, content: torch.Tensor, style: torch.Tensor, weight: float = 1.0) -> torch.Tensor:
     """Runs the colour fix `name` (a key of METHODS) on `content` with the colours of `style`.
 
-    content, style (B, 3, H, W) in [0, 1] -> (B, 3, H, W) fp32, clamped to [0, 1]. Raises OptionError on
-    another name.
+    content, style (B, 3, H, W) in [0, 1] -> (B, 3, H, W) fp32, clamped to [0, 1]. weight: 1 is the fix, 0
+    none, anything between a blend of the two. Raises OptionError on another name.
     """
     if name not in METHODS:
         raise OptionError(f"There is no colour fix named {name!r}; choose one of {', '.join(METHODS)}.")
-    return METHODS[name](content, style).clamp(0.0, 1.0)
+    fixed = METHODS[name](content, style)
+    if weight != 1:
+        fixed = torch.lerp(content.float(), fixed, weight)
+    return fixed.clamp(0.0, 1.0)

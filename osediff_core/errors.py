@@ -15,6 +15,10 @@ class BaseModelError(OSEDiffError):
     """A base model cannot be found, read, or used here."""
 
 
+class DownloadError(OSEDiffError):
+    """A published file cannot be fetched, or what arrived is not what was published."""
+
+
 class ImageError(OSEDiffError):
     """An image cannot be read, written, or processed as it is."""
 

@@ -38,15 +38,16 @@ class OneStepGenerator:
     are scaled by vae.scaling_factor. Without gradients, a stage that gives NaN or infinity in half precision
     is run again in fp32. The verbs raise OutOfMemory and NonFiniteError besides what they say.
 
+    A port may be None where no verb that needs it is called, as in a graph whose nodes do one step each.
     timestep: T, the schedule's last one if not given (999 for Stable Diffusion).
     adapters: merged OSEDiff weights by part ("unet", "vae"), whose strength `set_strength` changes.
     """
 
     def __init__(
         self,
-        vae: LatentCodec,
-        unet: NoisePredictor,
-        text: PromptEncoder,
+        vae: LatentCodec | None,
+        unet: NoisePredictor | None,
+        text: PromptEncoder | None,
         schedule: NoiseSchedule,
         timestep: int | None = None,
         adapters: Mapping[str, MergedAdapter] | None = None,
@@ -162,7 +163,7 @@ class OneStepGenerator:
     def denoise(
         self,
         latents: Tensor,
-        prompt_embeds: Tensor,
+        prompt_embeds: Tensor | None,
         tile: int | None = None,
         overlap: int | None = None,
         tile_grid: str = "official",
@@ -172,6 +173,7 @@ class OneStepGenerator:
     ) -> Tensor:
         """The one step: scaled latents z_L (B, C, h, w), prompt_embeds (B or 1, L, D) -> z_H, scaled, fp32.
 
+        prompt_embeds: None for a UNet port that holds its own conditioning.
         tile, overlap: in latents; areas above tile * tile are predicted in overlapping tiles and blended.
         None is no tiling; overlap is a third of the tile if not given (the official pair is 96 and 32).
         tile_batch: tiles at once. progress(done, total): called as tiles are done.
@@ -185,7 +187,7 @@ class OneStepGenerator:
     def predict(
         self,
         latents: Tensor,
-        prompt_embeds: Tensor,
+        prompt_embeds: Tensor | None,
         tile: int | None = None,
         overlap: int | None = None,
         tile_grid: str = "official",
@@ -288,7 +290,9 @@ def _check_rgb(image: Tensor) -> None:
         )
 
 
-def _one_for_each(prompt_embeds: Tensor, batch: int) -> Tensor:
+def _one_for_each(prompt_embeds: Tensor | None, batch: int) -> Tensor | None:
+    if prompt_embeds is None:
+        return None
     if prompt_embeds.shape[0] not in (1, batch):
         raise OptionError(
             f"There are {prompt_embeds.shape[0]} prompts for {batch} images; give one prompt, or one for "

@@ -70,12 +70,28 @@ def resize_clipped(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     return resize(resize(image, (size[0], image.shape[-2])).clamp(0, 1), size).clamp(0, 1)
 
 
-def _reflected(length: int, padded: int, device: torch.device) -> torch.Tensor:
-    """Indices 0, 1, …, n-1, n-2, …, 0, 1, … : reflection without repeating the edge, for any pad width."""
+def enlarge(
+    rgb: torch.Tensor, alpha: torch.Tensor | None, size: tuple[int, int]
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Colours and alpha at their final size = (width, height), ready to be encoded.
+
+    rgb (B, 3, H, W), alpha (B, 1, H, W) or None, in [0, 1] -> the same at (height, width), in [0, 1]. What
+    full transparency hides takes the colours around it first.
+    """
+    if alpha is None:
+        return resize_clipped(rgb, size), None
+    return resize_clipped(fill_transparent(rgb, alpha), size), resize_clipped(alpha, size)
+
+
+def reflected(length: int, start: int, stop: int, device: torch.device) -> torch.Tensor:
+    """Positions `start` ... `stop` - 1 of an endless side as indices into one of `length`: … 2 1 0 1 … n-1 n-2 ….
+
+    Reflection without repeating the edge, as far as one likes; a side of one pixel repeats itself.
+    """
     if length == 1:
-        return torch.zeros(padded, dtype=torch.long, device=device)
+        return torch.zeros(stop - start, dtype=torch.long, device=device)
     period = 2 * (length - 1)
-    index = torch.arange(padded, device=device) % period
+    index = torch.arange(start, stop, device=device) % period
     return torch.minimum(index, period - index)
 
 
@@ -92,9 +108,9 @@ def pad_to_multiple(image: torch.Tensor, multiple: int) -> tuple[torch.Tensor, t
     new_height, new_width = -(-height // multiple) * multiple, -(-width // multiple) * multiple
     padded = image
     if new_height != height:
-        padded = padded.index_select(-2, _reflected(height, new_height, image.device))
+        padded = padded.index_select(-2, reflected(height, 0, new_height, image.device))
     if new_width != width:
-        padded = padded.index_select(-1, _reflected(width, new_width, image.device))
+        padded = padded.index_select(-1, reflected(width, 0, new_width, image.device))
     return padded, (height, width)
 
 

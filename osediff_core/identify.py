@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .torch_file import container_of, load_torch, read_one_tensor, safetensors_header, shapes_of, tensor_dict
 
-_AS_WEIGHTS = "pass it as the weights (--weights)"
+_AS_WEIGHTS = "pass it as the weights, beside a base"
 _AS_BASE = "pass it as the base, and OSEDiff weights as the weights"
 _WRONG_BASE = "use OSEDiff weights (.pkl or .safetensors) on a Stable Diffusion 2.1-base model instead"
 _GIVE_WEIGHTS = "give OSEDiff weights (.pkl or .safetensors)"

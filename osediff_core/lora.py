@@ -20,6 +20,7 @@ __all__ = [
     "check_fits",
     "copy_into_peft",
     "expected_shapes",
+    "layer_shapes",
     "lora_scale",
     "merge_weights",
     "unet_targets",
@@ -29,6 +30,8 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
+Shape = tuple[int, ...]
+
 LORA_ALPHA = 8  # peft's default; the official code never sets it and its checkpoints do not store it
 
 
@@ -37,42 +40,47 @@ def lora_scale(rank: int) -> float:
     return LORA_ALPHA / rank
 
 
-def expected_shapes(module: nn.Module, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
-    """Shapes of (A, B) for a Linear or Conv2d at this rank; None for any other module, which takes no LoRA."""
-    if isinstance(module, nn.Linear):
-        return (rank, module.in_features), (module.out_features, rank)
-    if isinstance(module, nn.Conv2d):
-        return (rank, module.in_channels, *module.kernel_size), (module.out_channels, rank, 1, 1)
-    return None
+def expected_shapes(weight: Shape, rank: int) -> tuple[Shape, Shape] | None:
+    """Shapes of (A, B) at this rank for a Linear's (out, in) or Conv2d's (out, in, kh, kw) weight; else None."""
+    if len(weight) not in (2, 4):
+        return None
+    out_features, *rest = weight
+    return (rank, *rest), (out_features, rank, *[1] * (len(weight) - 2))
 
 
-def check_fits(weights: OSEDiffWeights, unet: nn.Module, vae: nn.Module) -> None:
-    """Compare every tensor of the weights with the base's modules; nothing is changed.
+def layer_shapes(model: nn.Module) -> dict[str, Shape]:
+    """The weight's shape of every layer that can take LoRA (Linear, Conv2d), by module name."""
+    layers = (nn.Linear, nn.Conv2d)
+    return {name: tuple(m.weight.shape) for name, m in model.named_modules() if isinstance(m, layers)}
 
+
+def check_fits(weights: OSEDiffWeights, unet: Mapping[str, Shape], vae: Mapping[str, Shape]) -> None:
+    """Compare every tensor of the weights with the base's layers; nothing is changed.
+
+    unet, vae: the shape of each layer's weight by diffusers' module name, as `layer_shapes` gives it.
     Raises one CheckpointError that lists, by name, all missing tensors (promised by the file's lists), all
     unexpected ones (unknown to its lists, or for modules that the base lacks) and all of another shape.
     """
     unexpected, misshapen = list(weights.unexpected), []
-    for part, model, pairs, rank in (
+    for part, layers, pairs, rank in (
         ("unet", unet, weights.unet_lora, weights.rank_unet),
         ("vae", vae, weights.vae_lora, weights.rank_vae),
     ):
-        modules = dict(model.named_modules())
         for name, pair in pairs.items():
-            module = modules.get(name)
-            shapes = expected_shapes(module, rank) if module is not None else None
+            shapes = expected_shapes(layers[name], rank) if name in layers else None
             for factor, tensor, shape in zip("AB", pair, shapes or (None, None), strict=True):
                 tensor_name = f"{part} {name}.lora_{factor}"
                 if shape is None:
                     unexpected.append(tensor_name)
                 elif tuple(tensor.shape) != shape:
                     misshapen.append(f"{tensor_name} is {tuple(tensor.shape)} and should be {shape}")
+    first = unet.get("conv_in")
+    known = {} if first is None else {"weight": first, "bias": first[:1]}
     for name, tensor in weights.conv_in.items():
-        own = getattr(getattr(unet, "conv_in", None), name, None)
-        if own is None:
+        if name not in known:
             unexpected.append(f"unet conv_in.{name}")
-        elif tensor.shape != own.shape:
-            misshapen.append(f"unet conv_in.{name} is {tuple(tensor.shape)} and should be {tuple(own.shape)}")
+        elif tuple(tensor.shape) != known[name]:
+            misshapen.append(f"unet conv_in.{name} is {tuple(tensor.shape)} and should be {known[name]}")
     if weights.missing or unexpected or misshapen:
         raise _misfit(weights, unexpected, misshapen)
     _warn_of_gaps(weights, unet)
@@ -96,9 +104,9 @@ def _misfit(weights: OSEDiffWeights, unexpected: list[str], misshapen: list[str]
     )
 
 
-def _warn_of_gaps(weights: OSEDiffWeights, unet: nn.Module) -> None:
+def _warn_of_gaps(weights: OSEDiffWeights, unet: Mapping[str, Shape]) -> None:
     """Weights may adapt fewer modules than the official ones by intention; by accident it must be noticed."""
-    official = unet_targets(name for name, _ in unet.named_parameters())
+    official = unet_targets(f"{name}.weight" for name in unet)
     gaps = [name for modules in official.values() for name in modules if name not in weights.unet_lora]
     if gaps and weights.unet_lora:
         logger.warning(
@@ -233,7 +241,7 @@ def merge_weights(
 
     keep_base, dtype: as in MergedAdapter.
     """
-    check_fits(weights, unet, vae)
+    check_fits(weights, layer_shapes(unet), layer_shapes(vae))
     for_unet, for_vae = ({"strength": _finite(s), "keep_base": keep_base, "dtype": dtype} for s in strength)
     conv_in = {f"conv_in.{name}": tensor for name, tensor in weights.conv_in.items()}
     scale_unet, scale_vae = lora_scale(weights.rank_unet), lora_scale(weights.rank_vae)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from . import color
-from .geometry import fill_transparent, resize_clipped, target_size
+from .geometry import enlarge, target_size
 from .picture import Picture
 from .precision import clear_memory_errors
 
@@ -18,15 +18,14 @@ if TYPE_CHECKING:
     from .generator import OneStepGenerator
     from .tiled_unet import Progress
 
-_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's RGB -> L
-
 
 @dataclass(frozen=True)
 class RestoreOptions:
     """How a picture is restored; the defaults are the official code's, but nothing is drawn at random.
 
     scale: output size over input size, any number above 0. size: (width, height) in pixels, wins over scale.
-    prompt: what the picture shows; helps the restoration, may be empty. color_fix: adain, wavelet or none.
+    prompt: what the picture shows; helps the restoration, may be empty. color_fix: adain, wavelet, lab or
+    none; color_weight: 1 is the whole fix, 0 none of it.
     tile, overlap: in latents (8 pixels each for Stable Diffusion); larger pictures are denoised in tiles,
     which bounds memory and costs speed; None or 0 is no tiling; overlap None is a third of the tile.
     tile_grid: how tiles are laid. sample_posterior: draw the latent from the VAE's posterior, as the official
@@ -37,6 +36,7 @@ class RestoreOptions:
     size: tuple[int, int] | None = None
     prompt: str = ""
     color_fix: str = "adain"
+    color_weight: float = 1.0
     tile: int | None = 96
     overlap: int | None = None
     tile_grid: str = "official"
@@ -77,9 +77,9 @@ def restore_picture(
         rgb = (restored.to("cpu", torch.float32) + 1) / 2
         if picture.bits == 8:
             rgb = _to_8_bits(rgb)
-        rgb = color.apply(options.color_fix, rgb, lq)
+        rgb = color.apply(options.color_fix, rgb, lq, options.color_weight)
         if picture.is_grey:
-            rgb = (rgb * torch.tensor(_LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True).expand(-1, 3, -1, -1)
+            rgb = color.to_grey(rgb)
         if picture.bits == 8:
             rgb = _to_8_bits(rgb.clamp(0, 1))
         rgb_array = np.ascontiguousarray(rgb[0].permute(1, 2, 0).numpy())
@@ -99,7 +99,4 @@ def _to_8_bits(image: Tensor) -> Tensor:
 def _enlarge(picture: Picture, size: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
     """The picture at its final size: rgb (1, 3, H, W) and alpha (1, 1, H, W) or None, both in [0, 1]."""
     rgb = torch.tensor(picture.rgb).permute(2, 0, 1)[None].contiguous()
-    if picture.alpha is None:
-        return resize_clipped(rgb, size), None
-    alpha = torch.tensor(picture.alpha)[None, None]
-    return resize_clipped(fill_transparent(rgb, alpha), size), resize_clipped(alpha, size)
+    return enlarge(rgb, None if picture.alpha is None else torch.tensor(picture.alpha)[None, None], size)

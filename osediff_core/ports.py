@@ -50,8 +50,11 @@ class LatentCodec(HasFp32, Protocol):
 class NoisePredictor(HasFp32, Protocol):
     """The UNet: what is predicted (noise, v) is said by the schedule's prediction_type."""
 
-    def __call__(self, latents: Tensor, timesteps: Tensor, prompt_embeds: Tensor) -> Tensor:
-        """Scaled latents (B, C, h, w), timesteps (B,), prompt_embeds (B, L, D) -> prediction (B, C, h, w)."""
+    def __call__(self, latents: Tensor, timesteps: Tensor, prompt_embeds: Tensor | None) -> Tensor:
+        """Scaled latents (B, C, h, w), timesteps (B,), prompt_embeds (B, L, D) -> prediction (B, C, h, w).
+
+        prompt_embeds is None for a predictor that holds its own conditioning.
+        """
         ...
 
 

@@ -149,6 +149,6 @@ _OUT_OF_MEMORY = (  # in lower case
     "bad_alloc",
 )
 _HELP = (
-    "The {stage} stage ran out of memory; use a smaller target size, a smaller --tile, --dtype fp16, or "
-    "another --device."
+    "The {stage} stage ran out of memory; use a smaller target size, smaller tiles, fp16 or bf16, or another "
+    "device."
 )

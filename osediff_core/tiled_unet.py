@@ -17,14 +17,14 @@ def predict_tiled(
     unet: NoisePredictor,
     latents: Tensor,
     timesteps: Tensor,
-    prompt_embeds: Tensor,
+    prompt_embeds: Tensor | None,
     tiles: Sequence[Tile],
     batch: int = 1,
     progress: Progress | None = None,
 ) -> Tensor:
     """The prediction for whole latents, blended from tiles with the official Gaussian weights.
 
-    latents (B, C, h, w), timesteps (B,), prompt_embeds (B, L, D) -> fp32 (B, C, h, w).
+    latents (B, C, h, w), timesteps (B,), prompt_embeds (B, L, D) or None -> fp32 (B, C, h, w).
     tiles: equally large and together covering the latents. batch: how many tiles go through the UNet at once
     (more is faster on an accelerator and takes more memory).
     progress(done, total) is called after each batch; it may raise to stop the work.
@@ -43,7 +43,8 @@ def predict_tiled(
         group = tiles[start : start + batch]
         k = len(group)
         cut = torch.cat([latents[(..., *tile.window)] for tile in group])  # (k B, C, tile_h, tile_w)
-        predicted = unet(cut, timesteps.repeat(k), prompt_embeds.repeat(k, 1, 1)).float()
+        embeds = None if prompt_embeds is None else prompt_embeds.repeat(k, 1, 1)
+        predicted = unet(cut, timesteps.repeat(k), embeds).float()
         for tile, part in zip(group, predicted.split(n), strict=True):
             share = (weights / total[tile.window]).to(latents.device, torch.float32)
             blended[(..., *tile.window)] += part * share

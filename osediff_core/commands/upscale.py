@@ -125,6 +125,7 @@ class _Run:
             size=args.size,
             prompt=args.prompt,
             color_fix=args.color_fix,
+            color_weight=args.color_weight,
             tile=args.tile,
             overlap=args.overlap,
             tile_grid=args.tile_grid,

@@ -163,7 +163,7 @@ def test_strength_and_tiles_reach_the_generator(osediff, model):
         ["--tile", "-1"],
         ["--tile", "8", "--overlap", "8"],
         ["--strength", "1,2,3"],
-        ["--color-fix", "lab"],
+        ["--color-fix", "hsv"],
         ["--dtype", "int8"],
         ["--no-such-option"],
     ],

@@ -325,7 +325,7 @@ def test_osediff_weights_given_as_the_base_are_named(mini: MiniModel, tmp_path: 
         tmp_path / "ours.safetensors",
     ):
         text = refusal(path)
-        assert "is OSEDiff weights" in text and "pass it as the weights (--weights)" in text
+        assert "is OSEDiff weights" in text and "pass it as the weights" in text
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,38 @@ def test_wavelet_takes_a_constant_shift_away():
     assert torch.allclose(color.wavelet(image + shift, image), image, atol=1e-5)
 
 
+def test_lab_of_known_colours():
+    """Values of CIE Lab under D65, as any colour calculator gives them."""
+    colours = {
+        (1.0, 1.0, 1.0): (100.0, 0.0, 0.0),
+        (0.0, 0.0, 0.0): (0.0, 0.0, 0.0),
+        (1.0, 0.0, 0.0): (53.24, 80.09, 67.20),
+        (0.0, 1.0, 0.0): (87.74, -86.18, 83.18),
+        (0.0, 0.0, 1.0): (32.30, 79.19, -107.86),
+        (0.2, 0.4, 0.6): (42.01, -0.15, -32.85),
+    }
+    rgb = torch.tensor(list(colours)).T[None, :, :, None]
+    expected = torch.tensor(list(colours.values())).T[None, :, :, None]
+    assert torch.allclose(color.rgb_to_lab(rgb), expected, atol=0.02)
+    assert torch.allclose(color.lab_to_rgb(color.rgb_to_lab(rgb)), rgb, atol=1e-5)
+
+
+def test_lab_takes_a_colour_cast_away_and_keeps_the_picture():
+    style = torch.nn.functional.avg_pool2d(torch.rand(1, 3, 68, 68), 5, 1)
+    cast = (style * torch.tensor([1.1, 1.0, 0.85]).view(1, 3, 1, 1)).clamp(0, 1)
+    before, after = (cast - style).abs().mean(), (color.apply("lab", cast, style) - style).abs().mean()
+    assert after < 0.2 * before
+
+
+def test_the_weight_blends():
+    content, style = torch.rand(1, 3, 20, 30) * 0.5, torch.rand(1, 3, 20, 30)
+    fixed = color.apply("adain", content, style)
+    assert torch.equal(color.apply("adain", content, style, 0.0), content)
+    half = color.apply("adain", content, style, 0.5)
+    assert torch.allclose(half, ((content + color.adain(content, style)) / 2).clamp(0, 1), atol=1e-6)
+    assert not torch.allclose(half, fixed)
+
+
 @pytest.mark.parametrize("name", color.METHODS)
 @pytest.mark.parametrize("size", [(1, 1), (1, 5), (3, 1), (17, 100)])
 def test_any_size_gives_finite_values_in_range(name, size):
@@ -58,7 +90,7 @@ def test_any_size_gives_finite_values_in_range(name, size):
 
 def test_unknown_method_and_unequal_shapes_are_refused():
     image = torch.rand(1, 3, 8, 8)
-    with pytest.raises(OptionError, match="adain, wavelet, none"):
-        color.apply("lab", image, image)
+    with pytest.raises(OptionError, match="adain, wavelet, lab, none"):
+        color.apply("hsv", image, image)
     with pytest.raises(OptionError, match="shape"):
         color.wavelet(image, torch.rand(1, 3, 8, 9))

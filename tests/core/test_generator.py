@@ -227,7 +227,7 @@ def test_the_timestep_comes_with_the_weights(mini: MiniModel, tmp_path: Path) ->
 
 
 def test_weights_given_as_the_base_are_called_weights(mini: MiniModel) -> None:
-    with pytest.raises(BaseModelError, match=r"is OSEDiff weights .*--weights"):
+    with pytest.raises(BaseModelError, match=r"is OSEDiff weights.*as the weights"):
         OneStepGenerator.load(mini.weights)
 
 

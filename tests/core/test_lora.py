@@ -26,6 +26,7 @@ from osediff_core.lora import (
     attach_peft,
     check_fits,
     copy_into_peft,
+    layer_shapes,
     lora_scale,
     merge_weights,
     unet_targets,
@@ -388,7 +389,7 @@ def test_merged_adapter_refuses_before_changing(unet):
 
 def test_fitting_weights_pass_silently(tmp_path, unet, vae, content, caplog):
     with caplog.at_level(logging.WARNING):
-        check_fits(load(tmp_path, content), unet, vae)
+        check_fits(load(tmp_path, content), layer_shapes(unet), layer_shapes(vae))
     assert not caplog.records
 
 
@@ -432,12 +433,12 @@ def test_report_is_complete_and_nothing_changes(tmp_path, unet, vae, content):
 def test_weights_of_another_base(tmp_path, vae, content):
     other = tiny_unet(block_out_channels=(32, 96), cross_attention_dim=48)
     with pytest.raises(CheckpointError, match="does not fit this base"):
-        check_fits(load(tmp_path, content), other, vae)
+        check_fits(load(tmp_path, content), layer_shapes(other), layer_shapes(vae))
 
 
 def test_partly_adapted_unet_is_allowed_with_a_warning(tmp_path, unet, vae, content, caplog):
     content["unet_lora_others_modules"] = []
     content["state_dict_unet"] = {k: v for k, v in content["state_dict_unet"].items() if "mid_block" not in k}
     with caplog.at_level(logging.WARNING):
-        check_fits(load(tmp_path, content), unet, vae)
+        check_fits(load(tmp_path, content), layer_shapes(unet), layer_shapes(vae))
     assert "mid_block.resnets.0.conv1" in caplog.text

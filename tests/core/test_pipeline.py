@@ -85,7 +85,7 @@ def test_tiles_are_reported_and_the_seed_counts(mini_generator):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"scale": 0}, {"scale": 1e9}, {"size": (0, 3)}, {"color_fix": "lab"}, {"tile": 4, "overlap": 4}]
+    "wrong", [{"scale": 0}, {"scale": 1e9}, {"size": (0, 3)}, {"color_fix": "hsv"}, {"tile": 4, "overlap": 4}]
 )
 def test_impossible_options_are_refused(mini_generator, wrong):
     with pytest.raises(OptionError):
