@@ -54,8 +54,8 @@ def write_weights(
     """Write our format to a .safetensors path, or exactly the official one to a .pkl path; whole or not at all.
 
     `dtype` ("fp32", "fp16", "bf16" or torch's) casts the tensors; None keeps each as it is. Raises
-    CheckpointError for another suffix, incomplete weights, values that overflow `dtype`, or a folder or disk
-    that does not take the file; OptionError for another dtype.
+    CheckpointError for another suffix, incomplete weights, weights that a .pkl cannot describe, values that overflow
+    `dtype`, or a folder or disk that does not take the file; OptionError for another dtype.
     """
     path, suffix = Path(path), Path(path).suffix.lower()
     if suffix not in (".safetensors", ".pkl"):

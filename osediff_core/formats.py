@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import logging
 import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -25,8 +24,6 @@ from .weights import (
     OSEDiffWeights,
     guess_base,
 )
-
-logger = logging.getLogger(__name__)
 
 _CONV_IN = ("weight", "bias")
 _STRUCTURE = ("rank_unet", "rank_vae", "conv_in", "vae_modules", "unet_order", "vae_order")
@@ -79,11 +76,9 @@ def official_bytes(weights: OSEDiffWeights) -> bytes:
         )
     for key in ("timestep", "prediction_type"):
         if weights.metadata.get(key, DEFAULT_METADATA[key]) != DEFAULT_METADATA[key]:
-            logger.warning(
-                "The official format cannot say that %s is %s; its readers assume %s.",
-                key,
-                weights.metadata[key],
-                DEFAULT_METADATA[key],
+            raise CheckpointError(
+                f"{weights.source} is for {key.replace('_', ' ')} {weights.metadata[key]}, but every reader of the "
+                f"official format assumes {DEFAULT_METADATA[key]}; write .safetensors instead."
             )
     group_of, unet, vae = weights.group_of, {}, {}
     base = "conv_in.base_layer" if "conv_in" in weights.unet_lora else "conv_in"

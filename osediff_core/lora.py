@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 Shape = tuple[int, ...]
 
+_NAMED = 5  # tensors in an error message, of each kind
 LORA_ALPHA = 8  # peft's default; the official code never sets it and its checkpoints do not store it
 
 
@@ -58,8 +59,8 @@ def check_fits(weights: OSEDiffWeights, unet: Mapping[str, Shape], vae: Mapping[
     """Compare every tensor of the weights with the base's layers; nothing is changed.
 
     unet, vae: the shape of each layer's weight by diffusers' module name, as `layer_shapes` gives it.
-    Raises one CheckpointError that lists, by name, all missing tensors (promised by the file's lists), all
-    unexpected ones (unknown to its lists, or for modules that the base lacks) and all of another shape.
+    Raises one CheckpointError that counts, and names up to five each: missing tensors (promised by the file's lists),
+    unexpected ones (unknown to its lists, or for modules that the base lacks) and those of another shape.
     """
     unexpected, misshapen = list(weights.unexpected), []
     for part, layers, pairs, rank in (
@@ -87,21 +88,21 @@ def check_fits(weights: OSEDiffWeights, unet: Mapping[str, Shape], vae: Mapping[
 
 
 def _misfit(weights: OSEDiffWeights, unexpected: list[str], misshapen: list[str]) -> CheckpointError:
-    report = [
-        f"{len(names)} {what} ({', '.join(names)})"
-        for what, names in (
-            ("missing", weights.missing),
-            ("unexpected", unexpected),
-            ("of another shape", misshapen),
-        )
-        if names
-    ]
+    kinds = {"missing": weights.missing, "unexpected": unexpected, "of another shape": misshapen}
+    report = [f"{len(names)} {kind} ({_some(names)})" for kind, names in kinds.items() if names]
+    logger.debug("all tensors that do not fit: %s", kinds)
     made_for = weights.metadata.get("base", "unknown")
     base = "the base they were made for" if made_for == "unknown" else f"their base ({made_for})"
     return CheckpointError(
         f"{weights.source} does not fit this base, so nothing was loaded; use it with {base} or, "
         f"if that is this one, download or export it again; tensors: {'; '.join(report)}."
     )
+
+
+def _some(names: list[str]) -> str:
+    """The first of them: with a wrong base there are hundreds, which the log has."""
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _warn_of_gaps(weights: OSEDiffWeights, unet: Mapping[str, Shape]) -> None:

@@ -177,11 +177,13 @@ def test_own_metadata_survive(tmp_path, pkl):
     assert again.metadata == weights.metadata
 
 
-def test_official_export_warns_of_what_it_cannot_say(tmp_path, pkl, caplog):
+@pytest.mark.parametrize(("key", "value"), [("timestep", "500"), ("prediction_type", "v_prediction")])
+def test_official_export_refuses_what_it_cannot_say(tmp_path, pkl, key, value):
     weights = read_weights(pkl)
-    weights.metadata["timestep"] = "500"
-    write_weights(tmp_path / "w.pkl", weights)
-    assert "timestep is 500" in caplog.text
+    weights.metadata[key] = value
+    with pytest.raises(CheckpointError, match=value):
+        write_weights(tmp_path / "w.pkl", weights)
+    assert not (tmp_path / "w.pkl").exists()
 
 
 def test_weights_without_own_conv_in(tmp_path, pkl):

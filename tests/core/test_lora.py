@@ -419,7 +419,7 @@ def test_report_is_complete_and_nothing_changes(tmp_path, unet, vae, content):
         "unet extra.lora_A",
         "vae decoder.conv_in.lora_A",
         "unet down_blocks.9.conv.lora_A",
-        "unet down_blocks.9.conv.lora_B",
+        "4 unexpected",
         "unet mid_block.resnets.0.conv1.lora_B",
         "vae encoder.conv_in.lora_A is (4, 5, 3, 3) and should be (4, 3, 3, 3)",
         "3 of another shape",
