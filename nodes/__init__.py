@@ -1,0 +1,43 @@
+"""The nodes, listed as a picture flows through them: load, prompt, encode, denoise, decode, colour."""
+
+from __future__ import annotations
+
+from comfy_api.latest import ComfyExtension, io
+
+from . import folders
+from .color import ColourFix
+from .decode import TiledDecode
+from .degrade import Degrade
+from .denoise import OneStepDenoise, OSEDiffSampler
+from .download import Download
+from .encode import EncodeLQ
+from .load import ApplyOSEDiff, LoadOSEDiff
+from .prompt import DAPEPrompt, LoadDAPE
+from .save import SaveOSEDiff
+from .upscale import Upscale
+
+folders.register()
+
+NODES: list[type[io.ComfyNode]] = [
+    LoadOSEDiff,
+    ApplyOSEDiff,
+    LoadDAPE,
+    DAPEPrompt,
+    EncodeLQ,
+    OneStepDenoise,
+    OSEDiffSampler,
+    TiledDecode,
+    ColourFix,
+    Upscale,
+    Degrade,
+    SaveOSEDiff,
+    Download,
+]
+
+
+class OSEDiffExtension(ComfyExtension):
+    """What ComfyUI asks for the nodes."""
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        """All nodes of the pack."""
+        return NODES

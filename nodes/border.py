@@ -1,0 +1,87 @@
+"""What crosses the border between ComfyUI and the core: IMAGE, LATENT, files, and the log of an error."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.model_management
+import comfy.utils
+import torch
+from torch import Tensor
+
+from ..osediff_core.errors import ImageError
+
+_KEY = "osediff"
+
+
+@dataclass(frozen=True)
+class EncodedFrom:
+    """What a LATENT was encoded from; travels inside it, so that decoding needs no wires for it.
+
+    size: (height, width) in pixels, before padding. padded: after it. reference: the enlarged input, an IMAGE
+    (B, H, W, 3). alpha: (B, 1, H, W) at the same size, or None.
+    """
+
+    size: tuple[int, int]
+    padded: tuple[int, int]
+    reference: Tensor
+    alpha: Tensor | None
+
+    def attach_to(self, latent: dict[str, Any]) -> dict[str, Any]:
+        """The LATENT with this inside it; ComfyUI's nodes hand on entries that they do not know."""
+        return {**latent, _KEY: self}
+
+
+def encoded_from(latent: dict[str, Any], frames: int, decoded: tuple[int, int]) -> EncodedFrom | None:
+    """What the LATENT was encoded from, as far as it still fits `frames` pictures of size (height, width); else None.
+
+    A node between may have enlarged the latents or picked some frames.
+    """
+    found = latent.get(_KEY)
+    if not isinstance(found, EncodedFrom) or decoded != found.padded:
+        return None
+    return found if found.reference.shape[0] in (1, frames) else None
+
+
+def split_image(image: Tensor) -> tuple[Tensor, Tensor | None]:
+    """IMAGE (B, H, W, 1|3|4) in [0, 1] -> rgb (B, 3, H, W) and alpha (B, 1, H, W) or None.
+
+    Raises ImageError for an empty batch and for other shapes.
+    """
+    if image.ndim != 4 or image.shape[-1] not in (1, 3, 4) or 0 in image.shape:
+        raise ImageError(
+            f"The IMAGE has the shape {tuple(image.shape)}; at least one picture with 1, 3 or 4 channels is needed "
+            "as (batch, height, width, channels)."
+        )
+    planes = image.movedim(-1, 1).float()
+    if planes.shape[1] == 4:
+        return planes[:, :3], planes[:, 3:]
+    return planes.expand(-1, 3, -1, -1), None
+
+
+def join_image(frames: list[Tensor], alpha: Tensor | None = None) -> Tensor:
+    """rgb frames, each (1, 3, H, W), and alpha (B, 1, H, W) or None -> IMAGE (B, H, W, 3|4), contiguous."""
+    management = comfy.model_management
+    image = torch.cat([frame.to(management.intermediate_device()) for frame in frames])
+    if alpha is not None:
+        image = torch.cat([image, alpha.to(image).expand(image.shape[0], -1, -1, -1)], dim=1)
+    return image.movedim(1, -1).contiguous().to(management.intermediate_dtype())
+
+
+def each_frame(count: int) -> Iterator[int]:
+    """0 to count - 1, with a progress bar where there are several; an interruption is noticed before each."""
+    bar = comfy.utils.ProgressBar(count) if count > 1 else None
+    for frame in range(count):
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        yield frame
+        if bar is not None:
+            bar.update_absolute(frame + 1, count)
+
+
+def stamp(paths: Iterable[str | None]) -> str:
+    """Changes when one of the files does: for `fingerprint_inputs`, so that a replaced file is read again."""
+    stats = [os.stat(path) if path and os.path.exists(path) else None for path in paths]
+    return repr([(s.st_mtime_ns, s.st_size) if s else None for s in stats])

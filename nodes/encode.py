@@ -1,0 +1,160 @@
+"""Encode LQ: a picture at its final size becomes the latents that the one step starts from."""
+
+from __future__ import annotations
+
+import comfy.sd
+import comfy.utils
+import torch
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..osediff_core.geometry import enlarge, pad_to_multiple, target_size
+from .border import EncodedFrom, each_frame, join_image, split_image
+from .native import codec_generator
+
+METHODS = ("bicubic", "lanczos", "bilinear", "area", "nearest-exact")
+_MAX = 16384
+
+
+class EncodeLQ(io.ComfyNode):
+    """Resize, pad, encode."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """IMAGE, VAE -> LATENT, IMAGE."""
+        return io.Schema(
+            node_id="OSEDiff_EncodeLQ",
+            display_name="Encode LQ",
+            category="OSEDiff",
+            description="Enlarges a low-quality picture to the size it shall have and encodes it. Any size works: it "
+            "is padded by reflection, and Tiled Decode crops it back. The LATENT is an ordinary one.",
+            search_aliases=["vae encode", "osediff encode", "upscale"],
+            inputs=[
+                io.Image.Input(
+                    "image", tooltip="One or more pictures or video frames; alpha is kept and enlarged."
+                ),
+                io.Vae.Input(
+                    "vae", tooltip="The VAE of Load OSEDiff or Apply OSEDiff, whose encoder is adapted."
+                ),
+                io.Float.Input(
+                    "scale",
+                    default=4.0,
+                    min=0.05,
+                    max=16.0,
+                    step=0.05,
+                    tooltip="Output size over input size; 1 restores without enlarging. Not used if width or height is "
+                    "given.",
+                ),
+                io.Int.Input(
+                    "width",
+                    default=0,
+                    min=0,
+                    max=_MAX,
+                    advanced=True,
+                    tooltip="Output width in pixels instead of scale; 0: from scale, or from height and the picture's "
+                    "aspect.",
+                ),
+                io.Int.Input(
+                    "height",
+                    default=0,
+                    min=0,
+                    max=_MAX,
+                    advanced=True,
+                    tooltip="Output height in pixels instead of scale; 0: from scale, or from width and the picture's "
+                    "aspect.",
+                ),
+                io.Combo.Input(
+                    "resize_method",
+                    options=list(METHODS),
+                    default="bicubic",
+                    advanced=True,
+                    tooltip="How the picture is enlarged before the step; the models were trained with bicubic.",
+                ),
+                io.Int.Input(
+                    "tile",
+                    default=0,
+                    min=0,
+                    max=4096,
+                    step=64,
+                    advanced=True,
+                    tooltip="Side of the VAE's tiles in pixels for little memory; 0: whole, and tiles only if memory "
+                    "runs out. Tiles change the result slightly.",
+                ),
+                io.Combo.Input(
+                    "posterior",
+                    options=["mode", "sample"],
+                    default="mode",
+                    advanced=True,
+                    tooltip="mode: always the same result. sample: a draw from the VAE's posterior, as the official "
+                    "code takes it.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=2**64 - 1,
+                    advanced=True,
+                    tooltip="Of the draw, the same for every frame; not used with posterior mode.",
+                ),
+            ],
+            outputs=[
+                io.Latent.Output(tooltip="For One-Step Denoise, or any node that takes latents."),
+                io.Image.Output(
+                    "reference",
+                    display_name="reference",
+                    tooltip="The enlarged input, for colour fix and comparison.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        image: Tensor,
+        vae: comfy.sd.VAE,
+        scale: float,
+        width: int,
+        height: int,
+        resize_method: str,
+        tile: int,
+        posterior: str,
+        seed: int,
+    ) -> io.NodeOutput:
+        """Raises ImageError for an IMAGE without pixels, OptionError for an impossible size."""
+        rgb, alpha = split_image(image)
+        size = _target(rgb.shape[-1], rgb.shape[-2], scale, width, height)
+        generator = codec_generator(vae, tile)
+        references, alphas, latents = [], [], []
+        for frame in each_frame(rgb.shape[0]):
+            one = slice(frame, frame + 1)
+            lq, lq_alpha = _resize(rgb[one], None if alpha is None else alpha[one], size, resize_method)
+            padded, before = pad_to_multiple(lq * 2 - 1, generator.vae.downscale)
+            draw = torch.Generator().manual_seed(seed) if posterior == "sample" else None
+            latents.append(generator.encode(padded, draw is not None, draw))
+            references.append(lq)
+            alphas.append(lq_alpha)
+        reference = join_image(references)
+        source = EncodedFrom(
+            before, tuple(padded.shape[-2:]), reference, None if alpha is None else torch.cat(alphas)
+        )
+        return io.NodeOutput(source.attach_to({"samples": torch.cat(latents)}), reference)
+
+
+def _target(old_width: int, old_height: int, scale: float, width: int, height: int) -> tuple[int, int]:
+    """(width, height) of the output."""
+    if not width and not height:
+        return target_size(old_width, old_height, scale=scale)
+    size = (
+        width or max(1, round(height * old_width / old_height)),
+        height or max(1, round(width * old_height / old_width)),
+    )
+    return target_size(old_width, old_height, size=size)
+
+
+def _resize(
+    rgb: Tensor, alpha: Tensor | None, size: tuple[int, int], method: str
+) -> tuple[Tensor, Tensor | None]:
+    """One frame at its final size; bicubic is the core's, equal to the command's and to Pillow's."""
+    if method != "bicubic":
+        rgb = comfy.utils.common_upscale(rgb, *size, method, "disabled").clamp(0, 1)
+    return enlarge(rgb, alpha, size)

@@ -1,0 +1,66 @@
+"""Where the pack looks for files, and the choices that nodes offer from them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import folder_paths
+
+from .. import osediff_core
+from ..osediff_core.errors import CheckpointError
+from ..osediff_core.weights import OSEDiffWeights
+
+FOLDER = "osediff"
+EMBEDDED = "tiny (embedded)"
+NONE = "none"
+TINY = Path(osediff_core.__file__).parent / "tiny"
+_SUFFIXES = {".safetensors", ".pkl", ".pt", ".pth"}
+_SOURCE = "preset/models of https://github.com/cswry/OSEDiff"
+
+
+def register() -> None:
+    """Make models/osediff known to ComfyUI, beside what a user's extra_model_paths.yaml says of it."""
+    folder_paths.add_model_folder_path(FOLDER, os.path.join(folder_paths.models_dir, FOLDER))
+    # as ComfyUI does for what its own Save nodes write, so that it can be chosen without being moved
+    folder_paths.add_model_folder_path(FOLDER, os.path.join(folder_paths.get_output_directory(), FOLDER))
+    paths, suffixes = folder_paths.folder_names_and_paths[FOLDER]
+    folder_paths.folder_names_and_paths[FOLDER] = (paths, set(suffixes) | _SUFFIXES)
+
+
+def weights_choices() -> list[str]:
+    """The embedded OSEDiff weights, and every file in models/osediff."""
+    return [EMBEDDED, *folder_paths.get_filename_list(FOLDER)]
+
+
+def base_choices() -> list[str]:
+    """The embedded base, and every file in models/checkpoints."""
+    return [EMBEDDED, *folder_paths.get_filename_list("checkpoints")]
+
+
+def weights_path(name: str) -> Path:
+    """The file of a choice. Raises CheckpointError, with the folders and the source, if it is gone."""
+    if name == EMBEDDED:
+        return TINY / "osediff.safetensors"
+    path = folder_paths.get_full_path(FOLDER, name)
+    if path is None:
+        folders = " or ".join(folder_paths.get_folder_paths(FOLDER))
+        raise CheckpointError(
+            f"There is no file {name} in {folders}; put OSEDiff weights (osediff.pkl, from {_SOURCE}) there and "
+            "press R to refresh, or choose others."
+        )
+    return Path(path)
+
+
+def read_chosen(name: str) -> OSEDiffWeights:
+    """The OSEDiff weights of a choice, under its name in messages. Raises CheckpointError."""
+    from ..osediff_core.checkpoint import read_weights
+
+    weights = read_weights(weights_path(name))
+    weights.source = name
+    return weights
+
+
+def path_or_none(folder: str, name: str) -> str | None:
+    """Where a choice's file is, for the cache: the embedded ones never change."""
+    return None if name in (EMBEDDED, NONE) else folder_paths.get_full_path(folder, name)

@@ -1,0 +1,177 @@
+"""Load OSEDiff: a base and OSEDiff's weights on it. Apply OSEDiff: the weights on what other loaders gave."""
+
+from __future__ import annotations
+
+import comfy.sd
+import folder_paths
+import torch
+from comfy.model_patcher import ModelPatcher
+from comfy_api.latest import io
+
+from ..osediff_core.errors import BaseModelError
+from ..osediff_core.precision import DTYPES
+from .border import stamp
+from .folders import (
+    EMBEDDED,
+    FOLDER,
+    NONE,
+    TINY,
+    base_choices,
+    path_or_none,
+    read_chosen,
+    weights_choices,
+)
+from .native_folder import load_folder
+from .native_lora import apply_weights
+
+Loaded = tuple[ModelPatcher, comfy.sd.CLIP, comfy.sd.VAE]
+
+
+def strength_inputs() -> list[io.Input]:
+    """How strongly the weights are applied, for the UNet and the VAE's encoder."""
+    limits = {"default": 1.0, "min": -2.0, "max": 2.0, "step": 0.05, "advanced": True}
+    return [
+        io.Float.Input(
+            "unet_strength",
+            tooltip="How much of OSEDiff is applied to the diffusion model: 1 as trained, 0 the base model alone (for "
+            "text to image with the same MODEL).",
+            **limits,
+        ),
+        io.Float.Input(
+            "vae_strength",
+            tooltip="How much of OSEDiff is applied to the VAE's encoder: 1 as trained, 0 the base VAE.",
+            **limits,
+        ),
+    ]
+
+
+class LoadOSEDiff(io.ComfyNode):
+    """The beginning of a graph."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Base and weights -> MODEL, CLIP, VAE."""
+        return io.Schema(
+            node_id="OSEDiff_Load",
+            display_name="Load OSEDiff",
+            category="OSEDiff",
+            description="Loads a base model and puts OSEDiff's weights on it. The small embedded model needs no "
+            "download; for full quality choose SD 2.1-base (512 px) and the official osediff.pkl.",
+            search_aliases=["osediff", "super resolution", "upscale model", "restore", "image restoration"],
+            inputs=[
+                io.Combo.Input(
+                    "base",
+                    options=base_choices(),
+                    default=EMBEDDED,
+                    tooltip="The diffusion model: the embedded one, or a file in models/checkpoints. The official "
+                    "weights need SD 2.1-base, the 512-pixel model.",
+                ),
+                io.Combo.Input(
+                    "weights",
+                    options=[*weights_choices(), NONE],
+                    default=EMBEDDED,
+                    tooltip="OSEDiff's weights for that base: the embedded ones for the embedded base, or a .pkl or "
+                    ".safetensors in models/osediff. 'none' loads the base alone.",
+                ),
+                *strength_inputs(),
+                io.Combo.Input(
+                    "dtype",
+                    options=["auto", *DTYPES],
+                    default="auto",
+                    advanced=True,
+                    tooltip="Precision of the weights. 'auto' leaves it to ComfyUI and its command-line flags.",
+                ),
+            ],
+            outputs=[io.Model.Output(), io.Clip.Output(), io.Vae.Output()],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, base: str, weights: str, **_: object) -> str:
+        """Read again when a file was replaced."""
+        return stamp([path_or_none("checkpoints", base), path_or_none(FOLDER, weights)])
+
+    @classmethod
+    def execute(
+        cls, base: str, weights: str, unet_strength: float, vae_strength: float, dtype: str
+    ) -> io.NodeOutput:
+        """Raises BaseModelError or CheckpointError for files that are missing or do not belong together."""
+        osediff = None if weights == NONE else read_chosen(weights)
+        model, clip, vae = load_base(base, DTYPES.get(dtype))
+        if osediff is not None:
+            model, vae = apply_weights(model, vae, osediff, unet_strength, vae_strength)
+        return io.NodeOutput(model, clip, vae)
+
+
+class ApplyOSEDiff(io.ComfyNode):
+    """For models from other loaders."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """MODEL, VAE and weights -> MODEL, VAE."""
+        return io.Schema(
+            node_id="OSEDiff_Apply",
+            display_name="Apply OSEDiff",
+            category="OSEDiff",
+            description="Puts OSEDiff's weights on a MODEL and a VAE that are loaded already, by whichever loader; "
+            "other LoRAs before or after it stay.",
+            search_aliases=["osediff lora", "patch model"],
+            inputs=[
+                io.Model.Input(
+                    "model", tooltip="SD 2.1-base (512 px), or whichever base the weights are for."
+                ),
+                io.Vae.Input("vae", tooltip="The base's VAE; its encoder gets a LoRA, its decoder stays."),
+                io.Combo.Input(
+                    "weights",
+                    options=weights_choices(),
+                    default=EMBEDDED,
+                    tooltip="OSEDiff's weights for that base; files lie in models/osediff.",
+                ),
+                *strength_inputs(),
+            ],
+            outputs=[io.Model.Output(), io.Vae.Output()],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, weights: str, **_: object) -> str:
+        """Read again when the file was replaced."""
+        return stamp([path_or_none(FOLDER, weights)])
+
+    @classmethod
+    def execute(
+        cls, model: ModelPatcher, vae: comfy.sd.VAE, weights: str, unet_strength: float, vae_strength: float
+    ) -> io.NodeOutput:
+        """Raises BaseModelError or CheckpointError for what does not belong together."""
+        return io.NodeOutput(*apply_weights(model, vae, read_chosen(weights), unet_strength, vae_strength))
+
+
+def load_base(name: str, dtype: torch.dtype | None) -> Loaded:
+    """MODEL, CLIP and VAE of a choice. Raises BaseModelError if the file is gone or not a whole checkpoint."""
+    if name == EMBEDDED:
+        return load_folder(TINY, dtype)
+    path = folder_paths.get_full_path("checkpoints", name)
+    if path is None:
+        folders = " or ".join(folder_paths.get_folder_paths("checkpoints"))
+        raise BaseModelError(
+            f"There is no file {name} in {folders}; put SD 2.1-base (v2-1_512-ema-pruned.safetensors) there and "
+            "press R to refresh, or choose another base."
+        )
+    options = {} if dtype is None else {"dtype": dtype}
+    model, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(
+        path,
+        output_vae=True,
+        output_clip=True,
+        embedding_directory=folder_paths.get_folder_paths("embeddings"),
+        model_options=options,
+        te_model_options=options,
+    )
+    missing = [part for part, loaded in (("UNet", model), ("text encoder", clip)) if loaded is None]
+    if missing or vae is None or vae.first_stage_model is None:
+        parts = " and no ".join([*missing, *([] if vae is not None and vae.first_stage_model else ["VAE"])])
+        raise BaseModelError(
+            f"The checkpoint {name} has no {parts}; use a whole one such as SD 2.1-base, or load its parts with "
+            "ComfyUI's loaders and put Apply OSEDiff behind them."
+        )
+    if dtype is not None:
+        vae.vae_dtype = dtype
+        vae.first_stage_model.to(dtype)
+    return model, clip, vae

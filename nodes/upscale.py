@@ -1,0 +1,149 @@
+"""OSEDiff Upscale: the whole chain in one box, by expansion into the pack's other nodes."""
+
+from __future__ import annotations
+
+import comfy.sd
+from comfy.model_patcher import ModelPatcher
+from comfy_api.latest import io
+from comfy_execution.graph_utils import GraphBuilder
+from torch import Tensor
+
+from ..osediff_core.errors import OptionError
+from .color import color_inputs
+from .folders import EMBEDDED, base_choices, weights_choices
+
+_LOADED = (
+    "Of Load OSEDiff, connected together with the other two: a large model then stays loaded from one picture to the "
+    "next. base and weights are not used."
+)
+
+
+class Upscale(io.ComfyNode):
+    """For people in a hurry."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """IMAGE -> IMAGE."""
+        return io.Schema(
+            node_id="OSEDiff_Upscale",
+            display_name="OSEDiff Upscale",
+            category="OSEDiff",
+            description="Restores and enlarges pictures in one box: Load OSEDiff, Load DAPE, DAPE Prompt, Encode LQ, "
+            "One-Step Denoise and Tiled Decode with their usual settings.",
+            search_aliases=["super resolution", "upscale image", "restore photo", "enhance", "esrgan"],
+            enable_expand=True,
+            inputs=[
+                io.Image.Input("image", tooltip="One or more pictures or video frames, of any size."),
+                io.Float.Input(
+                    "scale",
+                    default=4.0,
+                    min=0.05,
+                    max=16.0,
+                    step=0.05,
+                    tooltip="Output size over input size.",
+                ),
+                io.Combo.Input(
+                    "base",
+                    options=base_choices(),
+                    default=EMBEDDED,
+                    tooltip="The diffusion model: the embedded one, or SD 2.1-base in models/checkpoints.",
+                ),
+                io.Combo.Input(
+                    "weights",
+                    options=weights_choices(),
+                    default=EMBEDDED,
+                    tooltip="OSEDiff's weights for that base; files lie in models/osediff.",
+                ),
+                io.String.Input(
+                    "prompt",
+                    default="",
+                    tooltip="What the picture shows, in addition to what the tagger finds.",
+                ),
+                *color_inputs("color_fix", "color_weight"),
+                io.Int.Input(
+                    "tile",
+                    default=96,
+                    min=0,
+                    max=1024,
+                    step=8,
+                    advanced=True,
+                    tooltip="Side of a tile of the one step, in latents; a third of it overlaps. 0: no tiles.",
+                ),
+                io.Model.Input("model", optional=True, tooltip=_LOADED),
+                io.Clip.Input("clip", optional=True, tooltip=_LOADED),
+                io.Vae.Input("vae", optional=True, tooltip=_LOADED),
+            ],
+            outputs=[io.Image.Output()],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        image: Tensor,
+        scale: float,
+        base: str,
+        weights: str,
+        prompt: str,
+        color_fix: str,
+        color_weight: float,
+        tile: int,
+        model: ModelPatcher | None = None,
+        clip: comfy.sd.CLIP | None = None,
+        vae: comfy.sd.VAE | None = None,
+    ) -> io.NodeOutput:
+        """The chain; every input that is not given here has its own node's default.
+
+        Raises OptionError if only some of MODEL, CLIP and VAE are connected.
+        """
+        graph = GraphBuilder()
+        connected = [part is not None for part in (model, clip, vae)]
+        if not any(connected):
+            loaded = graph.node(
+                "OSEDiff_Load", base=base, weights=weights, unet_strength=1.0, vae_strength=1.0, dtype="auto"
+            )
+            model, clip, vae = (loaded.out(slot) for slot in range(3))
+        elif not all(connected):
+            raise OptionError("Only some of model, clip and vae are connected; connect all three or none.")
+        tagger = graph.node("OSEDiff_LoadDAPE", tagger="embedded", dape="none", dtype="auto")
+        text = graph.node(
+            "OSEDiff_DAPEPrompt",
+            clip=clip,
+            image=image,
+            tagger=tagger.out(0),
+            extra_prompt=prompt,
+            exclude_tags="",
+            threshold_offset=0.0,
+            prompt_override="",
+        )
+        encoded = graph.node(
+            "OSEDiff_EncodeLQ",
+            image=image,
+            vae=vae,
+            scale=scale,
+            width=0,
+            height=0,
+            resize_method="bicubic",
+            tile=0,
+            posterior="mode",
+            seed=0,
+        )
+        denoised = graph.node(
+            "OSEDiff_Denoise",
+            model=model,
+            positive=text.out(0),
+            latent=encoded.out(0),
+            tile=tile,
+            overlap=tile // 3,
+            strength=1.0,
+            cfg=1.0,
+        )
+        decoded = graph.node(
+            "OSEDiff_Decode",
+            latent=denoised.out(0),
+            vae=vae,
+            tile=0,
+            color_fix=color_fix,
+            color_weight=color_weight,
+            reference=encoded.out(1),
+        )
+        return io.NodeOutput(decoded.out(0), expand=graph.finalize())
