@@ -34,6 +34,9 @@ _BASE_KINDS = ("sd_checkpoint", "diffusers_folder")  # of identify.Identity
 class OneStepGenerator:
     """Encode, denoise once, decode.
 
+    What goes into the networks is made contiguous first: resizing gives channels-last images, that layout spreads
+    through a network, and PyTorch's group norm of it on the CPU is off by up to 7e-4 (in any other layout 1e-6).
+
     The verbs can be differentiated (training calls them); `restore` chains them without gradients. Latents
     are scaled by vae.scaling_factor. Without gradients, a stage that gives NaN or infinity in half precision
     is run again in fp32. The verbs raise OutOfMemory and NonFiniteError besides what they say.
@@ -145,7 +148,7 @@ class OneStepGenerator:
         self._check_image(lq)
 
         def stage() -> Tensor:
-            mean, logvar = self.vae.encode(lq)
+            mean, logvar = self.vae.encode(lq.contiguous())
             return torch.cat([mean.float(), logvar.float()])
 
         mean, logvar = run_stage("encode", self.vae, stage).chunk(2)
@@ -196,6 +199,7 @@ class OneStepGenerator:
         progress: Progress | None = None,
     ) -> Tensor:
         """The UNet's output at timestep T, whole or blended from tiles; arguments as in `denoise`."""
+        latents = latents.contiguous()
         batch, _, height, width = latents.shape
         prompt_embeds = _one_for_each(prompt_embeds, batch)
         timesteps = torch.full((batch,), self.timestep, dtype=torch.long, device=latents.device)
@@ -217,7 +221,7 @@ class OneStepGenerator:
 
     def decode(self, latents: Tensor) -> Tensor:
         """Scaled latents z_H (B, C, h, w) -> restored image (B, 3, f h, f w), fp32, clamped to [-1, 1]."""
-        unscaled = latents / self.vae.scaling_factor
+        unscaled = (latents / self.vae.scaling_factor).contiguous()
         return run_stage("decode", self.vae, lambda: self.vae.decode(unscaled).float()).clamp(-1, 1)
 
     @torch.inference_mode()
