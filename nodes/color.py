@@ -9,28 +9,7 @@ from ..osediff_core import color
 from ..osediff_core.errors import ImageError
 from ..osediff_core.geometry import resize_clipped
 from .border import each_frame, join_image, split_image
-
-
-def color_inputs(method: str, weight: str) -> list[io.Input]:
-    """Which fix, and how much of it."""
-    return [
-        io.Combo.Input(
-            method,
-            options=list(color.METHODS),
-            default="adain",
-            tooltip="adain: mean and spread of each channel. wavelet: the low frequencies. lab: mean and spread in "
-            "CIELAB. none: colours as decoded.",
-        ),
-        io.Float.Input(
-            weight,
-            default=1.0,
-            min=0.0,
-            max=1.0,
-            step=0.05,
-            advanced=True,
-            tooltip="How much of the colour fix: 1 all of it, 0 none.",
-        ),
-    ]
+from .inputs import color_inputs
 
 
 class ColourFix(io.ComfyNode):

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ..osediff_core.geometry import crop_back
 from .border import each_frame, encoded_from, join_image
-from .color import color_inputs, fix_frame, reference_frames
+from .color import fix_frame, reference_frames
+from .inputs import color_inputs, vae_tile_input
 from .native import codec_generator
 
 
@@ -32,15 +33,7 @@ class TiledDecode(io.ComfyNode):
                 io.Vae.Input(
                     "vae", tooltip="The base's VAE or the adapted one; their decoders are the same."
                 ),
-                io.Int.Input(
-                    "tile",
-                    default=0,
-                    min=0,
-                    max=4096,
-                    step=64,
-                    tooltip="Side of the VAE's tiles in pixels for little memory; 0: whole, and tiles only if memory "
-                    "runs out. Tiles change the result slightly.",
-                ),
+                vae_tile_input(),
                 *color_inputs("color_fix", "color_weight"),
                 io.Image.Input(
                     "reference",

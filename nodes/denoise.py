@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..osediff_core.errors import OptionError
 from ..osediff_core.tiling import check_tile
+from .inputs import tile_input
 from .native_lora import attachment_of
 from .sampler import OneStepSampler
 
@@ -24,15 +25,7 @@ from .sampler import OneStepSampler
 def step_inputs() -> list[io.Input]:
     """How the step is taken; the same for the node and for the sampler."""
     return [
-        io.Int.Input(
-            "tile",
-            default=96,
-            min=0,
-            max=1024,
-            step=8,
-            tooltip="Side of a tile in latents (8 pixels each for Stable Diffusion, 4 for the embedded model); larger "
-            "pictures are denoised in overlapping tiles. 0: never. 96 is the official value.",
-        ),
+        tile_input(),
         io.Int.Input(
             "overlap",
             default=32,

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..osediff_core.geometry import enlarge, pad_to_multiple, target_size
 from .border import EncodedFrom, each_frame, join_image, split_image
+from .inputs import scale_input, vae_tile_input
 from .native import codec_generator
 
 METHODS = ("bicubic", "lanczos", "bilinear", "area", "nearest-exact")
@@ -36,15 +37,7 @@ class EncodeLQ(io.ComfyNode):
                 io.Vae.Input(
                     "vae", tooltip="The VAE of Load OSEDiff or Apply OSEDiff, whose encoder is adapted."
                 ),
-                io.Float.Input(
-                    "scale",
-                    default=4.0,
-                    min=0.05,
-                    max=16.0,
-                    step=0.05,
-                    tooltip="Output size over input size; 1 restores without enlarging. Not used if width or height is "
-                    "given.",
-                ),
+                scale_input(),
                 io.Int.Input(
                     "width",
                     default=0,
@@ -70,16 +63,7 @@ class EncodeLQ(io.ComfyNode):
                     advanced=True,
                     tooltip="How the picture is enlarged before the step; the models were trained with bicubic.",
                 ),
-                io.Int.Input(
-                    "tile",
-                    default=0,
-                    min=0,
-                    max=4096,
-                    step=64,
-                    advanced=True,
-                    tooltip="Side of the VAE's tiles in pixels for little memory; 0: whole, and tiles only if memory "
-                    "runs out. Tiles change the result slightly.",
-                ),
+                vae_tile_input(),
                 io.Combo.Input(
                     "posterior",
                     options=["mode", "sample"],

@@ -16,33 +16,14 @@ from .folders import (
     FOLDER,
     NONE,
     TINY,
-    base_choices,
     path_or_none,
     read_chosen,
-    weights_choices,
 )
+from .inputs import base_input, dtype_input, strength_inputs, weights_input
 from .native_folder import load_folder
 from .native_lora import apply_weights
 
 Loaded = tuple[ModelPatcher, comfy.sd.CLIP, comfy.sd.VAE]
-
-
-def strength_inputs() -> list[io.Input]:
-    """How strongly the weights are applied, for the UNet and the VAE's encoder."""
-    limits = {"default": 1.0, "min": -2.0, "max": 2.0, "step": 0.05, "advanced": True}
-    return [
-        io.Float.Input(
-            "unet_strength",
-            tooltip="How much of OSEDiff is applied to the diffusion model: 1 as trained, 0 the base model alone (for "
-            "text to image with the same MODEL).",
-            **limits,
-        ),
-        io.Float.Input(
-            "vae_strength",
-            tooltip="How much of OSEDiff is applied to the VAE's encoder: 1 as trained, 0 the base VAE.",
-            **limits,
-        ),
-    ]
 
 
 class LoadOSEDiff(io.ComfyNode):
@@ -59,28 +40,10 @@ class LoadOSEDiff(io.ComfyNode):
             "download; for full quality choose SD 2.1-base (512 px) and the official osediff.pkl.",
             search_aliases=["osediff", "super resolution", "upscale model", "restore", "image restoration"],
             inputs=[
-                io.Combo.Input(
-                    "base",
-                    options=base_choices(),
-                    default=EMBEDDED,
-                    tooltip="The diffusion model: the embedded one, or a file in models/checkpoints. The official "
-                    "weights need SD 2.1-base, the 512-pixel model.",
-                ),
-                io.Combo.Input(
-                    "weights",
-                    options=[*weights_choices(), NONE],
-                    default=EMBEDDED,
-                    tooltip="OSEDiff's weights for that base: the embedded ones for the embedded base, or a .pkl or "
-                    ".safetensors in models/osediff. 'none' loads the base alone.",
-                ),
+                base_input(),
+                weights_input(or_none=True),
                 *strength_inputs(),
-                io.Combo.Input(
-                    "dtype",
-                    options=["auto", *DTYPES],
-                    default="auto",
-                    advanced=True,
-                    tooltip="Precision of the weights. 'auto' leaves it to ComfyUI and its command-line flags.",
-                ),
+                dtype_input(),
             ],
             outputs=[io.Model.Output(), io.Clip.Output(), io.Vae.Output()],
         )
@@ -120,12 +83,7 @@ class ApplyOSEDiff(io.ComfyNode):
                     "model", tooltip="SD 2.1-base (512 px), or whichever base the weights are for."
                 ),
                 io.Vae.Input("vae", tooltip="The base's VAE; its encoder gets a LoRA, its decoder stays."),
-                io.Combo.Input(
-                    "weights",
-                    options=weights_choices(),
-                    default=EMBEDDED,
-                    tooltip="OSEDiff's weights for that base; files lie in models/osediff.",
-                ),
+                weights_input(),
                 *strength_inputs(),
             ],
             outputs=[io.Model.Output(), io.Vae.Output()],

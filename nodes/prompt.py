@@ -13,8 +13,8 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..osediff_core.errors import OptionError
-from ..osediff_core.precision import DTYPES
 from .folders import FOLDER, NONE
+from .inputs import dtype_input
 
 logger = logging.getLogger(__name__)
 
@@ -61,13 +61,7 @@ class LoadDAPE(io.ComfyNode):
                     advanced=True,
                     tooltip="DAPE's own file (DAPE.pth), if it is not part of the tagger's.",
                 ),
-                io.Combo.Input(
-                    "dtype",
-                    options=["auto", *DTYPES],
-                    default="auto",
-                    advanced=True,
-                    tooltip="Precision of the tagger's weights; 'auto' leaves it to ComfyUI.",
-                ),
+                dtype_input(),
             ],
             outputs=[TaggerSocket.Output("tagger", display_name="tagger")],
         )

@@ -10,7 +10,8 @@ from comfy_api.latest import io, ui
 
 from ..osediff_core.precision import DTYPES
 from .border import stamp
-from .folders import EMBEDDED, FOLDER, path_or_none, read_chosen, weights_choices
+from .folders import FOLDER, path_or_none, read_chosen
+from .inputs import weights_input
 
 _KEEP = "as stored"
 
@@ -30,12 +31,7 @@ class SaveOSEDiff(io.ComfyNode):
             search_aliases=["convert checkpoint", "pkl to safetensors", "export weights"],
             is_output_node=True,
             inputs=[
-                io.Combo.Input(
-                    "weights",
-                    options=weights_choices(),
-                    default=EMBEDDED,
-                    tooltip="The weights to be written anew; files lie in models/osediff.",
-                ),
+                weights_input(),
                 io.String.Input(
                     "filename_prefix",
                     default="osediff/weights",

@@ -9,8 +9,7 @@ from comfy_execution.graph_utils import GraphBuilder
 from torch import Tensor
 
 from ..osediff_core.errors import OptionError
-from .color import color_inputs
-from .folders import EMBEDDED, base_choices, weights_choices
+from .inputs import base_input, color_inputs, scale_input, tile_input, weights_input
 
 _LOADED = (
     "Of Load OSEDiff, connected together with the other two: a large model then stays loaded from one picture to the "
@@ -34,41 +33,16 @@ class Upscale(io.ComfyNode):
             enable_expand=True,
             inputs=[
                 io.Image.Input("image", tooltip="One or more pictures or video frames, of any size."),
-                io.Float.Input(
-                    "scale",
-                    default=4.0,
-                    min=0.05,
-                    max=16.0,
-                    step=0.05,
-                    tooltip="Output size over input size.",
-                ),
-                io.Combo.Input(
-                    "base",
-                    options=base_choices(),
-                    default=EMBEDDED,
-                    tooltip="The diffusion model: the embedded one, or SD 2.1-base in models/checkpoints.",
-                ),
-                io.Combo.Input(
-                    "weights",
-                    options=weights_choices(),
-                    default=EMBEDDED,
-                    tooltip="OSEDiff's weights for that base; files lie in models/osediff.",
-                ),
+                scale_input(),
+                base_input(),
+                weights_input(),
                 io.String.Input(
                     "prompt",
                     default="",
                     tooltip="What the picture shows, in addition to what the tagger finds.",
                 ),
                 *color_inputs("color_fix", "color_weight"),
-                io.Int.Input(
-                    "tile",
-                    default=96,
-                    min=0,
-                    max=1024,
-                    step=8,
-                    advanced=True,
-                    tooltip="Side of a tile of the one step, in latents; a third of it overlaps. 0: no tiles.",
-                ),
+                tile_input(advanced=True),
                 io.Model.Input("model", optional=True, tooltip=_LOADED),
                 io.Clip.Input("clip", optional=True, tooltip=_LOADED),
                 io.Vae.Input("vae", optional=True, tooltip=_LOADED),

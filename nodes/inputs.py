@@ -1,0 +1,125 @@
+"""Inputs that several nodes have, so that they mean and say the same everywhere."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..osediff_core import color
+from ..osediff_core.precision import DTYPES
+from .folders import EMBEDDED, NONE, base_choices, weights_choices
+
+
+def base_input() -> io.Input:
+    """Which base model."""
+    return io.Combo.Input(
+        "base",
+        options=base_choices(),
+        default=EMBEDDED,
+        tooltip="The diffusion model: the embedded one, or a file in models/checkpoints. The official weights need "
+        "SD 2.1-base, the 512-pixel model.",
+    )
+
+
+def weights_input(or_none: bool = False) -> io.Input:
+    """Which OSEDiff weights. or_none: the base alone can be chosen, too."""
+    tooltip = (
+        "OSEDiff's weights for that base: the embedded ones for the embedded base, or a .pkl or .safetensors in "
+        "models/osediff."
+    )
+    if not or_none:
+        return io.Combo.Input("weights", options=weights_choices(), default=EMBEDDED, tooltip=tooltip)
+    options = [*weights_choices(), NONE]
+    return io.Combo.Input(
+        "weights", options=options, default=EMBEDDED, tooltip=f"{tooltip} 'none' loads the base alone."
+    )
+
+
+def strength_inputs() -> list[io.Input]:
+    """How strongly the weights are applied, for the UNet and the VAE's encoder."""
+    limits = {"default": 1.0, "min": -2.0, "max": 2.0, "step": 0.05, "advanced": True}
+    return [
+        io.Float.Input(
+            "unet_strength",
+            tooltip="How much of OSEDiff is applied to the diffusion model: 1 as trained, 0 the base model alone (for "
+            "text to image with the same MODEL).",
+            **limits,
+        ),
+        io.Float.Input(
+            "vae_strength",
+            tooltip="How much of OSEDiff is applied to the VAE's encoder: 1 as trained, 0 the base VAE.",
+            **limits,
+        ),
+    ]
+
+
+def dtype_input() -> io.Input:
+    """In which precision weights are kept."""
+    return io.Combo.Input(
+        "dtype",
+        options=["auto", *DTYPES],
+        default="auto",
+        advanced=True,
+        tooltip="Precision of the weights. 'auto' leaves it to ComfyUI and its command-line flags.",
+    )
+
+
+def scale_input() -> io.Input:
+    """How much larger."""
+    return io.Float.Input(
+        "scale",
+        default=4.0,
+        min=0.05,
+        max=16.0,
+        step=0.05,
+        tooltip="Output size over input size; 1 restores without enlarging.",
+    )
+
+
+def tile_input(advanced: bool = False) -> io.Input:
+    """The tiles of the one step."""
+    return io.Int.Input(
+        "tile",
+        default=96,
+        min=0,
+        max=1024,
+        step=8,
+        advanced=advanced,
+        tooltip="Side of a tile in latents (8 pixels each for Stable Diffusion, 4 for the embedded model); larger "
+        "pictures are denoised in overlapping tiles. 0: never. 96 is the official value.",
+    )
+
+
+def vae_tile_input() -> io.Input:
+    """The tiles of the VAE."""
+    return io.Int.Input(
+        "tile",
+        default=0,
+        min=0,
+        max=4096,
+        step=64,
+        advanced=True,
+        tooltip="Side of the VAE's tiles in pixels for little memory; 0: whole, and tiles only if memory runs out. "
+        "Tiles change the result slightly.",
+    )
+
+
+def color_inputs(method: str, weight: str) -> list[io.Input]:
+    """Which colour fix, and how much of it."""
+    return [
+        io.Combo.Input(
+            method,
+            options=list(color.METHODS),
+            default="adain",
+            tooltip="adain: mean and spread of each channel. wavelet: the low frequencies. lab: mean and spread in "
+            "CIELAB. none: colours as decoded.",
+        ),
+        io.Float.Input(
+            weight,
+            default=1.0,
+            min=0.0,
+            max=1.0,
+            step=0.05,
+            advanced=True,
+            tooltip="How much of the colour fix: 1 all of it, 0 none.",
+        ),
+    ]
