@@ -70,7 +70,7 @@ def test_restored_photo(client, photo, tmp_path, name):
 
 
 def test_tiles(client, photo, tmp_path):
-    """As shipped, but 528 pixels wide: larger than a tile of the step; the VAE's tiles of 1024 do not come into it."""
+    """As shipped, but 528 pixels wide: larger than a tile of the step; the VAE's tiles of 512 do not come into it."""
     graph = with_photo(workflow("restore_4k_tiles"), client.upload(photo))
     by_class(graph, "OSEDiff_EncodeLQ")["width"] = 528
     expected = command(photo, tmp_path, "--size", "528x352")
