@@ -77,6 +77,8 @@ class EncodeLQ(io.ComfyNode):
                     default=0,
                     min=0,
                     max=2**64 - 1,
+                    # else the front end draws a new one for every run, and nothing would be cached
+                    control_after_generate=io.ControlAfterGenerate.fixed,
                     advanced=True,
                     tooltip="Of the draw, the same for every frame; not used with posterior mode.",
                 ),

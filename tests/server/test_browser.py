@@ -1,0 +1,110 @@
+"""ComfyUI's own page in a real Chromium: the shipped workflows open, mean what the API ones mean, and run."""
+
+import json
+import shutil
+
+import pytest
+from headless.browser import CHROMIUM, open_comfyui
+from PIL import Image
+from server_graphs import ROOT
+
+FOLDER = ROOT / "example_workflows"
+NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
+PACK = "ComfyUI-OSEDiff"
+
+
+@pytest.fixture(scope="module")
+def page(server):
+    pytest.importorskip("playwright")
+    if shutil.which(CHROMIUM) is None:
+        pytest.skip(f"there is no {CHROMIUM}")
+    folder = server.base / "input"
+    (folder / "photos").mkdir(parents=True, exist_ok=True)
+    with Image.open(ROOT / "examples" / "photos" / "barn.png") as barn:
+        barn.crop((60, 20, 108, 52)).save(folder / "example.png")
+    with open_comfyui(server.url) as page:
+        yield page
+    shutil.rmtree(folder / "photos")
+
+
+def test_every_workflow_has_its_twin_and_its_picture():
+    assert set(NAMES) == {path.stem for path in (FOLDER / "api").glob("*.json")}
+    assert set(NAMES) == {path.stem for path in FOLDER.glob("*.jpg")}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_workflow_opens_and_is_the_one_for_the_api(page, name):
+    workflow = json.loads((FOLDER / f"{name}.json").read_text())
+    page.load(workflow)
+    nodes = page.nodes()
+    assert len(nodes) == len(workflow["nodes"]) and all(node["known"] for node in nodes), nodes
+    assert page.api() == json.loads((FOLDER / "api" / f"{name}.json").read_text())
+    assert not page.errors
+
+
+def test_a_workflow_runs_from_the_page(page, server):
+    page.load(json.loads((FOLDER / "restore_photo.json").read_text()))
+    event, detail = page.queue()
+    assert event == "execution_success", detail
+    entry = page.evaluate("async id => await (await fetch(`/history/${id}`)).json()", detail["prompt_id"])
+    ((image,),) = (o["images"] for o in entry[detail["prompt_id"]]["outputs"].values() if o.get("images"))
+    assert (server.base / "output" / image["subfolder"] / image["filename"]).is_file()
+    page.wait_for_timeout(1500)
+    shown = page.evaluate(
+        "() => app.graph.nodes.filter(n => n.type == 'SaveImage').map(n => (n.imgs || []).length)"
+    )
+    assert shown == [1], "the result is not shown on its node"
+    assert not page.errors
+
+
+def test_a_second_run_from_the_page_computes_nothing(page):
+    """No widget changes by itself from run to run."""
+    event, detail = page.queue()
+    assert event == "execution_success"
+    entry = page.evaluate("async id => await (await fetch(`/history/${id}`)).json()", detail["prompt_id"])
+    messages = dict(entry[detail["prompt_id"]]["status"]["messages"])
+    assert len(messages["execution_cached"]["nodes"]) == len(page.api())
+
+
+def test_the_blueprint_runs(page):
+    """The subgraph between Load Image and Save Image, as the node library puts it there."""
+    blueprint = json.loads((ROOT / "subgraphs" / "OSEDiff Restore.json").read_text())
+    page.load(blueprint)
+    page.evaluate(
+        """() => {
+            const [box] = app.graph.nodes;
+            const load = LiteGraph.createNode('LoadImage'), save = LiteGraph.createNode('SaveImage');
+            app.graph.add(load); app.graph.add(save);
+            load.widgets.find(w => w.name == 'image').value = 'example.png';
+            for (const [slot, input] of box.inputs.entries()) if (input.type == 'IMAGE') load.connect(0, box, slot);
+            box.connect(box.outputs.findIndex(o => o.type == 'IMAGE'), save, 0);
+        }"""
+    )
+    event, detail = page.queue()
+    assert event == "execution_success", detail
+    assert not page.errors
+
+
+def test_chinese_names(page, client):
+    """In a Chinese ComfyUI the nodes and their inputs have Chinese names."""
+    client.call("/settings/Comfy.Locale", "zh")
+    try:
+        page.reload()
+        title, labels = page.evaluate(
+            """() => { const node = LiteGraph.createNode('OSEDiff_EncodeLQ');
+                return [node.title, node.widgets.map(w => w.label ?? w.name)] }"""
+        )
+    finally:
+        client.call("/settings/Comfy.Locale", "en")
+        page.reload()
+    names = json.loads((ROOT / "locales" / "zh" / "nodeDefs.json").read_text())["OSEDiff_EncodeLQ"]
+    assert title == names["display_name"] != "Encode LQ"
+    assert names["inputs"]["scale"]["name"] in labels
+
+
+def test_templates_blueprint_and_help_are_served(client):
+    assert set(client.call("/api/workflow_templates")[PACK]) == set(NAMES)
+    assert "OSEDiff Restore" in {entry["name"] for entry in client.call("/global_subgraphs").values()}
+    for language in ("en", "zh"):
+        page = client._request(f"/extensions/{PACK}/docs/OSEDiff_EncodeLQ/{language}.md").decode()
+        assert page.startswith("# ")
