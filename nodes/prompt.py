@@ -144,17 +144,11 @@ class DAPEPrompt(io.ComfyNode):
         )
 
     @classmethod
-    def check_lazy_status(
-        cls,
-        prompt_override: str,
-        image: Tensor | None = None,
-        tagger: Tagger | None = None,
-        **_: object,
-    ) -> list[str]:
-        """With an override neither picture nor tagger is asked for."""
+    def check_lazy_status(cls, prompt_override: str, **connected: object) -> list[str]:
+        """With an override neither picture nor tagger is asked for; what is not connected never is."""
         if prompt_override.strip():
             return []
-        return [name for name, value in (("image", image), ("tagger", tagger)) if value is None]
+        return [name for name in ("image", "tagger") if name in connected and connected[name] is None]
 
     @classmethod
     def execute(

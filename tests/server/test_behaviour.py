@@ -250,6 +250,17 @@ def test_prompt_override_does_not_load_the_tagger(client, restore_photo, photo):
     assert "DAPE Prompt" in seen and "Load DAPE" not in seen
 
 
+@pytest.mark.parametrize("connected", [(), ("image",), ("tagger",)])
+def test_prompt_without_picture_or_tagger(client, restore_photo, photo, connected):
+    """Your words alone."""
+    graph = with_photo(restore_photo, client.upload(photo))
+    prompt = by_class(graph, "OSEDiff_DAPEPrompt")
+    for name in {"image", "tagger"} - set(connected):
+        del prompt[name]
+    entry = client.wait(client.queue(graph))
+    assert load_png(client.fetch(images(entry)[0])).shape == (128, 192, 3)
+
+
 def test_custom_sampling(client, restore_photo, photo):
     """OSEDiff Sampler with ComfyUI's SamplerCustomAdvanced gives the picture of One-Step Denoise."""
     graph = with_photo(restore_photo, client.upload(photo))
