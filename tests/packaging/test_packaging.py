@@ -49,8 +49,11 @@ def test_the_pack_leaves_out_what_graphs_do_not_need_and_nothing_else():
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
     if listed.returncode:
         pytest.skip("this is no git checkout")
-    ignored = tuple((ROOT / ".comfyignore").read_text(encoding="utf-8").split())
-    kept = {name for name in listed.stdout.splitlines() if not name.startswith(ignored)}
+    ignored = (ROOT / ".comfyignore").read_text(encoding="utf-8").split()
+    # without the leading slash docs/ would leave out web/docs/, too
+    assert all(line.startswith("/") for line in ignored)
+    starts = tuple(line[1:] for line in ignored)
+    kept = {name for name in listed.stdout.splitlines() if not name.startswith(starts)}
     for needed in (
         "__init__.py",
         "nodes/__init__.py",
