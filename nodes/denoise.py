@@ -16,7 +16,8 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..osediff_core.errors import OptionError
-from ..osediff_core.tiling import check_tile
+from ..osediff_core.generator import tiles_at_once
+from ..osediff_core.tiling import check_tile, needs_tiles
 from .inputs import tile_input
 from .native_lora import attachment_of
 from .sampler import OneStepSampler
@@ -186,11 +187,14 @@ def _check_channels(model: ModelPatcher, samples: Tensor) -> None:
 
 
 def _with_true_memory_needs(model: ModelPatcher, samples: Tensor, tile: int) -> ModelPatcher:
-    """A clone for which ComfyUI makes room for one tile of one frame, instead of for the whole batch at once."""
-    height, width = samples.shape[-2:]
-    if tile and height * width > tile * tile:
-        height = width = tile
-    shape = [1, samples.shape[1], height, width]
+    """A clone for which ComfyUI makes room for what the UNet sees at once, instead of for the whole batch.
+
+    That is one frame, or as many of its tiles as the generator takes together on this device.
+    """
+    at_once, (height, width) = 1, samples.shape[-2:]
+    if tile and needs_tiles(height, width, tile):
+        at_once, height, width = tiles_at_once(model.load_device), tile, tile
+    shape = [at_once, samples.shape[1], height, width]
 
     def prepare(
         executor: Callable[..., object],

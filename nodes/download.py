@@ -43,7 +43,7 @@ class Download(io.ComfyNode):
                     "fetched if it is missing, and its published hash is checked.",
                 ),
             ],
-            outputs=[io.String.Output(display_name="path", tooltip="where the file is")],
+            outputs=[io.String.Output(display_name="path", tooltip="Where the file is.")],
             is_output_node=True,
         )
 

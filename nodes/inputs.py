@@ -23,7 +23,7 @@ def base_input() -> io.Input:
 def weights_input(or_none: bool = False) -> io.Input:
     """Which OSEDiff weights. or_none: the base alone can be chosen, too."""
     tooltip = (
-        "OSEDiff's weights for that base: the embedded ones for the embedded base, or a .pkl or .safetensors in "
+        "OSEDiff's weights for the base: the embedded ones for the embedded base, or a .pkl or .safetensors in "
         "models/osediff."
     )
     if not or_none:

@@ -15,6 +15,7 @@ from ..osediff_core.errors import OptionError
 from ..osediff_core.generator import OneStepGenerator
 from ..osediff_core.tiling import make_grid, needs_tiles
 from .native import NativeUNet, native_schedule
+from .native_lora import attachment_of
 
 _GRID = "official"
 # What a conditioning may hold that lies somewhere in the picture, and that a tile would see in the wrong place.
@@ -44,8 +45,9 @@ class OneStepSampler(comfy.samplers.Sampler):
     ) -> Tensor:
         """Scaled latents (B, C, h, w) -> restored ones. ComfyUI calls this; `callback` shows the progress.
 
-        Raises OptionError for impossible tiles, or for conditioning that tiles cannot follow.
+        Raises OptionError for a MODEL without OSEDiff, impossible tiles, or conditioning that tiles cannot follow.
         """
+        attachment_of(model_wrap.model_patcher)  # a guider may have been given another MODEL than the sampler
         model = model_wrap.inner_model
         frames, _, height, width = latent_image.shape
         tiles = self._count_tiles(height, width)

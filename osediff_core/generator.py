@@ -27,8 +27,12 @@ if TYPE_CHECKING:
     from .lora import MergedAdapter
     from .weights import OSEDiffWeights
 
-TILES_AT_ONCE = 4  # through the UNet on an accelerator; on a CPU more than one gains nothing and costs memory
 _BASE_KINDS = ("sd_checkpoint", "diffusers_folder")  # of identify.Identity
+
+
+def tiles_at_once(device: torch.device) -> int:
+    """How many tiles go through the UNet together: on a CPU more than one gains nothing and costs memory."""
+    return 1 if device.type == "cpu" else 4
 
 
 class OneStepGenerator:
@@ -212,7 +216,7 @@ class OneStepGenerator:
                 "denoise", self.unet, lambda: self.unet(latents, timesteps, prompt_embeds).float()
             )
         if tile_batch is None:
-            tile_batch = 1 if latents.device.type == "cpu" else TILES_AT_ONCE
+            tile_batch = tiles_at_once(latents.device)
         return run_stage(
             "denoise",
             self.unet,

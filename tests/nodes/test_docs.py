@@ -4,9 +4,11 @@ import ast
 import json
 import re
 import sys
+from pathlib import Path
 
 import pytest
-from conftest import ROOT
+
+ROOT = Path(__file__).parents[2]
 
 LANGUAGES = ("en", "zh")
 # an input: "- `id` (`default`): …", with its Chinese name behind the id on a Chinese page

@@ -54,6 +54,20 @@ def test_model_without_osediff(pack, fails, photo):
         pack.denoise.OSEDiffSampler.execute(model, 96, 32, 1.0)
 
 
+def test_a_guider_with_another_model_than_the_samplers(pack, tiny, fails, photo):
+    import comfy.samplers
+
+    base, clip, vae = pack.load.LoadOSEDiff.execute(
+        pack.folders.EMBEDDED, pack.folders.NONE, 1.0, 1.0, "fp32"
+    ).args
+    sampler, sigmas = pack.denoise.OSEDiffSampler.execute(tiny[0], 96, 32, 1.0).args
+    guider = comfy.samplers.CFGGuider(base)
+    guider.set_conds(*[prompt(pack, clip)] * 2)
+    samples = encode(pack, photo, vae)[0]["samples"]
+    with fails("Apply OSEDiff"):
+        guider.sample(torch.zeros_like(samples), samples, sampler, sigmas)
+
+
 @pytest.mark.parametrize(("tile", "overlap"), [(32, 32), (32, 40)])
 def test_impossible_tiles(pack, tiny, fails, photo, tile, overlap):
     latent, _ = encode(pack, photo, tiny[2])

@@ -47,6 +47,21 @@ def test_the_unet_sees_one_frame_at_a_time(pack, tiny, photo):
     assert seen == [1, 1, 1, 1]
 
 
+@pytest.mark.parametrize(("device", "at_once"), [("cpu", 1), ("cuda", 4)])
+def test_room_is_made_for_what_the_unet_sees_at_once(pack, tiny, device, at_once):
+    """Nothing is computed here: only what ComfyUI is asked to make room for."""
+    import comfy.patcher_extension
+
+    model = tiny[0].clone()
+    model.load_device = torch.device(device)
+    kind, asked = comfy.patcher_extension.WrappersMP.PREPARE_SAMPLING, []
+    for tile in (0, 16):
+        prepared = pack.denoise._with_true_memory_needs(model, torch.zeros(5, 8, 40, 60), tile)
+        ((wrapper,),) = prepared.wrappers[kind].values()
+        wrapper(lambda patcher, shape: asked.append(shape), prepared, None)
+    assert asked == [[1, 8, 40, 60], [at_once, 8, 16, 16]]
+
+
 @pytest.mark.parametrize("size", [(1, 1), (1, 7), (5, 3), (17, 31)])
 def test_any_size(pack, tiny, photo, size):
     restored, reference = restore(pack, tiny, photo[:, : size[0], : size[1]], scale=3.0)
