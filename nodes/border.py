@@ -1,4 +1,4 @@
-"""What crosses the border between ComfyUI and the core: IMAGE, LATENT, files, and the log of an error."""
+"""What crosses the border between ComfyUI and the core: IMAGE, LATENT, files."""
 
 from __future__ import annotations
 
@@ -83,5 +83,10 @@ def each_frame(count: int) -> Iterator[int]:
 
 def stamp(paths: Iterable[str | None]) -> str:
     """Changes when one of the files does: for `fingerprint_inputs`, so that a replaced file is read again."""
-    stats = [os.stat(path) if path and os.path.exists(path) else None for path in paths]
-    return repr([(s.st_mtime_ns, s.st_size) if s else None for s in stats])
+    return repr([file_state(path) if path and os.path.exists(path) else None for path in paths])
+
+
+def file_state(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """What tells a replaced file from the one before: when it was written, and how large it is."""
+    found = os.stat(path)
+    return found.st_mtime_ns, found.st_size

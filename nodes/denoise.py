@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import comfy.model_management
 import comfy.patcher_extension
 import comfy.sample
-import comfy.samplers
+import comfy.utils
 import latent_preview
 import torch
 from comfy.model_patcher import ModelPatcher

@@ -12,8 +12,9 @@ from comfy_api.latest import io
 from ..osediff_core.downloads import download
 from ..osediff_core.errors import DownloadError
 from ..osediff_core.published import KNOWN_FILES, find
+from .border import file_state
 
-# Path -> _state of files whose hash was found right: computing that of several gigabytes takes its time.
+# Path -> file_state of files whose hash was found right: computing that of several gigabytes takes its time.
 _checked: dict[str, tuple[int, int]] = {}
 
 
@@ -52,7 +53,7 @@ class Download(io.ComfyNode):
         """Changes when the file appears, disappears or is replaced."""
         file = find(which)
         path = folder_paths.get_full_path(file.folder, file.name)
-        return None if path is None else _state(path)
+        return None if path is None else file_state(path)
 
     @classmethod
     def execute(cls, which: str, allow_download: bool) -> io.NodeOutput:
@@ -64,16 +65,11 @@ class Download(io.ComfyNode):
                 f"{file.name} is not in models/{file.folder}; switch on allow_download to fetch it (about "
                 f"{file.size_text} from {file.place}), or put it there yourself."
             )
-        if path is None or (allow_download and _checked.get(path) != _state(path)):
+        if path is None or (allow_download and _checked.get(path) != file_state(path)):
             folder = folder_paths.get_folder_paths(file.folder)[0] if path is None else Path(path).parent
             path = str(download(file, folder, progress=_Progress()))
-            _checked[path] = _state(path)
+            _checked[path] = file_state(path)
         return io.NodeOutput(path)
-
-
-def _state(path: str) -> tuple[int, int]:
-    found = Path(path).stat()
-    return found.st_mtime_ns, found.st_size
 
 
 class _Progress:

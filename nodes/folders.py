@@ -7,14 +7,14 @@ from pathlib import Path
 
 import folder_paths
 
-from .. import osediff_core
+from ..osediff_core.backends.source import DEFAULT_WEIGHTS, PACKAGED
 from ..osediff_core.errors import CheckpointError
 from ..osediff_core.weights import OSEDiffWeights
 
 FOLDER = "osediff"
 EMBEDDED = "tiny (embedded)"
 NONE = "none"
-TINY = Path(osediff_core.__file__).parent / "tiny"
+TINY = PACKAGED["tiny"]
 _SUFFIXES = {".safetensors", ".pkl", ".pt", ".pth"}
 _SOURCE = "preset/models of https://github.com/cswry/OSEDiff"
 
@@ -41,15 +41,19 @@ def base_choices() -> list[str]:
 def weights_path(name: str) -> Path:
     """The file of a choice. Raises CheckpointError, with the folders and the source, if it is gone."""
     if name == EMBEDDED:
-        return TINY / "osediff.safetensors"
+        return TINY / DEFAULT_WEIGHTS
     path = folder_paths.get_full_path(FOLDER, name)
     if path is None:
-        folders = " or ".join(folder_paths.get_folder_paths(FOLDER))
         raise CheckpointError(
-            f"There is no file {name} in {folders}; put OSEDiff weights (osediff.pkl, from {_SOURCE}) there and "
-            "press R to refresh, or choose others."
+            missing_file(FOLDER, name, f"OSEDiff weights (osediff.pkl, from {_SOURCE})", "others")
         )
     return Path(path)
+
+
+def missing_file(folder: str, name: str, wanted: str, others: str) -> str:
+    """The message for a choice whose file is gone: where it was looked for, and what belongs there."""
+    folders = " or ".join(folder_paths.get_folder_paths(folder))
+    return f"There is no file {name} in {folders}; put {wanted} there and press R to refresh, or choose {others}."
 
 
 def read_chosen(name: str) -> OSEDiffWeights:

@@ -16,6 +16,7 @@ from .folders import (
     FOLDER,
     NONE,
     TINY,
+    missing_file,
     path_or_none,
     read_chosen,
 )
@@ -108,11 +109,8 @@ def load_base(name: str, dtype: torch.dtype | None) -> Loaded:
         return load_folder(TINY, dtype)
     path = folder_paths.get_full_path("checkpoints", name)
     if path is None:
-        folders = " or ".join(folder_paths.get_folder_paths("checkpoints"))
-        raise BaseModelError(
-            f"There is no file {name} in {folders}; put SD 2.1-base (v2-1_512-ema-pruned.safetensors) there and "
-            "press R to refresh, or choose another base."
-        )
+        wanted = "SD 2.1-base (v2-1_512-ema-pruned.safetensors)"
+        raise BaseModelError(missing_file("checkpoints", name, wanted, "another base"))
     options = {} if dtype is None else {"dtype": dtype}
     model, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(
         path,
@@ -122,12 +120,12 @@ def load_base(name: str, dtype: torch.dtype | None) -> Loaded:
         model_options=options,
         te_model_options=options,
     )
-    missing = [part for part, loaded in (("UNet", model), ("text encoder", clip)) if loaded is None]
-    if missing or vae is None or vae.first_stage_model is None:
-        parts = " and no ".join([*missing, *([] if vae is not None and vae.first_stage_model else ["VAE"])])
+    networks = {"UNet": model, "text encoder": clip, "VAE": vae and vae.first_stage_model}
+    missing = [part for part, network in networks.items() if network is None]
+    if missing:
         raise BaseModelError(
-            f"The checkpoint {name} has no {parts}; use a whole one such as SD 2.1-base, or load its parts with "
-            "ComfyUI's loaders and put Apply OSEDiff behind them."
+            f"The checkpoint {name} has no {' and no '.join(missing)}; use a whole one such as "
+            "SD 2.1-base, or load its parts with ComfyUI's loaders and put Apply OSEDiff behind them."
         )
     if dtype is not None:
         vae.vae_dtype = dtype

@@ -5,8 +5,8 @@ ComfyUI recognises Stable Diffusion's own sizes from a file; a base of other siz
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
+from ..osediff_core.backends.tensor_files import read_json
 from ..osediff_core.errors import BaseModelError
 from .native_names import convert_vae, unet_names
 
@@ -65,7 +66,7 @@ def load_model(folder: Path, dtype: torch.dtype | None, disable_dynamic: bool = 
 
 def load_vae(folder: Path, dtype: torch.dtype | None) -> comfy.sd.VAE:
     """The AutoencoderKL as a VAE."""
-    config = _read(folder / "vae/config.json")
+    config = read_json(folder / "vae/config.json")
     widths = config["block_out_channels"]
     params = {
         "ddconfig": {
@@ -97,7 +98,7 @@ def load_vae(folder: Path, dtype: torch.dtype | None) -> comfy.sd.VAE:
 
 def load_clip(folder: Path, dtype: torch.dtype | None) -> comfy.sd.CLIP:
     """The text encoder and its tokenizer as a CLIP."""
-    config = _read(folder / "text_encoder/config.json")
+    config = read_json(folder / "text_encoder/config.json")
     tensors = {
         key if key.startswith("text_model.") else f"text_model.{key}": tensor
         for key, tensor in _tensors(folder / _TEXT_FILE).items()
@@ -105,16 +106,16 @@ def load_clip(folder: Path, dtype: torch.dtype | None) -> comfy.sd.CLIP:
     }
     # Stable Diffusion does not use the pooled output, but ComfyUI computes it and would take what memory holds
     tensors["text_projection.weight"] = torch.eye(config["hidden_size"])
-    target = comfy.supported_models_base.ClipTarget(*_clip_classes(config, folder / "tokenizer"))
+    target = comfy.supported_models_base.ClipTarget(*_clip_parts(config, folder / "tokenizer"))
     options = {} if dtype is None else {"dtype": dtype}
     return comfy.sd.CLIP(target, model_options=options, state_dict=[tensors])
 
 
 def _model_config(folder: Path) -> comfy.supported_models_base.BASE:
     """What ComfyUI's model detection would have found out."""
-    unet, vae = _read(folder / "unet/config.json"), _read(folder / "vae/config.json")
-    schedule = _read(folder / "scheduler/scheduler_config.json")
-    preview = _read(folder / "vae/latent_rgb.json")
+    unet, vae = read_json(folder / "unet/config.json"), read_json(folder / "vae/config.json")
+    schedule = read_json(folder / "scheduler/scheduler_config.json")
+    preview = read_json(folder / "vae/latent_rgb.json")
 
     class Format(comfy.latent_formats.LatentFormat):
         latent_channels = vae["latent_channels"]
@@ -159,8 +160,10 @@ def _unet_config(config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _clip_classes(config: dict[str, Any], tokenizer_folder: Path) -> tuple[type, type]:
-    """(tokenizer, model) classes, which ComfyUI calls itself with arguments of its own."""
+def _clip_parts(
+    config: dict[str, Any], tokenizer_folder: Path
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """(tokenizer, model), which ComfyUI calls itself with arguments of its own."""
     special = {"start": config["bos_token_id"], "end": config["eos_token_id"], "pad": config["pad_token_id"]}
     width = config["hidden_size"]
 
@@ -183,53 +186,15 @@ def _clip_classes(config: dict[str, Any], tokenizer_folder: Path) -> tuple[type,
             embedding = self.operations.Embedding(config["vocab_size"], width, dtype=dtype, device=device)
             self.transformer.set_input_embeddings(embedding)
 
-    class Model(comfy.sd1_clip.SD1ClipModel):
-        def __init__(
-            self,
-            device: str = "cpu",
-            dtype: torch.dtype | None = None,
-            model_options: dict[str, Any] | None = None,
-        ) -> None:
-            super().__init__(
-                device=device,
-                dtype=dtype,
-                model_options=model_options or {},
-                clip_name="h",
-                clip_model=Encoder,
-            )
-
-    class Words(comfy.sd1_clip.SDTokenizer):
-        def __init__(
-            self, embedding_directory: str | None = None, tokenizer_data: dict[str, Any] | None = None
-        ) -> None:
-            super().__init__(
-                str(tokenizer_folder),
-                pad_with_end=False,
-                embedding_directory=embedding_directory,
-                embedding_size=width,
-                embedding_key="clip_h",
-                tokenizer_data=tokenizer_data or {},
-            )
-
-    class Tokenizer(comfy.sd1_clip.SD1Tokenizer):
-        def __init__(
-            self, embedding_directory: str | None = None, tokenizer_data: dict[str, Any] | None = None
-        ) -> None:
-            super().__init__(
-                embedding_directory=embedding_directory,
-                tokenizer_data=tokenizer_data or {},
-                clip_name="h",
-                tokenizer=Words,
-            )
-
-    return Tokenizer, Model
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BaseModelError(f"{path} is missing or damaged; install the pack again.") from error
+    model = partial(comfy.sd1_clip.SD1ClipModel, clip_name="h", clip_model=Encoder)
+    words = partial(
+        comfy.sd1_clip.SDTokenizer,
+        str(tokenizer_folder),
+        pad_with_end=False,
+        embedding_size=width,
+        embedding_key="clip_h",
+    )
+    return partial(comfy.sd1_clip.SD1Tokenizer, clip_name="h", tokenizer=words), model
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:

@@ -31,11 +31,10 @@ _PREDICTS = {
 class Attachment:
     """What a patched MODEL carries with it, whatever is done to it afterwards.
 
-    timestep: the one that the weights were trained at. source: the weights' name.
+    timestep: the one that the weights were trained at.
     """
 
     timestep: int
-    source: str
 
 
 def attachment_of(model: comfy.model_patcher.ModelPatcher) -> Attachment:
@@ -76,7 +75,7 @@ def apply_weights(
     model.add_patches(differences, unet_strength)
     lora = {_PREFIX + names[f"{name}.weight"]: _adapter(pair) for name, pair in weights.unet_lora.items()}
     model.add_patches(lora, unet_strength)
-    model.set_attachments(_KEY, Attachment(weights.timestep, weights.source))
+    model.set_attachments(_KEY, Attachment(weights.timestep))
 
     vae = copy.copy(vae)
     vae.patcher = vae.patcher.clone()

@@ -19,7 +19,7 @@ from .inputs import dtype_input
 logger = logging.getLogger(__name__)
 
 TaggerSocket = io.Custom("OSEDIFF_TAGGER")
-_EMBEDDED = "embedded"
+EMBEDDED_TAGGER = "embedded"
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ class LoadDAPE(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "tagger",
-                    options=[_EMBEDDED, *files],
-                    default=_EMBEDDED,
+                    options=[EMBEDDED_TAGGER, *files],
+                    default=EMBEDDED_TAGGER,
                     tooltip="'embedded' comes with the pack; in this version it finds no tags. Files lie in "
                     "models/osediff.",
                 ),
@@ -69,7 +69,7 @@ class LoadDAPE(io.ComfyNode):
     @classmethod
     def execute(cls, tagger: str, dape: str, dtype: str) -> io.NodeOutput:
         """Raises OptionError for a file, which this version cannot run."""
-        if tagger != _EMBEDDED or dape != NONE:
+        if tagger != EMBEDDED_TAGGER or dape != NONE:
             raise OptionError(
                 "This version of the pack cannot run a tagger from a file; choose 'embedded' and 'none', and write "
                 "what the picture shows into DAPE Prompt."
@@ -177,10 +177,10 @@ class DAPEPrompt(io.ComfyNode):
 
 def fitting_prompt(clip: comfy.sd.CLIP, tags: list[str], extra: str) -> str:
     """Tags, then the extra words; tags are left out from the end until CLIP's 77 tokens hold everything."""
-    tags = [escape(tag) for tag in tags]
-    while tags and _chunks(clip.tokenize(", ".join([*tags, extra] if extra else tags))) > 1:
+    tags, words = [escape(tag) for tag in tags], [extra] if extra else []
+    while tags and _chunks(clip.tokenize(", ".join(tags + words))) > 1:
         tags.pop()
-    return ", ".join([*tags, extra] if extra else tags)
+    return ", ".join(tags + words)
 
 
 def escape(tag: str) -> str:
@@ -190,17 +190,16 @@ def escape(tag: str) -> str:
 
 def encode_prompts(clip: comfy.sd.CLIP, prompts: list[str]) -> list[Any]:
     """CONDITIONING of one batch entry for each prompt, of 77 tokens each; more are cut off, with a warning."""
-    encoded = []
+    encoded = {}
     for prompt in dict.fromkeys(prompts):
         tokens = clip.tokenize(prompt)
         if _chunks(tokens) > 1:
             logger.warning("The prompt is longer than CLIP's 77 tokens; its end is left out: %.60s…", prompt)
             tokens = {name: chunks[:1] for name, chunks in tokens.items()}
-        encoded.append((prompt, clip.encode_from_tokens_scheduled(tokens)))
+        encoded[prompt] = clip.encode_from_tokens_scheduled(tokens)
     if len(encoded) == 1:
-        return encoded[0][1]
-    by_prompt = dict(encoded)
-    first_of_each = [by_prompt[prompt][0] for prompt in prompts]
+        return encoded[prompt]
+    first_of_each = [encoded[prompt][0] for prompt in prompts]
     extras = dict(first_of_each[0][1])
     if torch.is_tensor(extras.get("pooled_output")):
         extras["pooled_output"] = torch.cat([extra["pooled_output"] for _, extra in first_of_each])

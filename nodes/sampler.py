@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..osediff_core.errors import OptionError
 from ..osediff_core.generator import OneStepGenerator
-from ..osediff_core.tiling import make_grid, needs_tiles
+from ..osediff_core.tiling import lay_tiles
 from .native import NativeUNet, native_schedule
 from .native_lora import attachment_of
 
@@ -50,7 +50,8 @@ class OneStepSampler(comfy.samplers.Sampler):
         attachment_of(model_wrap.model_patcher)  # a guider may have been given another MODEL than the sampler
         model = model_wrap.inner_model
         frames, _, height, width = latent_image.shape
-        tiles = self._count_tiles(height, width)
+        tile = self.tile or None
+        tiles = len(lay_tiles(_GRID, height, width, tile, self.overlap))
         if tiles > 1:
             _refuse_regional(model_wrap)
         generator = OneStepGenerator(
@@ -70,17 +71,12 @@ class OneStepSampler(comfy.samplers.Sampler):
 
             latents = latent_image[frame : frame + 1]
             with _conds_of_frame(model_wrap, frame, frames):
-                x0 = generator.denoise(latents, None, self.tile or None, self.overlap, _GRID, progress=show)
+                x0 = generator.denoise(latents, None, tile, self.overlap, _GRID, progress=show)
             restored[frame : frame + 1] = _blend(latents, x0, self.strength, denoise_mask, frame)
             if callback is not None:
                 shown = restored if frame + 1 == frames else restored[frame : frame + 1]
                 callback((frame + 1) * tiles - 1, shown, latent_image, total)
         return restored
-
-    def _count_tiles(self, height: int, width: int) -> int:
-        if not self.tile or not needs_tiles(height, width, self.tile):
-            return 1
-        return len(make_grid(_GRID, height, width, self.tile, self.overlap))
 
 
 def _blend(latents: Tensor, x0: Tensor, strength: float, mask: Tensor | None, frame: int) -> Tensor:

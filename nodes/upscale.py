@@ -9,7 +9,9 @@ from comfy_execution.graph_utils import GraphBuilder
 from torch import Tensor
 
 from ..osediff_core.errors import OptionError
+from .folders import NONE
 from .inputs import base_input, color_inputs, scale_input, tile_input, weights_input
+from .prompt import EMBEDDED_TAGGER
 
 _LOADED = (
     "Of Load OSEDiff, connected together with the other two: a large model then stays loaded from one picture to the "
@@ -78,7 +80,7 @@ class Upscale(io.ComfyNode):
             model, clip, vae = (loaded.out(slot) for slot in range(3))
         elif not all(connected):
             raise OptionError("Only some of model, clip and vae are connected; connect all three or none.")
-        tagger = graph.node("OSEDiff_LoadDAPE", tagger="embedded", dape="none", dtype="auto")
+        tagger = graph.node("OSEDiff_LoadDAPE", tagger=EMBEDDED_TAGGER, dape=NONE, dtype="auto")
         text = graph.node(
             "OSEDiff_DAPEPrompt",
             clip=clip,

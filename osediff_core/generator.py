@@ -20,7 +20,7 @@ from .ports import LatentCodec, NoisePredictor, PromptEncoder
 from .precision import parse_device, parse_dtype, run_stage
 from .schedule import NoiseSchedule
 from .tiled_unet import Progress, predict_tiled
-from .tiling import check_tile, make_grid, needs_tiles
+from .tiling import lay_tiles
 
 if TYPE_CHECKING:
     from .backends import Source
@@ -207,11 +207,10 @@ class OneStepGenerator:
         batch, _, height, width = latents.shape
         prompt_embeds = _one_for_each(prompt_embeds, batch)
         timesteps = torch.full((batch,), self.timestep, dtype=torch.long, device=latents.device)
-        if tile is not None:
-            overlap = tile // 3 if overlap is None else overlap
-            check_tile(tile, overlap)
-            tiles = make_grid(tile_grid, height, width, tile, overlap)
-        if tile is None or not needs_tiles(height, width, tile):
+        if overlap is None:
+            overlap = (tile or 0) // 3
+        tiles = lay_tiles(tile_grid, height, width, tile, overlap)
+        if len(tiles) == 1:
             return run_stage(
                 "denoise", self.unet, lambda: self.unet(latents, timesteps, prompt_embeds).float()
             )

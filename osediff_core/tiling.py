@@ -78,6 +78,19 @@ def make_grid(name: str, height: int, width: int, tile: int, overlap: int) -> li
     return GRIDS[name](height, width, tile, overlap)
 
 
+def lay_tiles(name: str, height: int, width: int, tile: int | None, overlap: int) -> list[Tile]:
+    """What an area is taken in: the tiles of the grid `name`, or one over everything where no tiling is needed.
+
+    tile: None is no tiling. Raises OptionError for an unknown grid or impossible sizes, needed or not.
+    """
+    whole = [Tile(0, 0, height, width)]
+    if tile is None:
+        return whole
+    check_tile(tile, overlap)
+    grid = make_grid(name, height, width, tile, overlap)
+    return grid if needs_tiles(height, width, tile) else whole
+
+
 def gaussian_weights(height: int, width: int) -> Tensor:
     """The official blend weights (height, width), float64: a Gaussian of variance 0.01 squared tile sizes.
 

@@ -12,6 +12,7 @@ from osediff_core import OneStepGenerator
 
 # Tests import the helper modules that lie beside the reference numbers by name.
 sys.path.insert(0, str(Path(__file__).parent / "golden"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))  # for `headless`
 
 from golden_cases import reference_folder
 from mini_weights import MiniModel, write_mini
@@ -36,6 +37,18 @@ def reference_dir() -> Path:
     if folder is None:
         pytest.skip("the larger reference data are not here (set OSEDIFF_REFERENCE to their folder)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def comfyui() -> Path:
+    """The folder of a ComfyUI that this Python can run; tests that need one are skipped where there is none."""
+    from headless import FetchError
+    from headless.demo import installed_comfyui
+
+    try:
+        return installed_comfyui()
+    except FetchError as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture(autouse=True)

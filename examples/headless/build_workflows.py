@@ -22,13 +22,12 @@ from headless.browser import Page, open_comfyui
 from headless.client import ComfyClient, Json
 from headless.demo import installed_comfyui
 from headless.server import PACK, ComfyServer
-from headless.thumbnails import make_thumbnail
+from headless.thumbnails import PHOTOS, make_thumbnail
 from headless.workflow_notes import ABOUT, About, note_for
 
 FOLDER = PACK / "example_workflows"
 SCREENSHOT = PACK / "docs" / "images" / "comfyui_restore_photo.jpg"
 BLUEPRINT = PACK / "subgraphs" / "OSEDiff Restore.json"
-PHOTOS = PACK / "examples" / "photos"
 _GAP, _TITLE, _NOTE_WIDTH = 60, 40, 380  # px: between nodes, a node's title bar, the note's width
 _SAVE_SIZE = (440, 420)  # room for the result
 _PROMOTED = {  # the blueprint's own widgets, by the class of the node inside
@@ -156,11 +155,11 @@ def blueprint(page: Page) -> Json:
     )
     graph = _plain(made["graph"])
     (node,) = (n for n in graph["nodes"] if str(n["id"]) == str(made["id"]))
-    inner = graph["definitions"]["subgraphs"][0]["nodes"]
+    (subgraph,) = graph["definitions"]["subgraphs"]
     node["properties"]["proxyWidgets"] = [
-        [str(n["id"]), widget] for n in inner for widget in _PROMOTED.get(n["type"], ())
+        [str(n["id"]), widget] for n in subgraph["nodes"] for widget in _PROMOTED.get(n["type"], ())
     ]
-    _keep_pictures_only(graph["definitions"]["subgraphs"][0], node)
+    _keep_pictures_only(subgraph, node)
     node["inputs"] = [{**slot, "link": None} for slot in node["inputs"] if slot["type"] == "IMAGE"]
     node["outputs"] = [{**slot, "links": []} for slot in node["outputs"]]
     return {**graph, "nodes": [node], "links": [], "groups": [], "extra": {}}
@@ -190,8 +189,7 @@ def screenshot(page: Page, workflow: Path, target: Path) -> None:
 def _plain(value: Any) -> Any:  # noqa: ANN401 - any JSON value
     """Without what is null and what depends on the language of the page."""
     if isinstance(value, dict):
-        kept = {k: _plain(v) for k, v in value.items() if v is not None and k != "localized_name"}
-        return kept
+        return {k: _plain(v) for k, v in value.items() if v is not None and k != "localized_name"}
     return [_plain(v) for v in value] if isinstance(value, list) else value
 
 

@@ -13,22 +13,14 @@ import torch
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "examples"))  # for `headless`
 sys.path.insert(0, str(ROOT / "tests" / "core"))  # for `sd_models`
 sys.path.insert(0, str(Path(__file__).parent))  # for `node_graph`
 
 
 @pytest.fixture(scope="session")
-def pack(tmp_path_factory):
+def pack(comfyui, tmp_path_factory):
     """The pack as ComfyUI imports it: its modules by name, `pack.load`, `pack.sampler` and so on."""
-    from headless import FetchError
-    from headless.demo import installed_comfyui
-
-    try:
-        tree = installed_comfyui()
-    except FetchError as error:
-        pytest.skip(str(error))
-    sys.path.insert(0, str(tree))
+    sys.path.insert(0, str(comfyui))
     from comfy.cli_args import args
 
     args.cpu = True  # before anything asks for a device

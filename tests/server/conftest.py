@@ -7,23 +7,17 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))  # for `headless`
 sys.path.insert(0, str(Path(__file__).parent))  # for `server_graphs`
 
-from headless import ComfyClient, ComfyServer, FetchError
-from headless.demo import installed_comfyui
+from headless import ComfyClient, ComfyServer
 from PIL import Image
 from server_graphs import ROOT
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory):
+def server(comfyui, tmp_path_factory):
     """Runs until the last test; its models/, input/ and output/ are in server.base."""
-    try:
-        tree = installed_comfyui()
-    except FetchError as error:
-        pytest.skip(str(error))
-    with ComfyServer(tree, tmp_path_factory.mktemp("comfyui")) as server:
+    with ComfyServer(comfyui, tmp_path_factory.mktemp("comfyui")) as server:
         yield server
         assert server.running, f"ComfyUI ended during the tests:\n{server.log()[-3000:]}"
     assert not server.running
