@@ -1,0 +1,124 @@
+"""Checkpoints of a run: whole or not at all, the latest few and the best one, without a pickle.
+
+    RUN/checkpoints/step_00000500/
+        state.safetensors    trained parameters, averages, Adam's moments
+        state.json           step, schedules, loss scales, position in the data, best validation
+        config.yaml          the configuration
+        weights.safetensors  the generator, as the core, the nodes and `osediff upscale --weights` read it
+
+No generator's state is needed: every random number of a run follows from its seed and the number of the sample.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from osediff_core.atomic import write_bytes_atomically
+from osediff_core.errors import first_line
+from osediff_core.formats import safetensors_bytes
+from osediff_core.weights import OSEDiffWeights
+
+from .errors import TrainingError
+
+_NAME = re.compile(r"step_(\d{8,})")
+_VERSION = 1
+
+
+@dataclass
+class Checkpoint:
+    """What a checkpoint holds. values: JSON-able, with "step" in it."""
+
+    tensors: dict[str, Tensor]
+    values: dict[str, Any]
+
+
+def save_checkpoint(
+    folder: Path, checkpoint: Checkpoint, weights: OSEDiffWeights, config: str, keep: int, best: int | None
+) -> Path:
+    """Write step_N in `folder`; then drop all but the latest `keep` and that of step `best`.
+
+    Raises TrainingError (disk full, no permission); older checkpoints are untouched then.
+    """
+    step = checkpoint.values["step"]
+    target = folder / f"step_{step:08d}"
+    temporary = folder / f".{target.name}.{secrets.token_hex(4)}"
+    files = {
+        "state.safetensors": lambda: save(
+            {name: tensor.contiguous().cpu() for name, tensor in checkpoint.tensors.items()}
+        ),
+        "weights.safetensors": lambda: safetensors_bytes(weights),
+        "config.yaml": config.encode,
+        "state.json": json.dumps({"version": _VERSION, **checkpoint.values}, indent=1).encode,
+    }
+    try:
+        temporary.mkdir(parents=True)
+        for name, data in files.items():
+            write_bytes_atomically(temporary / name, data())
+        _remove(target)  # of an earlier attempt at the same step
+        temporary.rename(target)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        older = latest_checkpoint(folder)
+        left = f"the latest one is {older}" if older else "there is none yet"
+        raise TrainingError(
+            f"The checkpoint of step {step} cannot be written to {folder} ({error.strerror or error}; {left}); free "
+            "space or mend the folder and go on with resume=latest."
+        ) from error
+    _rotate(folder, keep, best)
+    return target
+
+
+def latest_checkpoint(folder: Path) -> Path | None:
+    """The one with the highest step, or None."""
+    found = _all(folder)
+    return found[max(found)] if found else None
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read what `save_checkpoint` wrote. Raises TrainingError for a folder that is none or is damaged."""
+    try:
+        values = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        tensors = load_file(path / "state.safetensors")
+    except (OSError, ValueError, SafetensorError) as error:
+        raise TrainingError(
+            f"{path} is no whole checkpoint ({first_line(error)}); resume from another one."
+        ) from error
+    if values.get("version") != _VERSION:
+        raise TrainingError(f"{path} was written by another version of the trainer; resume it with that one.")
+    return Checkpoint(tensors, values)
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Remove what a killed process left half written or half deleted."""
+    for path in folder.glob(".step_*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _all(folder: Path) -> dict[int, Path]:
+    matches = ((_NAME.fullmatch(path.name), path) for path in folder.glob("step_*"))
+    return {int(match[1]): path for match, path in matches if match and (path / "state.json").exists()}
+
+
+def _rotate(folder: Path, keep: int, best: int | None) -> None:
+    found = _all(folder)
+    for step in sorted(found)[:-keep]:
+        if step != best:
+            _remove(found[step])
+
+
+def _remove(path: Path) -> None:
+    """Under another name first: a kill on the way must not leave what looks like a checkpoint."""
+    if path.exists():
+        doomed = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        path.rename(doomed)
+        shutil.rmtree(doomed, ignore_errors=True)

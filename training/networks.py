@@ -1,0 +1,171 @@
+"""The networks of a run: one base with the adapters of the generator and of the regulariser on it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from osediff_core.backends.base import Base, load_base
+from osediff_core.checkpoint import read_weights
+from osediff_core.generator import OneStepGenerator
+from osediff_core.lora import attach_peft, copy_into_peft, lora_scale, weights_from_peft
+from osediff_core.targets import vae_targets
+from osediff_core.weights import ADAPTER_OF_GROUP, VAE_ADAPTER, OSEDiffWeights
+
+from .config import ModelConfig
+from .discriminator import Discriminator
+from .errors import TrainingError
+from .roles import GENERATOR, REGULARISER, TEACHER, OwnConv, RoleSwitch, checkpoint_gradients, fp32_norms
+
+REGULARISER_ADAPTER = {group: f"regulariser_{group}" for group in ADAPTER_OF_GROUP}
+TRAINED_REGULARISERS = ("vsd", "vsd-pixel", "gan")  # the others have no weights of their own
+
+
+@dataclass
+class Networks:
+    """One frozen base; what is trained, by name; and the switches between roles.
+
+    generator: the core's, over the base's networks with adapters on. negative_embeds (1, L, D) for guidance.
+    generator_parameters, regulariser_parameters: name -> fp32 parameter; nothing else has requires_grad.
+    """
+
+    base: Base
+    generator: OneStepGenerator
+    unet_roles: RoleSwitch
+    vae_roles: RoleSwitch
+    generator_parameters: dict[str, nn.Parameter]
+    regulariser_parameters: dict[str, nn.Parameter]
+    discriminator: Discriminator | None
+
+    def predict(self, role: str, latents: Tensor, timesteps: Tensor, prompt_embeds: Tensor) -> Tensor:
+        """The UNet's noise prediction in a role."""
+        with self.unet_roles.role(role):
+            return self.base.unet(latents, timesteps, prompt_embeds)
+
+    def weights(self, metadata: dict[str, str]) -> OSEDiffWeights:
+        """Copies of the generator's weights, as the core's files hold them."""
+        unet = self.base.unet.module
+        conv_in = unet.conv_in.base_layer
+        return weights_from_peft(
+            unet,
+            self.base.vae.module,
+            {"timestep": str(self.generator.timestep), **metadata},
+            conv_in={"weight": conv_in.weight, "bias": conv_in.bias},
+        )
+
+
+def build_networks(config: ModelConfig, device: torch.device, seed: int = 0) -> Networks:
+    """Load the base and put everything that is trained on it.
+
+    Raises BaseModelError for a base that cannot be used (a v-prediction one among them), CheckpointError for
+    `start_from` weights that do not fit, OptionError for a timestep outside the schedule.
+    """
+    base = load_base(config.base, config.base_dtype, device)
+    unet, vae = base.unet.module, base.vae.module
+    base.text.module.requires_grad_(False)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # peft draws the first factors from the global generator
+        groups = _attach(unet, vae, config)
+        discriminator = Discriminator(unet).to(device) if config.regulariser == "gan" else None
+    unet.conv_in.base_layer = OwnConv(unet.conv_in.base_layer)
+    weights = read_weights(config.start_from) if config.start_from else None
+    if weights is not None:
+        copy_into_peft(weights, unet, vae)
+    if config.base_dtype != "fp32":
+        fp32_norms(unet), fp32_norms(vae)
+    timestep = config.timestep if config.timestep is not None else weights.timestep if weights else None
+    generator = OneStepGenerator(base.vae, base.unet, base.text, base.schedule, timestep)
+    unet_roles, vae_roles = _roles(unet, vae, groups, config)
+    if config.gradient_checkpointing:
+        checkpoint_gradients(unet, unet_roles)
+        checkpoint_gradients(vae, vae_roles)
+    generator_parameters, regulariser_parameters = _choose_trained(unet, vae, unet_roles, config)
+    if discriminator is not None:
+        heads = discriminator.head.named_parameters()
+        regulariser_parameters |= {f"discriminator/{name}": parameter for name, parameter in heads}
+    return Networks(
+        base, generator, unet_roles, vae_roles, generator_parameters, regulariser_parameters, discriminator
+    )
+
+
+def _attach(unet: nn.Module, vae: nn.Module, config: ModelConfig) -> dict[str, list[str]]:
+    """Put all adapters on; the UNet's groups."""
+    from peft import LoraConfig
+
+    names = [name for name, _ in vae.named_parameters()]
+    groups, _ = attach_peft(
+        unet, vae, config.rank_unet, config.rank_vae, vae_modules=_vae_modules(names, config.tune_vae)
+    )
+    if config.regulariser in TRAINED_REGULARISERS:
+        for group, modules in groups.items():
+            adapter = LoraConfig(
+                r=config.rank_regulariser, init_lora_weights="gaussian", target_modules=modules
+            )
+            if modules:
+                unet.add_adapter(adapter, adapter_name=REGULARISER_ADAPTER[group])
+    if config.lora_init == "fan_in":
+        for module, rank in ((unet, config.rank_unet), (vae, config.rank_vae)):
+            _start_wide(module, rank)
+    return groups
+
+
+def _vae_modules(names: list[str], halves: str) -> list[str]:
+    """The official choice for the encoder; for the decoder the modules of the same kinds."""
+    encoder = vae_targets(names)
+    mirrored = {
+        name.replace("decoder.", "encoder.", 1): name for name in names if name.startswith("decoder.")
+    }
+    decoder = [mirrored[f"{module}.weight"].removesuffix(".weight") for module in vae_targets(mirrored)]
+    chosen = {"none": [], "encoder": encoder, "decoder": decoder, "both": encoder + decoder}
+    return chosen[halves]
+
+
+def _start_wide(module: nn.Module, rank: int) -> None:
+    """Draw A so that scale * A has a fresh layer's variance: at high ranks peft's start makes first updates tiny."""
+    for name, parameter in module.named_parameters():
+        if ".lora_A." in name and ".regulariser_" not in name:
+            nn.init.normal_(parameter, std=1 / (lora_scale(rank) * math.sqrt(parameter[0].numel())))
+
+
+def _roles(
+    unet: nn.Module, vae: nn.Module, groups: dict[str, list[str]], config: ModelConfig
+) -> tuple[RoleSwitch, RoleSwitch]:
+    used = [group for group, modules in groups.items() if modules]
+    trained = {"vsd": used, "vsd-pixel": used, "gan": ["encoder", "others"]}.get(config.regulariser, [])
+    if config.official == "mid":
+        trained = [group for group in trained if group == "others"]
+    for_unet = {
+        GENERATOR: [ADAPTER_OF_GROUP[group] for group in used],
+        TEACHER: [],
+        REGULARISER: [REGULARISER_ADAPTER[group] for group in trained],
+    }
+    for_vae = {GENERATOR: [VAE_ADAPTER], TEACHER: []}
+    return RoleSwitch(unet, for_unet), RoleSwitch(vae, for_vae)
+
+
+def _choose_trained(
+    unet: nn.Module, vae: nn.Module, unet_roles: RoleSwitch, config: ModelConfig
+) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]]:
+    """Sets requires_grad everywhere: (the generator's, the regulariser's) parameters by name, in fp32."""
+    ours, its = {}, {}
+    generator_adapters = {*ADAPTER_OF_GROUP.values(), VAE_ADAPTER}
+    regulariser_adapters = set(unet_roles.adapters[REGULARISER])
+    for part, module in (("unet", unet), ("vae", vae)):
+        for name, parameter in module.named_parameters():
+            adapter = name.split(".")[-2] if ".lora_" in name else None
+            own_conv = part == "unet" and name.startswith("conv_in.base_layer.")
+            if adapter in generator_adapters or own_conv:
+                ours[f"{part}/{name}"] = parameter
+            elif adapter in regulariser_adapters:
+                its[f"{part}/{name}"] = parameter
+            parameter.requires_grad_(f"{part}/{name}" in ours or f"{part}/{name}" in its)
+    for parameter in (*ours.values(), *its.values()):
+        parameter.data = parameter.data.float()
+    if not any(name.startswith("unet/") for name in ours):
+        raise TrainingError(
+            f"The base {config.base} has no layer that OSEDiff adapts; use a Stable Diffusion UNet."
+        )
+    return ours, its
