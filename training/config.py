@@ -98,6 +98,7 @@ class ValidationConfig:
     limit: int = 16  # pictures
     size: int = 512  # px, centre crop
     distance: str = "efficientnet-lite2"  # reported, never trained on
+    preset: str = "light"  # how pictures without an LR/ partner are degraded, always in the same way
     prompt: str = ""
 
     __pydantic_config__ = _STRICT

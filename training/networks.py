@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 
 import torch
@@ -66,7 +67,8 @@ def build_networks(config: ModelConfig, device: torch.device, seed: int = 0) -> 
     base = load_base(config.base, config.base_dtype, device)
     unet, vae = base.unet.module, base.vae.module
     base.text.module.requires_grad_(False)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Already found a `peft_config`")  # several adapters are meant
         torch.manual_seed(seed)  # peft draws the first factors from the global generator
         groups = _attach(unet, vae, config)
         discriminator = Discriminator(unet).to(device) if config.regulariser == "gan" else None

@@ -35,7 +35,9 @@ class Updater:
             weight_decay=config.weight_decay,
             eps=config.eps,
         )
-        self.schedule = get_scheduler(config.schedule, self.optimizer, config.warmup, steps)
+        self.schedule = get_scheduler(
+            config.schedule, self.optimizer, num_warmup_steps=config.warmup, num_training_steps=steps
+        )
         self.scaler = torch.amp.GradScaler(enabled=scale_loss)
         self.average = {name: p.detach().clone() for name, p in parameters.items()} if ema else {}
         self.updates = 0

@@ -10,12 +10,23 @@ from pydantic import ConfigDict
 
 @dataclass(frozen=True)
 class SourceConfig:
-    """One source of pictures."""
+    """One source of pictures.
+
+    path: a folder; a .txt list, one picture a line, relative to the list; .tar shards (a glob), which hold KEY.jpg and
+    KEY.txt as webdataset's do; or a data set of Hugging Face's `datasets`: a saved folder, .parquet files or a name.
+    """
 
     path: str
     kind: Literal["auto", "folder", "list", "shards", "dataset"] = "auto"
-    weight: float = 1.0
-    limit: int = 0
+    weight: float = 1.0  # share of the samples, relative to the other sources
+    limit: int = 0  # only the first pictures, in order of their names; 0: all
+    # of data sets:
+    split: str = "train"
+    image_column: str = "image"
+    caption_column: str = "caption"
+    streaming: bool = False  # read in order from where it is, shuffled in windows
+    window: int = 1024  # pictures that are shuffled together
+    allow_download: bool = False
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
@@ -25,6 +36,16 @@ class DataConfig:
     """All sources, and the pairs made of them."""
 
     sources: tuple[SourceConfig, ...]
-    resolution: int = 512
+    resolution: int = 512  # px, side of the square crops
+    small: Literal["enlarge", "skip"] = "enlarge"  # what becomes of pictures with a shorter side
+    flip: bool = True  # half of the crops are mirrored
+    degradation: str = "realesrgan"  # a preset of osediff_core.degrade
+    scale: float = 4.0
+    # none; text:WORDS; files: NAME.txt beside the picture or in the shard, or the caption column; file:PATH of
+    # python -m training.caption; tagger:NAME, from the HQ crop
+    captions: str = "none"
+    prompt_dropout: float = 0.0  # probability of an empty prompt
+    workers: int = 2  # processes; 0: in the trainer's own
+    prefetch: int = 2  # batches that each worker prepares ahead
 
     __pydantic_config__ = ConfigDict(extra="forbid")

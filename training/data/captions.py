@@ -1,0 +1,93 @@
+"""What a training picture shows: nothing, fixed words, text files, a list made beforehand, or a tagger on the fly."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from torch import Tensor
+
+from .errors import DataError
+
+
+class Tagger(Protocol):
+    """Words for pictures."""
+
+    def __call__(self, images: Tensor) -> list[str]:
+        """images (B, 3, H, W) in [-1, 1] -> a prompt each, such as "harbour, boats"."""
+        ...
+
+
+class Captions:
+    """The prompt of a picture, as data.captions says. `tagger` is set where the crop itself must be looked at."""
+
+    def __init__(self, kind: str, tagger: Tagger | None = None) -> None:
+        self.kind, _, self.value = kind.partition(":")
+        self.tagger = tagger
+        self._listed: dict[str, str] = {}
+        if self.kind == "tagger" and tagger is None:
+            self.tagger = find_tagger(self.value)
+        elif self.kind == "file":
+            self._listed = read_captions(Path(self.value))
+        elif self.kind not in ("none", "text", "files", "tagger"):
+            raise DataError(
+                f"captions {kind!r} is unknown; use none, text:WORDS, files, file:PATH or tagger:NAME."
+            )
+
+    def prompt(self, name: str, beside: str | None) -> str | None:
+        """The prompt of picture `name`, or None where the tagger decides. Pictures without a caption get none."""
+        if self.kind == "tagger":
+            return None
+        found = {"text": self.value, "files": beside or "", "file": self._listed.get(name, "")}
+        return found.get(self.kind, "")
+
+
+def find_tagger(name: str) -> Tagger:
+    """`appearance` (colours and texture; what the embedded model knows) or package.module:callable.
+
+    Raises DataError for anything else.
+    """
+    if name == "appearance":
+        return _appearance
+    module, colon, attribute = name.partition(":")
+    if not colon:
+        raise DataError(
+            f"There is no tagger {name!r}; use appearance, or your own as package.module:callable."
+        )
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise DataError(f"The tagger {name} cannot be imported ({error}); mend its name.") from error
+
+
+def _appearance(images: Tensor) -> list[str]:
+    from ..tiny.tags import appearance_tags
+
+    pictures = ((images + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
+    return [", ".join(appearance_tags(np.ascontiguousarray(picture))) for picture in pictures]
+
+
+def read_captions(path: Path) -> dict[str, str]:
+    """name -> caption of a JSONL file by `python -m training.caption`; a torn last line is left out.
+
+    Raises DataError.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"The captions {path} cannot be read; make them by python -m training.caption."
+        ) from error
+    found = {}
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+            found[row["name"]] = row["caption"]
+        except (ValueError, KeyError, TypeError) as error:
+            if number == len(lines):
+                break
+            raise DataError(f"Line {number} of {path} is no caption; mend or remove it.") from error
+    return found

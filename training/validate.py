@@ -1,0 +1,247 @@
+"""Validation on fixed pairs: the same crops at every call, their figures, and a sheet to look at."""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torchmetrics.functional.image import structural_similarity_index_measure
+
+from osediff_core.atomic import write_bytes_atomically
+from osediff_core.degrade import degrade
+from osediff_core.errors import OptionError, first_line
+
+from .contact_sheet import Row, contact_sheet
+from .data.errors import DataError
+from .data.pictures import SUFFIXES, decode
+from .errors import TrainingError
+from .tiny.metrics import luma, psnr_y
+from .tiny.photos import to_tensor
+
+log = logging.getLogger(__name__)
+
+Restore = Callable[[Tensor, list[str]], Tensor]
+Distance = Callable[[Tensor, Tensor], Tensor]
+
+SEED = 2024
+_SMALLEST = 64  # px: below this neither SSIM's window nor a network's features say much
+_PAIR_FOLDERS = (("LR", "HR"), ("lq", "hq"), ("LQ", "HQ"), ("lr", "hr"))
+_SHAPE_SLACK = 0.02  # by which the sides' ratios of a pair may differ: LR sides are rounded
+
+
+@dataclass(frozen=True)
+class ValidationPair:
+    """lq, hq: uint8 (H, W, 3) of the same size; the LQ is enlarged already."""
+
+    name: str
+    lq: np.ndarray
+    hq: np.ndarray
+
+
+class Validation:
+    """Restores `pairs` and compares the results with what they should be.
+
+    distance: two (B, 3, H, W) in [-1, 1] -> (B,), smaller is closer; None leaves it out. prompt: of every picture.
+    skipped: files that were left out, each with the reason.
+    """
+
+    def __init__(
+        self,
+        pairs: Sequence[ValidationPair],
+        distance: Distance | None = None,
+        prompt: str = "",
+        skipped: Sequence[str] = (),
+    ) -> None:
+        if not pairs:
+            raise DataError("There is no pair to validate on; give a folder with pictures.")
+        self.pairs, self.skipped = list(pairs), list(skipped)
+        self.distance, self.prompt = distance, prompt
+        self._bicubic: list[dict[str, float]] = []
+        self._rows: list[Row] = []
+
+    @classmethod
+    def from_folder(
+        cls,
+        path: Path,
+        limit: int = 16,
+        size: int = 512,
+        multiple: int = 8,
+        distance: Distance | None = None,
+        *,
+        preset: str = "realesrgan",
+        scale: float = 4.0,
+        seed: int = SEED,
+        prompt: str = "",
+    ) -> Validation:
+        """Pairs of `path`/LR and `path`/HR (or lq, hq), whose names match; else its pictures, degraded here.
+
+        limit: only the first pictures, in order of their names. size: of the centre crops in px, rounded down to
+        `multiple`, that of the VAE; smaller pictures keep what they have of it. preset, scale, seed: of
+        `osediff_core.degrade`; picture i is degraded by (seed, i). Files that are broken or smaller than 64 px are
+        skipped with a warning. Raises DataError where no pair is left, or a pair's sizes do not fit each other.
+        """
+        path = Path(path)
+        if not path.is_dir():
+            raise DataError(f"There is no folder {path} to validate on; give one, or none for no validation.")
+        if size // multiple < 1 or limit < 1:
+            raise OptionError(
+                f"Validation on {limit} crops of {size} px is not possible; take at least one of {multiple} px."
+            )
+        skipped: list[str] = []
+        pairs = []
+        for index, (lq_path, hq_path) in enumerate(_paths(path)[:limit]):
+            try:
+                hq = _read(hq_path)
+                crop = _centre(hq_path, hq.size, size, multiple)
+                if lq_path is None:
+                    hq = hq.crop(crop)
+                    lq = _degraded(hq, preset, scale, seed, index)
+                else:
+                    lq = _enlarged(_read(lq_path), hq, lq_path).crop(crop)
+                    hq = hq.crop(crop)
+            except _Unusable as error:
+                log.warning("validation: %s; it is skipped", error)
+                skipped.append(str(error))
+                continue
+            pairs.append(ValidationPair(hq_path.stem, np.asarray(lq), np.asarray(hq)))
+        if not pairs:
+            raise DataError(f"No picture in {path} can be validated on ({skipped[0]}); give other ones.")
+        return cls(pairs, distance, prompt, skipped)
+
+    def run(self, restore: Restore) -> dict[str, float]:
+        """Restore every pair on its own and return the means of the figures.
+
+        restore: (lq (1, 3, H, W) in [-1, 1] on the CPU, [prompt]) -> the same shape on any device. Keys: psnr_y in dB,
+        ssim_y, distance; bicubic_* are those of the enlarged LQ, distance_ratio is distance / bicubic_distance.
+        PSNR and SSIM are those of BT.601 luma; no border is cropped.
+        """
+        if not self._bicubic:
+            self._bicubic = [self._figures(to_tensor(pair.lq[None]), pair) for pair in self.pairs]
+        figures, self._rows = [], []
+        for pair, bicubic in zip(self.pairs, self._bicubic, strict=True):
+            with torch.no_grad():
+                restored = (
+                    restore(to_tensor(pair.lq[None]), [self.prompt]).detach().float().cpu().clamp(-1, 1)
+                )
+            found = self._figures(restored, pair)
+            figures.append(found)
+            pictures = (pair.lq, _as_uint8(restored), pair.hq)
+            self._rows.append(Row(pictures, (_phrase(bicubic), _phrase(found), pair.name)))
+        means, bicubic = _means(figures), _means(self._bicubic)
+        values = means | {f"bicubic_{name}": value for name, value in bicubic.items()}
+        if bicubic.get("distance", 0) > 0:
+            values["distance_ratio"] = means["distance"] / bicubic["distance"]
+        return values
+
+    def sheet(self, path: Path, side: int = 320, rows: int = 8) -> None:
+        """Write LQ | restored | HQ of the last run as a PNG, whole or not at all; its folder is made.
+
+        Shows the centres of the first `rows` pairs at 1:1, at most `side` px wide and high.
+        Raises TrainingError where the file cannot be written.
+        """
+        page = contact_sheet(self._rows[:rows], ("LQ", "restored", "HQ"), side)
+        buffer = io.BytesIO()
+        page.save(buffer, "PNG")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_bytes_atomically(path, buffer.getvalue())
+        except OSError as error:
+            raise TrainingError(
+                f"The validation sheet {path} cannot be written ({error.strerror}); free space or mend the folder."
+            ) from error
+
+    @torch.no_grad()
+    def _figures(self, image: Tensor, pair: ValidationPair) -> dict[str, float]:
+        """Of one image (1, 3, H, W) in [-1, 1] on the CPU."""
+        hq = to_tensor(pair.hq[None])
+        ssim = structural_similarity_index_measure(luma(image), luma(hq), data_range=1.0)
+        found = {"psnr_y": float(psnr_y(image, hq)), "ssim_y": float(ssim)}
+        if self.distance is not None:
+            device = _device_of(self.distance)
+            found["distance"] = float(self.distance(image.to(device), hq.to(device)))
+        return found
+
+
+class _Unusable(Exception):
+    """A file that is left out, and why."""
+
+
+def _paths(folder: Path) -> list[tuple[Path | None, Path]]:
+    """(LQ or None, HQ) of every picture, by name. Raises DataError where there is none."""
+    for lq_name, hq_name in _PAIR_FOLDERS:
+        if (folder / lq_name).is_dir() and (folder / hq_name).is_dir():
+            lqs = {path.stem: path for path in _pictures(folder / lq_name)}
+            pairs = [(lqs[path.stem], path) for path in _pictures(folder / hq_name) if path.stem in lqs]
+            if not pairs:
+                raise DataError(
+                    f"No picture in {folder / lq_name} has the name of one in {folder / hq_name}; name them alike."
+                )
+            return pairs
+    pictures = _pictures(folder)
+    if not pictures:
+        raise DataError(f"The folder {folder} has neither pictures nor LR/ and HR/; give one that has.")
+    return [(None, path) for path in pictures]
+
+
+def _pictures(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
+
+
+def _read(path: Path) -> Image.Image:
+    try:
+        return decode(path.read_bytes())
+    except Exception as error:  # Pillow's decoders raise many kinds
+        raise _Unusable(f"{path} cannot be read ({first_line(error)})") from error
+
+
+def _centre(path: Path, size: tuple[int, int], side: int, multiple: int) -> tuple[int, int, int, int]:
+    """(left, top, right, bottom) of the crop in a picture of `size` = (width, height)."""
+    width, height = (min(length, side) // multiple * multiple for length in size)
+    if min(width, height) < min(_SMALLEST, side // multiple * multiple):
+        raise _Unusable(f"{path} is too small ({size[0]}x{size[1]} px)")
+    left, top = (size[0] - width) // 2, (size[1] - height) // 2
+    return left, top, left + width, top + height
+
+
+def _degraded(hq: Image.Image, preset: str, scale: float, seed: int, index: int) -> Image.Image:
+    image = (to_tensor(np.asarray(hq)[None]) + 1) / 2
+    lq, _ = degrade(image, preset, scale, seed, resize_back=True, first=index)
+    return Image.fromarray(_as_uint8(lq * 2 - 1))
+
+
+def _enlarged(lq: Image.Image, hq: Image.Image, path: Path) -> Image.Image:
+    """The LQ at the size of its HQ, by Pillow's bicubic."""
+    across, down = hq.width / lq.width, hq.height / lq.height
+    if across < 1 or down < 1 or abs(across / down - 1) > _SHAPE_SLACK:
+        raise DataError(
+            f"{path} has {lq.width}x{lq.height} px, which is no smaller copy of its HQ of {hq.width}x{hq.height} px; "
+            "mend or remove the pair."
+        )
+    return lq if lq.size == hq.size else lq.resize(hq.size, Image.Resampling.BICUBIC)
+
+
+def _as_uint8(image: Tensor) -> np.ndarray:
+    """(1, 3, H, W) in [-1, 1] -> uint8 (H, W, 3)."""
+    levels = ((image[0].nan_to_num() + 1) * 127.5).round().clamp(0, 255)
+    return levels.byte().permute(1, 2, 0).cpu().numpy()
+
+
+def _device_of(distance: Distance) -> torch.device:
+    first = next(distance.parameters(), None) if isinstance(distance, nn.Module) else None
+    return torch.device("cpu") if first is None else first.device
+
+
+def _means(figures: list[dict[str, float]]) -> dict[str, float]:
+    return {name: float(np.mean([found[name] for found in figures])) for name in figures[0]}
+
+
+def _phrase(figures: dict[str, float]) -> str:
+    phrase = f"{figures['psnr_y']:.2f} dB   SSIM {figures['ssim_y']:.3f}"
+    return phrase + (f"   distance {figures['distance']:.4f}" if "distance" in figures else "")
