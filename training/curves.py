@@ -29,11 +29,12 @@ TRAIN: tuple[Panel, ...] = (
     ("Learning rate", ("learning_rate",), ""),
 )
 VALIDATION: tuple[Panel, ...] = (
-    ("Distance", ("distance", "bicubic_distance"), "lower is better"),
+    ("distance", ("distance", "bicubic_distance"), "lower is better"),
     ("PSNR-Y", ("psnr_y", "bicubic_psnr_y"), "dB, higher is better"),
     ("SSIM-Y", ("ssim_y", "bicubic_ssim_y"), "higher is better"),
 )
 _LABELS = {"grad_norm": "generator", "regulariser_grad_norm": "regulariser"}
+_NO_CURVE = {"distance_ratio", "skipped", "enlarged"}
 _COLUMNS, _WIDE_SPAN = 3, 30  # largest : smallest value from which an axis is logarithmic
 _LOGARITHMIC = {"grad_norm", "diffusion", "regulariser", "loss", "l2"}
 
@@ -55,15 +56,15 @@ def smoothed(values: np.ndarray) -> np.ndarray:
 
 
 def draw_curves(rows: Sequence[LogRow], dpi: int = 110) -> bytes:
-    """A PNG of all curves that `rows` hold: training, raw and smoothed, then validation beside the enlarged LQ.
+    """A PNG of all curves that `rows` hold: validation beside the enlarged LQ, then training, raw and smoothed.
 
     Raises ImportError without matplotlib.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    panels = [("train", *panel) for panel in _known(rows, "train", TRAIN)]
-    panels += [("validation", *panel) for panel in _known(rows, "validation", VALIDATION)]
+    panels = [("validation", *panel) for panel in _known(rows, "validation", VALIDATION)]
+    panels += [("train", *panel) for panel in _known(rows, "train", TRAIN)]
     lines = max(1, -(-len(panels) // _COLUMNS))
     figure = Figure(figsize=(4.1 * _COLUMNS, 2.9 * lines), layout="constrained", facecolor="white")
     figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)
@@ -82,13 +83,20 @@ def draw_curves(rows: Sequence[LogRow], dpi: int = 110) -> bytes:
 def _known(rows: Sequence[LogRow], kind: str, panels: tuple[Panel, ...]) -> list[Panel]:
     """The panels that have values, then one for every name that no panel knows."""
     there = {name for row in rows if row["kind"] == kind for name in row["values"]}
-    known = {name for _, names, _ in panels for name in names} | {"distance_ratio"}
+    known = {name for _, names, _ in panels for name in names} | _NO_CURVE
     chosen = [(title, names, note) for title, names, note in panels if there & set(names)]
     return chosen + [(name.replace("_", " "), (name,), "") for name in sorted(there - known)]
 
 
 def _style(axes: Axes, title: str, note: str) -> None:
-    axes.set_title(title, loc="left", fontsize=11, color=INK, fontweight="bold", pad=18 if note else 8)
+    axes.set_title(
+        title[:1].upper() + title[1:],
+        loc="left",
+        fontsize=11,
+        color=INK,
+        fontweight="bold",
+        pad=18 if note else 8,
+    )
     if note:
         axes.text(0, 1.03, note, transform=axes.transAxes, fontsize=8.5, color=FAINT)
     axes.spines[["top", "right"]].set_visible(False)

@@ -24,7 +24,7 @@ if __package__ in (None, ""):  # run by its path, as accelerate does
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import DistributedType, gather_object
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -64,6 +64,11 @@ class Trainer:
         # Precision and loss scale are ours, one scale for each optimiser: accelerate would share one.
         self.accelerator = Accelerator(mixed_precision="no", cpu=config.device == "cpu")
         self.device, self.main = self.accelerator.device, self.accelerator.is_main_process
+        if self.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+            raise TrainingError(
+                "The networks are shared by two losses, which FSDP and DeepSpeed cannot wrap; launch with DDP "
+                "(training/configs/accelerate/ddp.yaml), which only has to keep the few trained parameters alike."
+            )
         self.folder = Path(config.output)
         resumed = self._resumed()
         self.networks = build_networks(config.model, self.device, config.seed)

@@ -56,8 +56,8 @@ class Updater:
         norm = nn.utils.clip_grad_norm_(self.parameters.values(), self.clip)
         if self.scaler.is_enabled() or bool(torch.isfinite(norm)):
             self.scaler.step(self.optimizer)
+            self.schedule.step()
         self.scaler.update()
-        self.schedule.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.updates += 1
         self._move_average()

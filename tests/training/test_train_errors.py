@@ -1,0 +1,160 @@
+"""What a user gets wrong, or a machine: one sentence each, and nothing is lost."""
+
+import errno
+import json
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+from safetensors import safe_open
+
+from training import checkpoints
+from training.config import as_yaml, load_config
+from training.train import main
+
+
+@pytest.fixture(scope="module")
+def picture_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pictures")
+    pixels = np.random.default_rng(0).integers(0, 256, (48, 48, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(folder / "one.png")
+    return folder
+
+
+@pytest.fixture
+def start(mini_base, picture_folder, tmp_path, caplog):
+    """Run the command in this process: (exit code, last message)."""
+
+    def run(**changes):
+        config = {
+            "output": str(tmp_path / "run"),
+            "steps": 2,
+            "batch": 1,
+            "device": "cpu",
+            "loggers": [],
+            "save_every": 1,
+            "data": {"sources": [{"path": str(picture_folder)}], "resolution": 32, "workers": 0},
+            "model": {"base": str(mini_base)},
+            "loss": {"perceptual": 0.0},
+        }
+        for key, value in changes.items():
+            config[key] = config.get(key, {}) | value if isinstance(value, dict) else value
+        path = tmp_path / "config.yaml"
+        path.write_text(yaml.safe_dump(config))
+        code = main(["--config", str(path)])
+        return code, (caplog.records[-1].getMessage() if caplog.records else "")
+
+    return run
+
+
+def assert_one_sentence(message, *words):
+    assert "\n" not in message and len(message) < 700 and message.endswith((".", "?"))
+    for word in words:
+        assert word in message, message
+
+
+@pytest.mark.parametrize(("changes", "code", "words"), [
+    ({"data": {"sources": [{"path": "/nowhere/train.txt"}]}}, 1, ["/nowhere/train.txt", "cannot be read"]),
+    ({"data": {"sources": [{"path": "/nowhere"}]}}, 1, ["no folder /nowhere"]),
+    ({"data": {"sources": [{"path": "/nowhere/*.tar"}]}}, 1, ["No .tar file"]),
+    ({"data": {"sources": []}}, 1, ["data.sources is empty"]),
+    ({"data": {"degradation": "rain"}}, 1, ["rain"]),
+    ({"data": {"captions": "telepathy"}}, 1, ["telepathy", "tagger:NAME"]),
+    ({"data": {"captions": "tagger:ram"}}, 1, ["ram", "appearance"]),
+    ({"data": {"resolution": 0}}, 1, ["resolution"]),
+    ({"optim": {"learningrate": 1}}, 2, ["optim.learningrate", "did you mean optim.learning_rate?"]),
+    ({"optim": {"learning_rate": "fast"}}, 2, ["optim.learning_rate", "'fast'"]),
+    ({"model": {"regulariser": "vds"}}, 2, ["model.regulariser", "'vsd'"]),
+    ({"model": {"base": "/nowhere/sd21"}}, 1, ["/nowhere/sd21"]),
+    ({"model": {"start_from": "/nowhere/osediff.pkl"}}, 1, ["/nowhere/osediff.pkl"]),
+    ({"model": {"timestep": 1000}}, 2, ["1000", "999"]),
+    ({"steps": 0}, 2, ["steps is 0"]),
+    ({"resume": "/nowhere/step_00000001"}, 1, ["/nowhere/step_00000001", "no whole checkpoint"]),
+    ({"validation": {"path": "/nowhere"}}, 1, ["/nowhere"]),
+    ({"loss": {"perceptual": 1.0, "perceptual_kind": "taste"}}, 2, ["taste"]),
+])  # fmt: skip
+def test_a_wrong_setting_stops_the_run_before_it_starts(changes, code, words, start, tmp_path):
+    found, message = start(**changes)
+    assert found == code, message
+    assert_one_sentence(message, *words)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_empty_folder(start, tmp_path):
+    (tmp_path / "empty").mkdir()
+    code, message = start(data={"sources": [{"path": str(tmp_path / "empty")}]})
+    assert code == 1
+    assert_one_sentence(message, "no picture", "empty")
+
+
+def test_a_v_prediction_base(start, tmp_path):
+    from training_models import write_base
+
+    code, message = start(model={"base": str(write_base(tmp_path / "v", "v_prediction"))})
+    assert code == 1
+    assert_one_sentence(message, "v-prediction", "SD 2.1-base")
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(start, tmp_path, monkeypatch):
+    write = checkpoints.write_bytes_atomically
+
+    def full(path, data):
+        if "step_00000002" in str(path):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(path, data)
+
+    monkeypatch.setattr(checkpoints, "write_bytes_atomically", full)
+    code, message = start()
+    assert code == 1
+    assert_one_sentence(message, "step 2", "No space left", "step_00000001", "resume=latest")
+    assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["step_00000001"]
+    monkeypatch.undo()
+    assert start(resume="latest")[0] == 0
+    assert (tmp_path / "run/checkpoints/step_00000002/state.json").exists()
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_batch(start, tmp_path):
+    code, message = start(loss={"perceptual": 0.0, "l2": float("nan")})
+    assert code == 1
+    assert_one_sentence(message, "Step 1", "not finite", "one.png")
+    (saved,) = (tmp_path / "run/failed").iterdir()
+    with safe_open(saved, "pt") as file:
+        assert file.metadata()["names"].endswith("one.png") and file.get_tensor("lq").shape == (1, 3, 32, 32)
+
+
+def test_another_rank_cannot_be_resumed(start):
+    assert start()[0] == 0
+    code, message = start(resume="latest", steps=3, model={"rank_unet": 8})
+    assert code == 1
+    assert_one_sentence(message, "another base, rank or regulariser", "config.yaml")
+
+
+def test_a_damaged_checkpoint(start, tmp_path):
+    assert start()[0] == 0
+    state = tmp_path / "run/checkpoints/step_00000002/state.safetensors"
+    state.write_bytes(state.read_bytes()[:1000])
+    code, message = start(resume="latest", steps=3)
+    assert code == 1
+    assert_one_sentence(message, "step_00000002", "no whole checkpoint")
+    earlier = str(tmp_path / "run/checkpoints/step_00000001")
+    assert start(resume=earlier, steps=3)[0] == 0
+
+
+def test_what_a_run_saves_is_what_it_was_told(start, tmp_path):
+    assert start(seed=77)[0] == 0
+    saved = tmp_path / "run/checkpoints/step_00000002/config.yaml"
+    config = load_config(saved, ["steps=9", "optim.betas=[0.5, 0.9]"])
+    assert (config.seed, config.steps, config.optim.betas) == (77, 9, (0.5, 0.9))
+    assert as_yaml(load_config(saved)) == saved.read_text()
+    state = json.loads(saved.with_name("state.json").read_text())
+    assert state["step"] == 2
+
+
+def test_every_recipe_is_a_configuration():
+    from pathlib import Path
+
+    recipes = sorted((Path(__file__).parents[2] / "training/configs").glob("*.yaml"))
+    assert {path.stem for path in recipes} >= {"osediff_sd21", "osediff_face", "osediff_24gb", "tiny"}
+    for path in recipes:
+        load_config(path)
