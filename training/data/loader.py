@@ -67,10 +67,7 @@ class PairLoader:
         self.pairs = Pairs(config, self.sources, self.captions, seed)
         self.skipped: dict[str, str] = {}
         self.enlarged = 0
-        state = state or {"batches": 0, "streams": {}}
-        self._state = state
-        for number, found in state["streams"].items():
-            self.streams[int(number)].load(found)
+        self._state = state or {"batches": 0, "streams": self._stream_states()}
         # where the data stood after each batch that workers are preparing
         self._ahead: deque[dict[str, Any]] = deque()
 
@@ -99,6 +96,8 @@ class PairLoader:
     def tickets(self) -> Iterator[list[Ticket]]:
         """The batches to come, for the workers."""
         self._ahead.clear()
+        for number, found in self._state["streams"].items():
+            self.streams[int(number)].load(found)
         streams = {number: iter(stream) for number, stream in self.streams.items()}
         batch = self._state["batches"]
         while True:
@@ -109,9 +108,11 @@ class PairLoader:
                 streamed = next(streams[source]) if source in streams else None
                 tickets.append(Ticket(n, source, index, streamed))
             batch += 1
-            states = {str(number): stream.state() for number, stream in self.streams.items()}
-            self._ahead.append({"batches": batch, "streams": states})
+            self._ahead.append({"batches": batch, "streams": self._stream_states()})
             yield tickets
+
+    def _stream_states(self) -> dict[str, Any]:
+        return {str(number): stream.state() for number, stream in self.streams.items()}
 
     def _open_streams(self, seed: int) -> dict[int, Any]:
         chosen = {number: source for number, source in enumerate(self.config.sources) if source.streaming}

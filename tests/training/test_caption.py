@@ -1,0 +1,28 @@
+import numpy as np
+from PIL import Image
+
+from training.caption import main
+from training.data.captions import read_captions
+
+
+def test_captions_are_made_once_and_go_on_after_a_kill(tmp_path, caplog, mini_base):
+    folder, out = tmp_path / "pictures", tmp_path / "captions.jsonl"
+    folder.mkdir()
+    for index, level in enumerate((10, 128, 250)):
+        Image.fromarray(np.full((20, 20, 3), level, np.uint8)).save(folder / f"{index}.png")
+    (folder / "broken.png").write_bytes(b"no picture")
+    command = ["--tagger", "appearance", "--out", str(out), str(folder)]
+    assert main(command) == 0
+    whole = out.read_text()
+    assert [line.rsplit('"caption": ', 1)[1] for line in whole.splitlines()] == [
+        '"black and white, dark, blurry"}',
+        '"black and white, blurry"}',
+        '"black and white, bright, blurry"}',
+    ]
+    assert any("broken.png" in record.getMessage() for record in caplog.records)
+    out.write_text(whole[: len(whole) - 30])  # torn by a kill
+    cache = tmp_path / "embeds"
+    assert main([*command, "--embeddings", str(cache), "--base", str(mini_base)]) == 0
+    assert out.read_text() == whole and len(read_captions(out)) == 3
+    assert len(list(cache.rglob("*.safetensors"))) == 4  # the empty prompt, too
+    assert main(["--tagger", "appearance", "--out", str(out), str(tmp_path / "nowhere")]) == 1
