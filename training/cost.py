@@ -4,8 +4,9 @@
     python -m training.cost [--base sd21] [--rank 4] [--base-dtype bf16] [--precision bf16] [--checkpointing]
     python -m training.cost --table        (docs/training_cost.md)
 
-Takes about 20 s for SD 2.1-base. Memory is that of lasting tensors: weights, gradients, Adam's moments, what is saved for
-the backward pass. What lives for one layer only, cuDNN's workspaces, the CUDA context and fragmentation come on top.
+Takes about 20 s for SD 2.1-base. Memory is that of lasting tensors: weights, gradients, Adam's moments, what is saved
+for the backward pass. What lives for one layer only, cuDNN's workspaces, the CUDA context and fragmentation come on
+top.
 """
 
 from __future__ import annotations
@@ -53,8 +54,10 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Cost:
-    """memory: bytes by what takes them when the generator's backward pass starts, which is the peak. flops: of a step by
-    part. saved: bytes of activations by part."""
+    """memory: bytes by what takes them when the generator's backward pass starts, which is the peak.
+
+    flops: of a step by part. saved: bytes of activations by part.
+    """
 
     recipe: Recipe
     generator: int  # trained parameters
@@ -98,9 +101,13 @@ def recipe_of(config: TrainConfig, name: str) -> Recipe:
 
 
 def cost(recipe: Recipe) -> Cost:
-    """Count it. Raises OptionError for a resolution that is no multiple of 64 px, BaseModelError for a broken base."""
+    """Count it. Raises OptionError for an impossible resolution or types, BaseModelError for a broken base."""
     if recipe.resolution < 64 or recipe.resolution % 64:
         raise OptionError(f"The resolution {recipe.resolution} must be a multiple of 64 px.")
+    if recipe.base_dtype != "fp32" and recipe.precision == "fp32":
+        raise OptionError(
+            f"A base in {recipe.base_dtype} needs autocast; choose bf16 or fp16 as precision, too."
+        )
     networks = build_on_meta(
         recipe.base, recipe.rank_unet, recipe.rank_vae, recipe.rank_regulariser, recipe.tune_vae
     )
@@ -120,11 +127,14 @@ def cost(recipe: Recipe) -> Cost:
     generator = networks.trainable(networks.generator_adapters)
     regulariser = networks.trainable(networks.regulariser_adapters) if regularised else 0
     of_perceptual = sum(p.numel() for p in perceptual.parameters()) if perceptual else 0
-    memory = _weights(networks, recipe, of_perceptual) | _training(recipe, counts, generator, regulariser)
+    memory = weights_memory(networks, recipe, of_perceptual) | _training(
+        recipe, counts, generator, regulariser
+    )
     return Cost(recipe, generator, regulariser, memory, _flops(recipe, counts), counts.saved)
 
 
-def _weights(networks: MetaNetworks, recipe: Recipe, of_perceptual: int) -> dict[str, int]:
+def weights_memory(networks: MetaNetworks, recipe: Recipe, of_perceptual: int = 0) -> dict[str, int]:
+    """Bytes of the frozen weights by role. of_perceptual: parameters of the perceptual network."""
     sizes, width = networks.base_parameters, DTYPES[recipe.base_dtype].itemsize
     perceptual = {"perceptual network": 4 * of_perceptual}
     if recipe.three_copies:
@@ -199,24 +209,14 @@ def comparison(costs: Sequence[Cost]) -> str:
 def details(found: Cost, markdown: bool) -> str:
     """All figures of one recipe, as text or as Markdown tables."""
     recipe = found.recipe
-    kept = {part: size for part, size in found.saved.items()}
+    counts = {"generator": found.generator, "regulariser": found.regulariser}
+    counts["both"] = sum(counts.values())
+    total = {"sum": f"{sum(found.flops.values()) / 1e12:.2f}"}
     tables = (
-        (
-            "trained parameters",
-            "",
-            {
-                "generator": f"{found.generator:,}",
-                "regulariser": f"{found.regulariser:,}",
-                "both": f"{found.generator + found.regulariser:,}",
-            },
-        ),
+        ("trained parameters", "", {name: f"{count:,}" for name, count in counts.items()}),
         ("memory", "GiB", _rows(found.memory, GIB) | {"sum": f"{found.peak / GIB:.2f}"}),
-        ("saved for backward", "GiB", _rows(kept, GIB)),
-        (
-            "arithmetic of a step",
-            "TFLOP",
-            _rows(found.flops, 1e12) | {"sum": f"{sum(found.flops.values()) / 1e12:.2f}"},
-        ),
+        ("saved for backward", "GiB", _rows(found.saved, GIB)),
+        ("arithmetic of a step", "TFLOP", _rows(found.flops, 1e12) | total),
     )
     title = (
         f"{recipe.name}: base {recipe.base} in {recipe.base_dtype}, autocast {recipe.precision}, "

@@ -104,7 +104,8 @@ def build_on_meta(
 
     folder = config_folder(base)
     configs = {part: read_json(folder / part / "config.json") for part in ("unet", "vae", "text_encoder")}
-    with META:
+    with META, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # peft warns of several adapters, which are meant
         unet = UNet2DConditionModel.from_config(configs["unet"])
         vae = AutoencoderKL.from_config(configs["vae"])
         text = CLIPTextModel(CLIPTextConfig.from_dict(configs["text_encoder"])).requires_grad_(False)
@@ -114,9 +115,7 @@ def build_on_meta(
         used = {group: modules for group, modules in groups.items() if modules}
         for group, modules in used.items():
             config = LoraConfig(r=rank_regulariser, init_lora_weights="gaussian", target_modules=modules)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # peft warns of several adapters, which are meant
-                unet.add_adapter(config, adapter_name=_REGULARISER[group])
+            unet.add_adapter(config, adapter_name=_REGULARISER[group])
     ours, its = [ADAPTER_OF_GROUP[group] for group in used], [_REGULARISER[group] for group in used]
     return MetaNetworks(unet, vae, text, ours, its, sizes)
 

@@ -14,7 +14,6 @@ import logging
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -28,26 +27,17 @@ from accelerate.utils import DistributedType, gather_object
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from osediff_core.atomic import write_bytes_atomically
-from osediff_core.checkpoint import write_weights
-from osediff_core.errors import CheckpointError, OptionError, OSEDiffError
+from osediff_core.errors import OptionError, OSEDiffError
 
-from .checkpoints import (
-    Checkpoint,
-    clear_leftovers,
-    latest_checkpoint,
-    load_checkpoint,
-    save_checkpoint,
-)
-from .config import TrainConfig, as_yaml, load_config
+from .checkpoints import Checkpoint, load_checkpoint
+from .config import TrainConfig, load_config
 from .data import Batch, PairLoader
 from .data.prompts import PromptCache
 from .draws import generator_draws, regulariser_draws
 from .errors import NonFiniteLossError, TrainingError
-from .logs import RunLog
 from .networks import build_networks
 from .perceptual import perceptual_loss
-from .report import write_report
+from .run_folder import RunFolder
 from .steps import GeneratorStep, RegulariserStep, restore
 from .updater import Updater
 from .validate import Validation
@@ -69,8 +59,7 @@ class Trainer:
                 "The networks are shared by two losses, which FSDP and DeepSpeed cannot wrap; launch with DDP "
                 "(training/configs/accelerate/ddp.yaml), which only has to keep the few trained parameters alike."
             )
-        self.folder = Path(config.output)
-        resumed = self._resumed()
+        self.folder = RunFolder(config)
         self.networks = build_networks(config.model, self.device, config.seed)
         kind, loss = config.model.regulariser, config.loss
         perceptual = perceptual_loss(
@@ -92,7 +81,7 @@ class Trainer:
         self.negative_embeds = self.prompts([loss.negative_prompt]).to(self.device)
         self.validation = self._validation()
         self.step, self.best = 0, {"step": None, "value": float("inf")}
-        data_state = self._load(resumed) if resumed else None
+        data_state = self._load(self.folder.resumed) if self.folder.resumed else None
         self.loader = PairLoader(
             config.data,
             config.batch,
@@ -131,7 +120,8 @@ class Trainer:
     def run(self) -> None:
         """Train from where the run stands to its last step. Raises OSEDiffError; what was saved stays."""
         config = self.config
-        self._start_files()
+        self.log = self.folder.start(self.step) if self.main else None
+        self.accelerator.wait_for_everyone()
         batches = iter(self.loader)
         bar = tqdm(total=config.steps, initial=self.step, disable=None if self.main else True, unit="step")
         running: dict[str, list[Tensor]] = {}
@@ -219,12 +209,8 @@ class Trainer:
         if bool(torch.isfinite(norm)) or (updater.scaler.is_enabled() and updater.scaler.get_scale() >= 1):
             return
         names = [name for batch, *_ in seen for name in batch.names]
-        path = (
-            self.folder
-            / "failed"
-            / f"step_{self.step + 1:08d}_rank_{self.accelerator.process_index}.safetensors"
-        )
-        _save_batch(path, seen, names)
+        lq, hq = (torch.cat([getattr(batch, side) for batch, *_ in seen]) for side in ("lq", "hq"))
+        path = self.folder.keep_failed(self.step + 1, self.accelerator.process_index, lq, hq, names)
         terms = ", ".join(f"{name} {float(value):.4g}" for name, value in values.items())
         raise NonFiniteLossError(
             f"Step {self.step + 1} gave the {who} a gradient that is not finite ({terms}) from {', '.join(names)}; the "
@@ -261,7 +247,7 @@ class Trainer:
             found = self.validation.run(restored)
             self.updater.swap_average()
             self.log.log(self.step, found, kind="validation")
-            sheet = self.folder / "sheets" / f"step_{self.step:08d}.png"
+            sheet = self.folder.sheet(self.step)
             self.validation.sheet(sheet)
             self.log.image(self.step, "validation", sheet)
             if found["distance"] < self.best["value"]:
@@ -288,14 +274,8 @@ class Trainer:
             for name, updater in self._updaters().items():
                 found, values[name] = updater.state()
                 tensors |= {f"{name}/{key}": tensor for key, tensor in found.items()}
-            save_checkpoint(
-                self.folder / "checkpoints",
-                Checkpoint(tensors, values),
-                self._weights(),
-                as_yaml(self.config),
-                self.config.keep,
-                self.best["step"],
-            )
+            checkpoint = Checkpoint(tensors, values)
+            self.folder.save(checkpoint, self._weights(), self.best["step"])
         self.accelerator.wait_for_everyone()
 
     def _weights(self) -> Any:  # noqa: ANN401 - OSEDiffWeights
@@ -307,19 +287,6 @@ class Trainer:
     def _updaters(self) -> dict[str, Updater]:
         both = {"generator": self.updater, "regulariser": self.regulariser_updater}
         return {name: updater for name, updater in both.items() if updater}
-
-    def _resumed(self) -> Path | None:
-        """The checkpoint to go on from. Raises TrainingError where a run would be overwritten."""
-        chosen, checkpoints = self.config.resume, self.folder / "checkpoints"
-        if chosen == "latest":
-            return latest_checkpoint(checkpoints)
-        if self.folder.exists() and any(self.folder.iterdir()):
-            same_run = chosen is not None and Path(chosen).resolve().parent == checkpoints.resolve()
-            if not same_run:
-                raise TrainingError(
-                    f"{self.folder} holds a run already; go on with it by resume=latest, or choose another output."
-                )
-        return Path(chosen) if chosen else None
 
     def _load(self, path: Path) -> dict[str, Any]:
         """Set everything as it was; returns this rank's position in the data."""
@@ -348,21 +315,6 @@ class Trainer:
         log.info("resumed from %s", path)
         return states[self.accelerator.process_index]
 
-    def _start_files(self) -> None:
-        self.log = None
-        if self.main:
-            try:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                (self.folder / "checkpoints").mkdir(exist_ok=True)
-                clear_leftovers(self.folder / "checkpoints")
-                write_bytes_atomically(self.folder / "config.yaml", as_yaml(self.config).encode())
-            except OSError as error:
-                raise TrainingError(
-                    f"The folder {self.folder} cannot be written ({error.strerror}); choose another output."
-                ) from error
-            self.log = RunLog(self.folder, self.config.loggers, self.step, asdict(self.config))
-        self.accelerator.wait_for_everyone()
-
     def _must_stop(self) -> bool:
         """Whether any rank was told to: all must leave the loop at the same step."""
         if self.accelerator.num_processes == 1:
@@ -372,15 +324,7 @@ class Trainer:
 
     def _finish(self) -> None:
         if self.main:
-            weights = self._weights()
-            write_weights(self.folder / "weights.safetensors", weights)
-            if self.config.export_pkl:
-                try:
-                    write_weights(self.folder / "weights.pkl", weights)
-                except CheckpointError as error:
-                    log.info("weights.pkl is left out: %s", error)
-            self.log.close()
-            write_report(self.folder)
+            self.folder.finish(self._weights(), self.log)
         self.accelerator.wait_for_everyone()
 
 
@@ -407,17 +351,6 @@ class _caught_signals:
 def _add(values: dict[str, Tensor], new: dict[str, Tensor], count: int) -> None:
     for name, value in new.items():
         values[name] = values.get(name, 0) + value.detach() / count
-
-
-def _save_batch(path: Path, seen: list[tuple], names: list[str]) -> None:
-    from safetensors.torch import save
-
-    tensors = {
-        "lq": torch.cat([batch.lq for batch, *_ in seen]),
-        "hq": torch.cat([batch.hq for batch, *_ in seen]),
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes_atomically(path, save(tensors, {"names": "\n".join(names)}))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

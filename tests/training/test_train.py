@@ -127,13 +127,15 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(make_config, tmp_path):
 
 @pytest.mark.slow
 def test_ctrl_c_saves_first(make_config, tmp_path):
-    config = make_config("stopped", steps=500)
+    config = make_config("stopped", steps=500, data={"workers": 1})
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command(config), stderr=subprocess.PIPE, text=True, env=environment)
+    process = subprocess.Popen(
+        command(config), stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
+    )
     log = tmp_path / "stopped/metrics.jsonl"
     while process.poll() is None and not (log.exists() and '"step": 2, ' in log.read_text()):
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the data's worker gets it, too
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130 and "Traceback" not in errors
     last = json.loads(log.read_text().splitlines()[-1])["step"]

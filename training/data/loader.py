@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -84,7 +85,7 @@ class PairLoader:
             collate_fn=_as_it_is,
             prefetch_factor=self.config.prefetch if workers else None,
             persistent_workers=False,
-            worker_init_fn=_one_thread,
+            worker_init_fn=_quiet_worker,
         )
         for samples in loader:
             if isinstance(samples, DataError):
@@ -154,8 +155,11 @@ def _as_it_is(samples: list[Sample] | DataError) -> list[Sample] | DataError:
     return samples
 
 
-def _one_thread(_worker: int) -> None:
+def _quiet_worker(_worker: int) -> None:
+    """One thread; and the trainer alone answers signals, which a terminal or a cluster sends to all processes."""
     torch.set_num_threads(1)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _check(config: DataConfig) -> None:
