@@ -12,7 +12,7 @@ from .border import each_frame, join_image, split_image
 
 
 class Degrade(io.ComfyNode):
-    """Real-ESRGAN's degradation, with a seed and a record."""
+    """Real-ESRGAN's, CodeFormer's and BSRGAN's degradations, with a seed and a record."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -27,6 +27,8 @@ class Degrade(io.ComfyNode):
             search_aliases=[
                 "degradation",
                 "real-esrgan",
+                "codeformer",
+                "bsrgan",
                 "low quality",
                 "jpeg artifacts",
                 "blur",
@@ -61,6 +63,13 @@ class Degrade(io.ComfyNode):
                     tooltip="Enlarge the result to the old size, as training does. Off, it stays small, ready for a "
                     "restoration that enlarges.",
                 ),
+                io.Boolean.Input(
+                    "official",
+                    default=False,
+                    optional=True,  # older graphs do not have it
+                    tooltip="Compress, shrink and round as the code that OSEDiff was trained with, faults included, "
+                    "not with real JPEG. Without effect on codeformer, bsrgan and bsrgan_plus.",
+                ),
             ],
             outputs=[
                 io.Image.Output(tooltip="The degraded pictures."),
@@ -73,7 +82,9 @@ class Degrade(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, image: Tensor, preset: str, scale: float, seed: int, resize_back: bool) -> io.NodeOutput:
+    def execute(
+        cls, image: Tensor, preset: str, scale: float, seed: int, resize_back: bool, official: bool = False
+    ) -> io.NodeOutput:
         """Raises ImageError for an IMAGE without pixels, OptionError for an impossible option."""
         rgb, alpha = split_image(image)
         frames, alphas, lines = [], [], []
@@ -81,7 +92,9 @@ class Degrade(io.ComfyNode):
             one = slice(frame, frame + 1)
             # what full transparency hides must not bleed into the blur
             picture = rgb[one] if alpha is None else fill_transparent(rgb[one], alpha[one])
-            lq, (degradation,) = degrade(picture, preset, scale, seed, resize_back, first=frame)
+            lq, (degradation,) = degrade(
+                picture, preset, scale, seed, resize_back, first=frame, official=official
+            )
             frames.append(lq)
             lines.append(degradation.describe())
             if alpha is not None:

@@ -226,6 +226,10 @@ def _check(config: TrainConfig, source: str) -> None:
     for name, value in positive.items():
         if value < 1:
             raise OptionError(f"{source}: {name} is {value}, but must be 1 or more.")
+    if model.base_dtype != "fp32" and config.precision == "fp32":
+        raise OptionError(
+            f"{source}: model.base_dtype {model.base_dtype} needs precision bf16 or fp16, as fp32 layers stand between."
+        )
     if not 0 <= optim.ema < 1:
         raise OptionError(f"{source}: optim.ema is {optim.ema}, but must be at least 0 and below 1.")
     low, high = config.loss.timesteps

@@ -260,7 +260,11 @@ class Trainer:
         means = torch.stack([torch.stack(running[name]).float().mean() for name in names])
         means = self.accelerator.reduce(means, "mean")
         running.clear()
-        values = dict(zip(names, means.tolist(), strict=True)) | {"learning_rate": self.updater.learning_rate}
+        values = dict(zip(names, means.tolist(), strict=True)) | {
+            "learning_rate": self.updater.learning_rate,
+            "skipped": float(len(self.loader.skipped)),
+            "enlarged": float(self.loader.enlarged),
+        }
         if self.main:
             self.log.log(self.step, values)
         shown = ("l2", "perceptual", "regulariser", "diffusion")

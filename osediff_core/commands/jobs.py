@@ -125,7 +125,7 @@ def _check_clashes(jobs: list[Job]) -> None:
             )
         if key in outputs:
             raise OptionError(
-                f"{outputs[key]} and {job.source} would both become {job.output}; rename one, or restore "
+                f"{outputs[key]} and {job.source} would both become {job.output}; rename one, or write "
                 "them into different folders."
             )
         outputs[key] = job.source

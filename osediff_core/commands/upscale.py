@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
-import signal
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ..errors import OptionError, OSEDiffError, first_line
+from ..errors import OptionError
 from .jobs import Job, check_outputs, make_plan
-from .outcome import DONE, FAILED, INTERRUPTED, Outcome
+from .outcome import Outcome
+from .results import Result, failed, interrupt_waits, may_fail, skip_existing, summary
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -27,42 +22,23 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-@dataclass
-class Result:
-    """What became of one input; the JSON record.
-
-    status: restored, skipped or failed; begun while it is at work. Sizes are [width, height].
-    """
-
-    input: str
-    output: str | None
-    status: str = "begun"
-    error: str | None = None
-    seconds: float | None = None
-    input_size: list[int] | None = None
-    output_size: list[int] | None = None
-    notes: list[str] | None = None
-
-
 def run(args: argparse.Namespace) -> Outcome:
     """Carries out the parsed command line. Raises OSEDiffError for what concerns the whole run."""
     _check(args)
     plan = make_plan(
         [Path(p) for p in args.inputs], Path(args.output), recursive=args.recursive, file_format=args.format
     )
-    results = [_failed(Result(str(path), None), message) for path, message in plan.unreadable]
-    jobs = plan.jobs
-    if args.skip_existing:
-        kept = [job for job in jobs if not os.path.isfile(job.output)]
-        results += [Result(str(j.source), str(j.output), "skipped") for j in jobs if os.path.isfile(j.output)]
-        jobs = kept
+    results = [failed(Result(str(path), None), message) for path, message in plan.unreadable]
+    jobs = skip_existing(plan.jobs, results) if args.skip_existing else plan.jobs
     check_outputs(jobs)
     run = _Run(args)
+    options = {"base": args.base, "weights": args.weights}
     try:
         run.restore_all(jobs, results)
     except KeyboardInterrupt:
-        return _summary(args, results, len(plan.jobs) + len(plan.unreadable), interrupted=True)
-    return _summary(args, results, len(results))
+        total = len(plan.jobs) + len(plan.unreadable)
+        return summary("upscale", "restored", results, total, True, options)
+    return summary("upscale", "restored", results, len(results), False, options)
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -93,7 +69,7 @@ class _Run:
         from ..pipeline import restore_picture
 
         start = time.perf_counter()
-        with _may_fail(result, self.args.debug):
+        with may_fail(result, "restored", self.args.debug):
             picture = read_image(job.source)
             options = self._options()
             result.input_size, target = list(picture.size), options.target_for(picture)
@@ -106,11 +82,11 @@ class _Run:
         for note in result.notes:
             logger.warning("%s: %s", job.source, note)
         generator = self._load()  # outside of the blocks: without a model no picture can be restored
-        with _may_fail(result, self.args.debug):
+        with may_fail(result, "restored", self.args.debug):
             restored = restore_picture(
                 generator, picture, options, lambda done, total: bar.set_postfix_str(f"tile {done}/{total}")
             )
-            with _interrupt_waits():
+            with interrupt_waits():
                 write_image(job.output, restored)
                 result.status, result.output_size = "restored", list(restored.size)
                 result.seconds = round(time.perf_counter() - start, 3)
@@ -149,61 +125,3 @@ class _Run:
                 revision=args.revision,
             )
         return self.generator
-
-
-@contextmanager
-def _interrupt_waits() -> Iterator[None]:
-    """Ctrl-C inside the block takes effect at its end, so that a file that was written is also reported."""
-    main = threading.current_thread() is threading.main_thread()
-    if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield
-        return
-    caught: list[int] = []
-    signal.signal(signal.SIGINT, lambda number, _: caught.append(number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    if caught:
-        raise KeyboardInterrupt
-
-
-@contextmanager
-def _may_fail(result: Result, debug: bool) -> Iterator[None]:
-    """Turns an error inside the block into a failed result, so that the next picture has its turn."""
-    try:
-        yield
-    except OSEDiffError as error:
-        _failed(result, str(error), debug)
-    except Exception as error:  # whatever one picture triggers must not cost the others
-        text = f"{type(error).__name__}: {first_line(error)}"
-        _failed(result, f"{result.input} could not be restored ({text}); add --debug for the details.", debug)
-
-
-def _failed(result: Result, message: str, debug: bool = False) -> Result:
-    logger.error("%s", message, exc_info=debug)
-    result.status, result.error = "failed", message
-    return result
-
-
-def _summary(
-    args: argparse.Namespace, results: list[Result], total: int, interrupted: bool = False
-) -> Outcome:
-    done = {s: [r for r in results if r.status == s] for s in ("restored", "skipped", "failed")}
-    counts = {name: len(found) for name, found in done.items()}
-    left = total - sum(counts.values())
-    text = ", ".join(f"{count} {name}" for name, count in counts.items())
-    if interrupted:
-        text += f", {left} not done: interrupted, what was finished is kept"
-    text = "\n".join([text, *(f"  failed: {result.input}" for result in done["failed"])])
-    data: dict[str, Any] = {
-        "command": "upscale",
-        **counts,
-        "not_done": left,
-        "interrupted": interrupted,
-        "base": args.base,
-        "weights": args.weights,
-        "results": [asdict(result) for result in results if result.status in done],
-    }
-    status = INTERRUPTED if interrupted else FAILED if counts["failed"] else DONE
-    return Outcome(status, text, data)

@@ -1,14 +1,18 @@
 """Make good pictures bad, as training and tests need it: seeded, and every number on record.
 
     lq, degradations = degrade(image, preset="realesrgan", scale=4, seed=0)    # image (B, 3, H, W) in [0, 1]
+    lq, hq, degradation = degrade_pair(image, "bsrgan", 4, seed=0, index=0)    # one picture, lq as large as hq
 
-pipeline.py: presets.py -> realesrgan.py draws -> parameters.py -> apply.py: operations.py, kernels.py
+pipeline.py: presets/*.yaml -> preset_files.py -> preset.py -> realesrgan.py, codeformer.py or bsrgan.py draws ->
+parameters.py -> apply.py: operations.py, kernels.py, noise.py, jpeg.py
 """
 
 from .apply import apply
-from .parameters import Blur, Degradation, Jpeg, Kernel, Noise, Resize
-from .pipeline import degrade, draw
-from .presets import PRESETS, Preset
+from .operations import sharpen
+from .parameters import Blur, Degradation, Jpeg, Kernel, Noise, Pick, Resize, Sharpen
+from .pipeline import degrade, degrade_pair, draw
+from .preset import Preset
+from .preset_files import PRESETS, find_preset
 
 __all__ = [
     "PRESETS",
@@ -17,9 +21,14 @@ __all__ = [
     "Jpeg",
     "Kernel",
     "Noise",
+    "Pick",
     "Preset",
     "Resize",
+    "Sharpen",
     "apply",
     "degrade",
+    "degrade_pair",
     "draw",
+    "find_preset",
+    "sharpen",
 ]

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from ..errors import ImageError
-from . import operations
-from .parameters import Blur, Degradation, Jpeg, Noise, Resize, Step
+from . import jpeg, noise, operations
+from .parameters import Blur, Degradation, Jpeg, Noise, Pick, Resize, Sharpen, Step
 
 
 @torch.no_grad()
@@ -25,22 +25,46 @@ def apply(image: Tensor, degradation: Degradation) -> Tensor:
     lq = image.clamp(0, 1)
     for step in degradation.steps:
         lq = _apply_step(lq, step)
-    lq = operations.quantise(lq)
-    return lq if degradation.back is None else _apply_step(lq, degradation.back).clamp(0, 1)
+    if degradation.back is None:
+        return operations.quantise(lq)
+    if degradation.round_last:
+        return operations.quantise(_apply_step(lq, degradation.back))
+    return _apply_step(operations.quantise(lq), degradation.back).clamp(0, 1)
 
 
 def _apply_step(image: Tensor, step: Step) -> Tensor:
     match step:
         case Blur(kernel):
             return operations.correlate(image, kernel.weights())
-        case Resize(mode, _, float(factor), antialias):
-            return operations.resize_by(image, factor, mode, antialias)
-        case Resize(mode, size, None, antialias):
-            return operations.resize_to(image, size, mode, antialias)
-        case Noise("gaussian", sigma, grey, seed):
-            return operations.add_gaussian_noise(image, sigma, grey, seed)
-        case Noise("poisson", strength, grey, seed):
-            return operations.add_poisson_noise(image, strength, grey, seed)
-        case Jpeg(quality):
-            return operations.compress_jpeg(image, quality)
+        case Resize():
+            return _resize(image, step)
+        case Pick(stride):
+            return image[..., ::stride, ::stride]
+        case Noise():
+            return _add_noise(image, step)
+        case Jpeg(quality, differentiable):
+            return (jpeg.diff_jpeg if differentiable else jpeg.compress_jpeg)(image, quality)
+        case Sharpen():
+            return operations.sharpen(image)
     raise TypeError(f"{step!r} is no step of a degradation.")
+
+
+def _resize(image: Tensor, step: Resize) -> Tensor:
+    if step.factor is None:
+        resized = operations.resize_to(image, step.size, step.mode, step.antialias)
+    else:
+        resized = operations.resize_by(image, step.factor, step.mode, step.antialias)
+    return resized.clamp(0, 1) if step.clip else resized
+
+
+def _add_noise(image: Tensor, step: Noise) -> Tensor:
+    match step.kind:
+        case "poisson":
+            return noise.add_poisson_noise(image, step.strength, step.grey, step.seed)
+        case "photon":
+            return noise.add_photon_noise(image, step.strength, step.grey, step.seed)
+        case "speckle":
+            return noise.add_speckle_noise(image, step.strength, step.grey, step.seed, step.covariance)
+    if step.covariance is not None:
+        return noise.add_correlated_noise(image, step.covariance, step.seed)
+    return noise.add_gaussian_noise(image, step.strength, step.grey, step.seed)

@@ -1,4 +1,4 @@
-"""Blur kernels of Real-ESRGAN (arXiv 2107.10833, section 3.1), as float64 (size, size) arrays that sum to 1.
+"""Blur kernels of Real-ESRGAN (arXiv 2107.10833, section 3.1) as float64 (size, size) arrays that sum to 1.
 
 `size` is odd. `sigmas` are the standard deviations along the kernel's own two axes, in pixels; `angle` turns
 these axes, in radians. Formulas as in BasicSR.
@@ -29,11 +29,20 @@ def plateau(size: int, sigmas: tuple[float, float], angle: float, beta: float) -
 def sinc(size: int, cutoff: float) -> np.ndarray:
     """The ideal circular low-pass cut to `size`: it rings and overshoots. cutoff in radians a pixel, up to pi."""
     x, y = _grid(size)
-    distance = np.hypot(x, y)
-    distance[size // 2, size // 2] = 1  # the formula's limit there is put in below
-    kernel = cutoff * _bessel_j1(cutoff * distance) / (2 * math.pi * distance)
-    kernel[size // 2, size // 2] = cutoff**2 / (4 * math.pi)
-    return _normalised(kernel)
+    squared, place = np.unique(x**2 + y**2, return_inverse=True)  # few, as the kernel is round
+    distance = np.sqrt(squared[1:])
+    ring = cutoff * _bessel_j1(cutoff * distance) / (2 * math.pi * distance)
+    values = np.concatenate([[cutoff**2 / (4 * math.pi)], ring])  # in the middle: the limit
+    return _normalised(values[place].reshape(size, size))
+
+
+def shifted(kernel: np.ndarray, shift: float) -> np.ndarray:
+    """Moved by `shift` px to the right and down, linear between taps, as BSRGAN does it; the edges are repeated."""
+    position = np.clip(np.arange(len(kernel)) - shift, 0, len(kernel) - 1)
+    below = np.floor(position).astype(int)
+    above, share = np.minimum(below + 1, len(kernel) - 1), position - below
+    rows = kernel[below] * (1 - share)[:, None] + kernel[above] * share[:, None]
+    return _normalised(rows[:, below] * (1 - share) + rows[:, above] * share)
 
 
 def _bessel_j1(x: np.ndarray) -> np.ndarray:

@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from . import kernels
+from .noise import Covariance
 
 
 @dataclass(frozen=True)
@@ -24,9 +25,14 @@ class Kernel:
     angle: float | None = None  # radians; None: isotropic
     beta: float | None = None  # exponent of generalised and plateau
     cutoff: float | None = None  # of sinc, radians a pixel
+    shift: float = 0.0  # px to the right and down
 
     def weights(self) -> np.ndarray:
         """float64 (size, size), sum 1."""
+        weights = self._centred()
+        return kernels.shifted(weights, self.shift) if self.shift else weights
+
+    def _centred(self) -> np.ndarray:
         if self.family == "sinc":
             return kernels.sinc(self.size, self.cutoff)
         if self.family == "gaussian":
@@ -61,13 +67,14 @@ class Blur:
 class Resize:
     """Resample to `size` = (width, height). mode: area, bilinear, bicubic.
 
-    factor: given where the size follows from it; it then also sets the sampling grid.
+    factor: given where the size follows from it; it then also sets the sampling grid. clip: to [0, 1] after it.
     """
 
     mode: str
     size: tuple[int, int]
     factor: float | None = None
     antialias: bool = False
+    clip: bool = False
 
     def describe(self) -> str:
         """For example "bicubic to 128x128"."""
@@ -75,48 +82,94 @@ class Resize:
 
 
 @dataclass(frozen=True)
+class Pick:
+    """Every `stride`-th pixel of every `stride`-th row, from the first; `size` = (width, height) is what is left."""
+
+    stride: int
+    size: tuple[int, int]
+
+    def describe(self) -> str:
+        """For example "every 4th pixel, to 128x128"."""
+        ending = {2: "nd", 3: "rd"}.get(self.stride, "th")
+        return f"every {self.stride}{ending} pixel, to {self.size[0]}x{self.size[1]}"
+
+
+@dataclass(frozen=True)
 class Noise:
-    """Add noise. kind: gaussian (strength = standard deviation, of 255 levels) or poisson (strength = factor)."""
+    """Add noise.
+
+    kind: gaussian (strength = standard deviation, of 255 levels), poisson (strength = factor), photon (strength =
+    photons at white) or speckle (strength = standard deviation at white, of 255 levels).
+    """
 
     kind: str
     strength: float
     grey: bool  # the same in all channels
     seed: int
+    # of gaussian and speckle: between the channels, levels squared, instead of `strength` and `grey`
+    covariance: Covariance | None = None
 
     def describe(self) -> str:
         """For example "colour Gaussian noise, 12.3/255"."""
-        colour = "grey" if self.grey else "colour"
-        if self.kind == "gaussian":
-            return f"{colour} Gaussian noise, {self.strength:.1f}/255"
+        colour = "correlated" if self.covariance else "grey" if self.grey else "colour"
+        match self.kind:
+            case "gaussian":
+                return f"{colour} Gaussian noise, {self.strength:.1f}/255"
+            case "speckle":
+                return f"{colour} speckle noise, {self.strength:.1f}/255"
+            case "photon":
+                return f"{colour} Poisson noise of {self.strength:.0f} photons"
         return f"{colour} Poisson noise, x{self.strength:.2f}"
 
 
 @dataclass(frozen=True)
 class Jpeg:
-    """Compress by libjpeg and decompress."""
+    """Compress and decompress: by libjpeg, or by DiffJPEG, which has fractional qualities."""
 
-    quality: int
+    quality: float
+    differentiable: bool = False
 
     def describe(self) -> str:
-        """For example "JPEG 57"."""
-        return f"JPEG {self.quality}"
+        """For example "JPEG 57", "DiffJPEG 57.3"."""
+        return f"DiffJPEG {self.quality:.1f}" if self.differentiable else f"JPEG {self.quality}"
 
 
-Step = Blur | Resize | Noise | Jpeg
+@dataclass(frozen=True)
+class Sharpen:
+    """Real-ESRGAN's unsharp mask, `sharpen`; only ever the first step, of the good picture."""
+
+    def describe(self) -> str:
+        """ "sharpened"."""
+        return "sharpened"
+
+
+Step = Blur | Resize | Pick | Noise | Jpeg | Sharpen
 
 
 @dataclass(frozen=True)
 class Degradation:
     """All that is done to one picture of size `source` = (width, height).
 
-    After the steps the low-quality picture is rounded to 8 bits; then `back` enlarges it to its old size, or,
-    where that was not wanted, is None.
+    target: (width, height) of the low-quality picture. After the steps it is rounded to 8 bits; then `back` enlarges it
+    to its old size, or, where that was not wanted, is None. round_last: it is rounded after `back`, not before it.
     """
 
     preset: str
     source: tuple[int, int]
+    target: tuple[int, int]
     steps: tuple[Step, ...]
     back: Resize | None = None
+    round_last: bool = False
+
+    def small(self) -> Degradation:
+        """The same without the way back: it ends at the target size."""
+        sizes = [self.source, *(step.size for step in self.steps if isinstance(step, Resize | Pick))]
+        if self.back is None or sizes[-1] == self.target:
+            return replace(self, back=None)
+        last = Resize(
+            self.back.mode, self.target, antialias=True
+        )  # where a recipe has no target size of its own
+        return replace(self, steps=(*self.steps, last), back=None)
 
     def describe(self) -> str:
         """One sentence without a line break."""

@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 
 import osediff_core
-from osediff_core import cli, color, precision, tiling
+from osediff_core import cli, color, options, precision, tiling
 from osediff_core.commands import jobs
+from osediff_core.degrade import PRESETS
 
 ROOT = Path(__file__).parents[2]
 TINY = Path(osediff_core.__file__).parent / "tiny"
@@ -136,14 +137,14 @@ def test_kinds_of_picture(osediff, model):
 
 def test_strength_and_tiles_reach_the_generator(osediff, model):
     save_photo(Path("in.png"), size=(40, 40))
-    for name, options in {
+    for name, extra in {
         "plain": [],
         "same": ["--strength", "1,1"],
         "base": ["--strength", "0"],
         "tiled": ["--tile", "12", "--overlap", "4"],
         "whole": ["--tile", "0"],
     }.items():
-        assert osediff("upscale", "in.png", "-o", f"{name}.png", *model, *options)[0] == 0
+        assert osediff("upscale", "in.png", "-o", f"{name}.png", *model, *extra)[0] == 0
     pixels = {p.stem: np.asarray(Image.open(p)).astype(int) for p in Path().glob("*.png") if p.stem != "in"}
     assert np.array_equal(pixels["plain"], pixels["same"]) and np.array_equal(
         pixels["plain"], pixels["whole"]
@@ -289,10 +290,11 @@ def test_version(osediff):
 
 
 def test_choices_are_those_of_the_core():
-    assert cli.COLOR_FIXES == tuple(color.METHODS)
-    assert cli.TILE_GRIDS == tuple(tiling.GRIDS)
-    assert cli.FORMATS == tuple(jobs.FORMATS)
-    assert cli.DTYPES == tuple(precision.DTYPES)
+    assert options.COLOR_FIXES == tuple(color.METHODS)
+    assert options.TILE_GRIDS == tuple(tiling.GRIDS)
+    assert options.FORMATS == tuple(jobs.FORMATS)
+    assert options.DTYPES == tuple(precision.DTYPES)
+    assert options.PRESETS == tuple(PRESETS)
 
 
 def test_help_and_wrong_options_do_not_wait_for_torch():

@@ -70,6 +70,7 @@ def assert_one_sentence(message, *words):
     ({"model": {"start_from": "/nowhere/osediff.pkl"}}, 1, ["/nowhere/osediff.pkl"]),
     ({"model": {"timestep": 1000}}, 2, ["1000", "999"]),
     ({"steps": 0}, 2, ["steps is 0"]),
+    ({"model": {"base_dtype": "bf16"}}, 2, ["base_dtype", "precision"]),
     ({"resume": "/nowhere/step_00000001"}, 1, ["/nowhere/step_00000001", "no whole checkpoint"]),
     ({"validation": {"path": "/nowhere"}}, 1, ["/nowhere"]),
     ({"loss": {"perceptual": 1.0, "perceptual_kind": "taste"}}, 2, ["taste"]),

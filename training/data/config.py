@@ -39,7 +39,8 @@ class DataConfig:
     resolution: int = 512  # px, side of the square crops
     small: Literal["enlarge", "skip"] = "enlarge"  # what becomes of pictures with a shorter side
     flip: bool = True  # half of the crops are mirrored
-    degradation: str = "realesrgan"  # a preset of osediff_core.degrade
+    degradation: str = "realesrgan"  # a preset of osediff_core.degrade, or a YAML file
+    degradation_official: bool | None = None  # the official JPEG and rounding; None: as the preset says
     scale: float = 4.0
     # none; text:WORDS; files: NAME.txt beside the picture or in the shard, or the caption column; file:PATH of
     # python -m training.caption; tagger:NAME, from the HQ crop

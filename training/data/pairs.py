@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from osediff_core.degrade import degrade
+from osediff_core.degrade import degrade_pair
 from osediff_core.errors import first_line
 
 from .captions import Captions
@@ -117,7 +117,9 @@ class Pairs(torch.utils.data.Dataset):
             crop = crop[:, ::-1]
         dropped = rng.random() < config.prompt_dropout
         hq = torch.from_numpy(np.ascontiguousarray(crop.transpose(2, 0, 1))).float()[None] / 255
-        lq, _ = degrade(hq, config.degradation, config.scale, self.seed, resize_back=True, first=n)
+        lq, hq, _ = degrade_pair(
+            hq, config.degradation, config.scale, self.seed, n, config.degradation_official
+        )
         prompt = "" if dropped else self.captions.prompt(name, caption)
         return Sample(n, lq[0] * 2 - 1, hq[0] * 2 - 1, prompt, name, enlarged, skipped)
 
