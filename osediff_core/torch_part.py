@@ -21,12 +21,13 @@ class TorchPart:
     @property
     def dtype(self) -> torch.dtype:
         """The dtype of the weights at this moment."""
-        return self.module.dtype
+        # not the module's own property: diffusers' looks through every layer, which takes as long as a small network
+        return next(p.dtype for p in self.module.parameters() if p.is_floating_point())
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.module.device
+        return next(self.module.parameters()).device
 
     def to(self, device: torch.device, dtype: torch.dtype) -> None:
         """Move and cast the weights, one tensor after the other; what fits already is not copied."""

@@ -1,10 +1,10 @@
-"""Write captions for pictures beforehand, and their prompt embeddings.
+"""Captions of whole pictures, made once before training.
 
-    python -m training.caption --tagger NAME --out captions.jsonl SOURCE [SOURCE ...]
-        [--embeddings FOLDER --base BASE]
+    python -m training.caption --out captions.jsonl --tagger appearance SOURCE...
+    python -m training.caption --out captions.jsonl --tagger my.module:tag SOURCE... --embeddings FOLDER --base BASE
 
-SOURCE is what data.sources takes as a path. Lines are added as pictures are done; the same command goes on after an
-interruption. data.captions=file:captions.jsonl and prompt_cache=FOLDER use what it made.
+SOURCE is the path of a source, written as in the run's configuration: captions are found by these names. A line is
+{"name", "caption"}; a stopped run goes on where it was. --embeddings fills the prompt cache that the trainer reads.
 """
 
 from __future__ import annotations
@@ -12,104 +12,148 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
+from tqdm import tqdm
 
-from osediff_core.atomic import write_bytes_atomically
 from osediff_core.errors import OSEDiffError, first_line
 
 from .data.captions import Tagger, find_tagger, read_captions
 from .data.config import SourceConfig
-from .data.pictures import decode
+from .data.errors import DataError
+from .data.pictures import BrokenPicture, decode
 from .data.prompts import PromptCache
 from .data.sources import Source, open_source
-from .errors import TrainingError
-from .tiny.photos import to_tensor
 
-log = logging.getLogger("training")
+log = logging.getLogger("training.caption")
 
 
-def caption(sources: Sequence[Source], tagger: Tagger, out: Path) -> dict[str, str]:
-    """Add what is missing to the file `out`; all captions by name. Broken pictures are logged and left out.
-
-    Raises TrainingError where `out` cannot be written, DataError where it is something else.
-    """
-    done = read_captions(out) if out.exists() else {}
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns its exit status."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        _mend(out, done)
-        with out.open("a", encoding="utf-8", buffering=1) as file:
-            for source in sources:
-                for index in range(len(source)):
-                    name = source.name(index)
-                    if name not in done and (found := _tagged(source, index, tagger)) is not None:
-                        done[name] = found
-                        file.write(json.dumps({"name": name, "caption": found}, ensure_ascii=False) + "\n")
-    except OSError as error:
-        raise TrainingError(
-            f"{out} cannot be written ({error.strerror}); free space or change --out."
-        ) from error
-    return done
-
-
-def _tagged(source: Source, index: int, tagger: Tagger) -> str | None:
-    try:
-        image = decode(source.read(index))
-    except Exception as error:  # Pillow's decoders raise nearly anything on damaged data
-        log.warning("skipped %s (%s)", source.name(index), first_line(error))
-        return None
-    return tagger(to_tensor(np.asarray(image)[None]))[0]
-
-
-def _mend(out: Path, done: dict[str, str]) -> None:
-    """Write the file again without the last line, if a kill tore it."""
-    text = out.read_text(encoding="utf-8") if out.exists() else ""
-    if text and not text.endswith("\n"):
-        rows = (json.dumps({"name": n, "caption": c}, ensure_ascii=False) + "\n" for n, c in done.items())
-        write_bytes_atomically(out, "".join(rows).encode())
-
-
-def embed(captions: Sequence[str], base: str, folder: Path) -> None:
-    """Put the embeddings of all captions, and of the empty prompt, where the trainer's prompt_cache finds them."""
-    from osediff_core.backends.base import load_base
-
-    loaded = load_base(base, "fp32")
-    cache = PromptCache(loaded.text, folder, keep=1, identity=base)
-    for prompt in dict.fromkeys(["", *captions]):
-        cache([prompt])
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line: 0 done, 1 failed, 130 interrupted."""
-    parser = argparse.ArgumentParser(
-        prog="python -m training.caption",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("sources", nargs="+", metavar="SOURCE")
-    parser.add_argument(
-        "--tagger", required=True, metavar="NAME", help="appearance, or package.module:callable"
-    )
-    parser.add_argument("--out", required=True, type=Path, metavar="FILE.jsonl")
-    parser.add_argument("--embeddings", type=Path, metavar="FOLDER", help="also write prompt embeddings")
-    parser.add_argument("--base", default="tiny", help="whose text encoder makes them")
-    args = parser.parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s", stream=sys.stderr)
-    try:
-        sources = [open_source(SourceConfig(path)) for path in args.sources]
-        found = caption(sources, find_tagger(args.tagger), args.out)
-        if args.embeddings:
-            embed(list(found.values()), args.base, args.embeddings)
+        if options.embeddings and not options.base:
+            raise DataError("--embeddings needs --base, the model whose text encoder is used.")
+        sources = [
+            open_source(SourceConfig(path, options.kind, limit=options.limit)) for path in options.sources
+        ]
+        skipped = caption(sources, find_tagger(options.tagger), options.out)
+        log.info("%d captions in %s", len(read_captions(options.out)), options.out)
+        if skipped:
+            log.info("%d pictures have none, as they cannot be read (see above)", len(skipped))
+        if options.embeddings:
+            embed(options.out, options.embeddings, options.base, options.device)
     except OSEDiffError as error:
         log.error("%s", error)
         return 1
     except KeyboardInterrupt:
-        log.error("interrupted; the same command goes on")
+        log.error("stopped; the same command goes on from here")
         return 130
-    log.info("%d captions in %s", len(found), args.out)
     return 0
+
+
+def caption(sources: Sequence[Source], tagger: Tagger, out: Path) -> dict[str, str]:
+    """Append a caption for every picture that `out` has none of; returns name -> reason of broken pictures.
+
+    Raises DataError if `out` is no list of captions or cannot be written, or if no picture can be read.
+    """
+    skipped = {name: reason for source in sources for name, reason in source.skipped.items()}
+    for name, reason in skipped.items():
+        log.warning("skipped %s: %s", name, reason)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        mend(out)
+        done = set(read_captions(out)) if out.exists() else set()
+        with out.open("a", encoding="utf-8") as file:
+            for name, data in tqdm(_to_do(sources, done, skipped), disable=None, unit="picture"):
+                try:
+                    pixels = np.asarray(decode(data))
+                except BrokenPicture as error:
+                    _skip(skipped, name, str(error))
+                    continue
+                image = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
+                text = tagger(image)[0]
+                file.write(json.dumps({"name": name, "caption": text}, ensure_ascii=False) + "\n")
+                file.flush()
+                done.add(name)
+    except OSError as error:
+        raise DataError(f"{out} cannot be written ({error.strerror}); choose another --out.") from error
+    if not done:
+        name, reason = next(reversed(skipped.items()))
+        raise DataError(
+            f"No picture can be captioned, the last one is {name} ({reason}); give other sources."
+        )
+    return skipped
+
+
+def mend(path: Path) -> None:
+    """Cut off a last line that was not written whole."""
+    if not path.exists():
+        return
+    with path.open("rb+") as file:
+        data = file.read()
+        whole = data.rfind(b"\n") + 1
+        if whole < len(data):
+            file.truncate(whole)
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def embed(captions: Path, folder: Path, base: str, device: str = "cpu") -> None:
+    """Fill the prompt cache `folder` with the embeddings of all captions, and of the empty prompt.
+
+    Raises BaseModelError for a base that cannot be used.
+    """
+    from osediff_core.backends.base import load_base
+
+    text = load_base(base, "fp32", torch.device(device)).text
+    cache = PromptCache(text, folder, keep=1, identity=base)
+    prompts = ["", *dict.fromkeys(read_captions(captions).values())]
+    for prompt in tqdm(prompts, disable=None, unit="prompt"):
+        path = cache.path(prompt)
+        if path is not None and not path.exists():
+            cache([prompt])
+    log.info("%d prompts in %s", len(set(prompts)), folder)
+
+
+def _to_do(sources: Sequence[Source], done: set[str], skipped: dict[str, str]) -> Iterator[tuple[str, bytes]]:
+    for source in sources:
+        for index in range(len(source)):
+            name = source.name(index)
+            if name in done:
+                continue
+            try:
+                data = source.read(index)
+            except OSError as error:
+                _skip(skipped, name, f"it cannot be read: {error.strerror or first_line(error)}")
+                continue
+            yield name, data
+
+
+def _skip(skipped: dict[str, str], name: str, reason: str) -> None:
+    log.warning("skipped %s: %s", name, reason)
+    skipped[name] = reason
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m training.caption", description=__doc__.split("\n")[0])
+    parser.add_argument(
+        "sources", nargs="+", metavar="SOURCE", help="folder, .txt list, .tar shards, data set"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="captions, JSON lines; appended to")
+    parser.add_argument("--tagger", required=True, help="appearance, or package.module:callable")
+    parser.add_argument("--kind", default="auto", help="of the sources: auto, folder, list, shards, dataset")
+    parser.add_argument("--limit", type=int, default=0, help="only the first pictures of each source; 0: all")
+    parser.add_argument("--embeddings", type=Path, help="folder of the prompt cache to fill")
+    parser.add_argument("--base", help="with --embeddings: the base model, written as in the configuration")
+    parser.add_argument("--device", default="cpu", help="of the text encoder and --embeddings")
+    return parser
 
 
 if __name__ == "__main__":

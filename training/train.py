@@ -89,6 +89,7 @@ class Trainer:
             self.accelerator.process_index,
             self.accelerator.num_processes,
             state=data_state,
+            multiple=self.networks.base.vae.downscale,
         )
         self.stopping = False
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -37,12 +38,20 @@ class Captions:
                 f"captions {kind!r} is unknown; use none, text:WORDS, files, file:PATH or tagger:NAME."
             )
 
-    def prompt(self, name: str, beside: str | None) -> str | None:
-        """The prompt of picture `name`, or None where the tagger decides. Pictures without a caption get none."""
+    def prompt(self, name: str, beside: Callable[[], str | None]) -> str | None:
+        """The prompt of picture `name`, or None where the tagger decides. Pictures without a caption get none.
+
+        beside: reads the text that lies beside the picture.
+        """
         if self.kind == "tagger":
             return None
-        found = {"text": self.value, "files": beside or "", "file": self._listed.get(name, "")}
-        return found.get(self.kind, "")
+        if self.kind == "files":
+            return beside() or ""
+        return self.value if self.kind == "text" else self._listed.get(name, "")
+
+    def knows(self, name: str) -> bool:
+        """Whether the list has a caption of picture `name`."""
+        return name in self._listed
 
 
 def find_tagger(name: str) -> Tagger:
@@ -58,9 +67,12 @@ def find_tagger(name: str) -> Tagger:
             f"There is no tagger {name!r}; use appearance, or your own as package.module:callable."
         )
     try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
         raise DataError(f"The tagger {name} cannot be imported ({error}); mend its name.") from error
+    if not callable(found):
+        raise DataError(f"The tagger {name} cannot be called; name a function or a class's instance.")
+    return found
 
 
 def _appearance(images: Tensor) -> list[str]:
@@ -76,18 +88,23 @@ def read_captions(path: Path) -> dict[str, str]:
     Raises DataError.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
             f"The captions {path} cannot be read; make them by python -m training.caption."
         ) from error
-    found = {}
+    found: dict[str, str] = {}
     for number, line in enumerate(lines, 1):
+        if not line:
+            continue
         try:
             row = json.loads(line)
-            found[row["name"]] = row["caption"]
+            name, caption = row["name"], row["caption"]
+            if not isinstance(name, str) or not isinstance(caption, str):
+                raise TypeError
+            found[name] = caption
         except (ValueError, KeyError, TypeError) as error:
-            if number == len(lines):
+            if number == len(lines):  # torn: the writer was stopped in it
                 break
             raise DataError(f"Line {number} of {path} is no caption; mend or remove it.") from error
     return found

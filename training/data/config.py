@@ -7,25 +7,29 @@ from typing import Literal
 
 from pydantic import ConfigDict
 
+Kind = Literal["auto", "folder", "list", "shards", "dataset"]
+
 
 @dataclass(frozen=True)
 class SourceConfig:
     """One source of pictures.
 
-    path: a folder; a .txt list, one picture a line, relative to the list; .tar shards (a glob), which hold KEY.jpg and
-    KEY.txt as webdataset's do; or a data set of Hugging Face's `datasets`: a saved folder, .parquet files or a name.
+    path: a folder; a .txt list, one picture a line, relative to the list; .tar shards (a glob, a {000..012} list or a
+    folder of them), which hold KEY.jpg and KEY.txt as webdataset's do; or a data set of Hugging Face's `datasets`: a
+    saved folder, .parquet or .arrow files, a name.
     """
 
     path: str
-    kind: Literal["auto", "folder", "list", "shards", "dataset"] = "auto"
+    kind: Kind = "auto"
     weight: float = 1.0  # share of the samples, relative to the other sources
     limit: int = 0  # only the first pictures, in order of their names; 0: all
+    exclude: tuple[str, ...] = ()  # of folders: patterns of paths below it, such as "kodak/*"
     # of data sets:
     split: str = "train"
-    image_column: str = "image"
+    image_column: str | None = None  # None: the first one that holds pictures
     caption_column: str = "caption"
     streaming: bool = False  # read in order from where it is, shuffled in windows
-    window: int = 1024  # pictures that are shuffled together
+    window: int = 1024  # pictures that are shuffled together, and held in memory, encoded
     allow_download: bool = False
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -39,8 +43,8 @@ class DataConfig:
     resolution: int = 512  # px, side of the square crops
     small: Literal["enlarge", "skip"] = "enlarge"  # what becomes of pictures with a shorter side
     flip: bool = True  # half of the crops are mirrored
-    degradation: str = "realesrgan"  # a preset of osediff_core.degrade, or a YAML file
-    degradation_official: bool | None = None  # the official JPEG and rounding; None: as the preset says
+    degradation: str = "realesrgan"  # a preset of osediff_core.degrade, or a .yaml file
+    degradation_official: bool = False  # with the quirks of the official code, whatever the preset says
     scale: float = 4.0
     # none; text:WORDS; files: NAME.txt beside the picture or in the shard, or the caption column; file:PATH of
     # python -m training.caption; tagger:NAME, from the HQ crop

@@ -6,7 +6,7 @@ import logging
 import signal
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -19,8 +19,8 @@ from osediff_core.errors import OSEDiffError
 from .captions import Captions, Tagger
 from .config import DataConfig
 from .errors import DataError
-from .pairs import Pairs, Sample
-from .sampler import Sampler, Ticket
+from .pairs import Made, Pairs
+from .sampler import Row, Sampler, Ticket
 from .sources import open_source
 
 log = logging.getLogger("training")
@@ -37,12 +37,35 @@ class Batch:
     indices: list[int]
 
 
+@dataclass
+class Report:
+    """What this process met: skipped is name -> reason, small the names of pictures that were enlarged."""
+
+    skipped: dict[str, str] = field(default_factory=dict)
+    small: dict[str, None] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """In types that JSON has: the skipped pictures, and how many of both there are."""
+        counts = {"skipped_pictures": len(self.skipped), "small_pictures": len(self.small)}
+        return {**counts, "skipped": dict(self.skipped)}
+
+
+@dataclass
+class _Ahead:
+    """A batch that workers prepare, and where the data stand after it."""
+
+    tickets: list[Ticket]
+    windows: list[list[Row]]
+    state: dict[str, Any]
+
+
 class PairLoader:
-    """Iterate it for batches without end.
+    """Iterate it for batches without end; a second iteration goes on where the first one's last batch was received.
 
     Micro-batch m of rank r holds the samples n = (m world + r) batch_size + i: together the ranks see what one process
-    with the larger batch sees. skipped: name -> reason of pictures that cannot be used; enlarged: how many were small.
-    Raises DataError, OptionError for a degradation that there is not.
+    with the larger batch sees (streams are shared out by `datasets` instead). state: of a run with the same settings.
+    multiple: what the resolution must be divisible by. tagger: instead of the one that data.captions names.
+    Raises DataError, here and on iteration.
     """
 
     def __init__(
@@ -54,23 +77,33 @@ class PairLoader:
         world: int = 1,
         state: dict[str, Any] | None = None,
         tagger: Tagger | None = None,
+        multiple: int = 1,
     ) -> None:
-        _check(config)
+        _check(config, seed, multiple)
         self.config, self.batch_size, self.rank, self.world = config, batch_size, rank, world
         self.captions = Captions(config.captions, tagger)
+        self.report = Report()
         self.sources = [None if source.streaming else open_source(source) for source in config.sources]
+        self._check_sources()
         self.streams = self._open_streams(seed)
-        self.sampler = Sampler(
-            [len(source) if source is not None else 0 for source in self.sources],
-            [source.weight for source in config.sources],
-            seed,
-        )
+        lengths = [0 if source is None else len(source) for source in self.sources]
+        self.sampler = Sampler(lengths, [source.weight for source in config.sources], seed)
         self.pairs = Pairs(config, self.sources, self.captions, seed)
-        self.skipped: dict[str, str] = {}
-        self.enlarged = 0
-        self._state = state or {"batches": 0, "streams": self._stream_states()}
-        # where the data stood after each batch that workers are preparing
-        self._ahead: deque[dict[str, Any]] = deque()
+        self._state = state or self._stand(0, lengths)
+        if self._state.get("lengths", lengths) != lengths or len(self._state["streams"]) != len(self.streams):
+            log.warning("the sources hold other pictures than when the run was saved: it goes on with these")
+        self._lengths = lengths
+        self._ahead: deque[_Ahead] = deque()
+
+    @property
+    def skipped(self) -> dict[str, str]:
+        """name -> reason of pictures that cannot be used."""
+        return self.report.skipped
+
+    @property
+    def enlarged(self) -> int:
+        """How many pictures were small."""
+        return len(self.report.small)
 
     def state(self) -> dict[str, Any]:
         """Where the data stand after the last batch that was received; JSON-able."""
@@ -84,36 +117,55 @@ class PairLoader:
             num_workers=workers,
             collate_fn=_as_it_is,
             prefetch_factor=self.config.prefetch if workers else None,
-            persistent_workers=False,
             worker_init_fn=_quiet_worker,
+            generator=torch.Generator(),  # else it would draw from the global one
         )
-        for samples in loader:
-            if isinstance(samples, DataError):
-                raise samples
-            self._state = self._ahead.popleft()
-            self._note(samples)
-            yield self._batch(samples)
+        for made in loader:
+            if isinstance(made, OSEDiffError):
+                raise made
+            ahead = self._ahead.popleft()
+            self.pairs.fill(made, ahead.tickets, ahead.windows)
+            self._note(made)
+            batch = self._batch(made, [ticket.n for ticket in ahead.tickets])
+            self._state = ahead.state
+            yield batch
 
     def tickets(self) -> Iterator[list[Ticket]]:
         """The batches to come, for the workers."""
         self._ahead.clear()
         for number, found in self._state["streams"].items():
-            self.streams[int(number)].load(found)
-        streams = {number: iter(stream) for number, stream in self.streams.items()}
+            if int(number) in self.streams:
+                self.streams[int(number)].load(found)
+        rows = {number: stream.rows() for number, stream in self.streams.items()}
         batch = self._state["batches"]
         while True:
             first = (batch * self.world + self.rank) * self.batch_size
-            tickets = []
+            tickets, windows = [], []
             for n in range(first, first + self.batch_size):
                 source, index = self.sampler.place(n)
-                streamed = next(streams[source]) if source in streams else None
-                tickets.append(Ticket(n, source, index, streamed))
+                row, window = next(rows[source]) if source in rows else (None, [])
+                tickets.append(Ticket(n, source, index, row))
+                windows.append(window)
             batch += 1
-            self._ahead.append({"batches": batch, "streams": self._stream_states()})
+            self._ahead.append(_Ahead(tickets, windows, self._stand(batch, self._lengths)))
             yield tickets
 
-    def _stream_states(self) -> dict[str, Any]:
-        return {str(number): stream.state() for number, stream in self.streams.items()}
+    def _stand(self, batch: int, lengths: list[int]) -> dict[str, Any]:
+        streams = {str(number): stream.state() for number, stream in self.streams.items()}
+        return {"batches": batch, "streams": streams, "lengths": lengths}
+
+    def _check_sources(self) -> None:
+        """Note what was left out already, and whether listed captions are of these pictures at all."""
+        for source, config in zip(self.sources, self.config.sources, strict=True):
+            if source is None:
+                continue
+            for name, reason in source.skipped.items():
+                self._skip(name, reason)
+            if self.captions.kind == "file" and not any(map(self.captions.knows, _names(source))):
+                raise DataError(
+                    f"The captions {self.captions.value} name no picture of {config.path}; make them by python -m "
+                    "training.caption with the same path."
+                )
 
     def _open_streams(self, seed: int) -> dict[int, Any]:
         chosen = {number: source for number, source in enumerate(self.config.sources) if source.streaming}
@@ -121,24 +173,34 @@ class PairLoader:
             return {}
         from .hub import Stream
 
-        return {number: Stream(source, seed, self.rank, self.world) for number, source in chosen.items()}
+        return {
+            number: Stream(source, number, seed, self.rank, self.world) for number, source in chosen.items()
+        }
 
-    def _note(self, samples: list[Sample]) -> None:
-        for sample in samples:
-            self.enlarged += sample.enlarged
-            for name, reason in sample.skipped:
-                if name not in self.skipped:
-                    log.warning("skipped %s (%s)", name, reason)
-                self.skipped[name] = reason
+    def _note(self, made: Made) -> None:
+        for name, reason in made.skipped:
+            self._skip(name, reason)
+        new = [name for name in dict.fromkeys(made.small) if name not in self.report.small]
+        for name in new:
+            log.info("enlarged %s: it is smaller than %d px", name, self.config.resolution)
+        self.report.small.update(dict.fromkeys(new))
 
-    def _batch(self, samples: list[Sample]) -> Batch:
-        hq = torch.stack([sample.hq for sample in samples])
-        prompts = [sample.prompt for sample in samples]
-        if None in prompts:
-            tags = iter(self.captions.tagger(hq[[prompt is None for prompt in prompts]]))
-            prompts = [next(tags) if prompt is None else prompt for prompt in prompts]
-        lq = torch.stack([sample.lq for sample in samples])
-        return Batch(lq, hq, prompts, [sample.name for sample in samples], [sample.n for sample in samples])
+    def _skip(self, name: str, reason: str) -> None:
+        if name not in self.report.skipped:
+            log.warning("skipped %s: %s", name, reason)
+        self.report.skipped[name] = reason
+
+    def _batch(self, made: Made, numbers: list[int]) -> Batch:
+        untagged = [place for place, prompt in enumerate(made.prompts) if prompt is None]
+        if untagged:
+            tags = list(self.captions.tagger(made.hq[untagged]))
+            if len(tags) != len(untagged):
+                raise DataError(
+                    f"The tagger gave {len(tags)} texts for {len(untagged)} pictures; it must give one each."
+                )
+            for place, text in zip(untagged, tags, strict=True):
+                made.prompts[place] = text
+        return Batch(made.lq, made.hq, made.prompts, made.names, numbers)
 
 
 class _Tickets:
@@ -151,30 +213,49 @@ class _Tickets:
         return self._loader.tickets()
 
 
-def _as_it_is(samples: list[Sample] | DataError) -> list[Sample] | DataError:
-    return samples
+def _as_it_is(made: Made | OSEDiffError) -> Made | OSEDiffError:
+    return made
 
 
 def _quiet_worker(_worker: int) -> None:
-    """One thread; and the trainer alone answers signals, which a terminal or a cluster sends to all processes."""
-    torch.set_num_threads(1)
+    """The trainer alone answers signals, which a terminal or a cluster sends to all processes."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 
 
-def _check(config: DataConfig) -> None:
+def _names(source: Any) -> Iterator[str]:  # noqa: ANN401 - a Source
+    return (source.name(index) for index in range(len(source)))
+
+
+def _check(config: DataConfig, seed: int, multiple: int) -> None:
     if not config.sources:
         raise DataError("data.sources is empty; name at least one folder, list or data set.")
     if config.resolution < 8:
         raise DataError(
             f"data.resolution is {config.resolution}; the crops need 8 pixels or more, such as 512."
         )
+    if config.resolution % multiple:
+        raise DataError(
+            f"data.resolution is {config.resolution}, but the base needs a multiple of {multiple}; take "
+            f"{-(-config.resolution // multiple) * multiple}."
+        )
+    if config.small not in ("enlarge", "skip"):
+        raise DataError(f"data.small is {config.small!r}; use enlarge or skip.")
     if not 0 <= config.prompt_dropout <= 1:
         raise DataError(f"data.prompt_dropout is {config.prompt_dropout}, but is a probability, 0 to 1.")
     if config.workers < 0 or config.prefetch < 1:
         raise DataError("data.workers must be 0 or more, and data.prefetch 1 or more.")
-    if any(not source.weight > 0 for source in config.sources):
-        raise DataError("The weight of a source must be above 0; leave out a source that is not wanted.")
+    if seed < 0:
+        raise DataError(f"The seed {seed} must not be negative; take any whole number from 0.")
+    for source in config.sources:
+        if not 0 < source.weight < float("inf"):
+            raise DataError("The weight of a source must be above 0; leave out a source that is not wanted.")
+        if source.limit < 0 or source.window < 1:
+            raise DataError(f"limit of {source.path} must be 0 or more, and window 1 or more.")
+        if source.streaming and source.kind not in ("auto", "dataset"):
+            raise DataError(
+                f"{source.path} cannot be streamed as kind {source.kind}; leave out streaming, or use kind dataset."
+            )
     try:
         draw(config.degradation, (config.resolution, config.resolution), config.scale)
     except OSEDiffError as error:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 
 import numpy as np
 import torch
@@ -11,30 +13,51 @@ from PIL import Image
 from torch import Tensor
 
 from osediff_core.degrade import degrade_pair
-from osediff_core.errors import first_line
+from osediff_core.errors import OSEDiffError, first_line
 
 from .captions import Captions
 from .config import DataConfig
 from .errors import DataError
-from .pictures import decode
-from .sampler import Ticket
+from .pictures import BrokenPicture, decode
+from .sampler import Purpose, Row, Ticket, generator
 from .sources import Source
 
-_ATTEMPTS = 64  # pictures of one source that may be broken in a row
-_CROP, _REPLACE = 0, 1  # what a generator is for
+ATTEMPTS = 64  # pictures of one source that may be unusable in a row
 
 
 @dataclass
 class Sample:
-    """One pair, both (3, R, R) in [-1, 1]; prompt is None where the tagger will say. skipped: (name, reason)."""
+    """One pair, both (3, R, R) in [-1, 1]; prompt is None where the tagger will say."""
 
-    n: int
     lq: Tensor
     hq: Tensor
     prompt: str | None
     name: str
-    enlarged: bool = False
+
+
+@dataclass
+class Made:
+    """A batch from a worker: lq, hq (B, 3, R, R). What `holes` lists had a stream's picture that cannot be used.
+
+    small: names of pictures that were enlarged. skipped: (name, reason) of those that were left out.
+    """
+
+    lq: Tensor
+    hq: Tensor
+    prompts: list[str | None]
+    names: list[str]
+    holes: list[int] = field(default_factory=list)
+    small: list[str] = field(default_factory=list)
     skipped: list[tuple[str, str]] = field(default_factory=list)
+
+    def put(self, place: int, sample: Sample) -> None:
+        """Set one sample of the batch."""
+        self.lq[place], self.hq[place] = sample.lq, sample.hq
+        self.prompts[place], self.names[place] = sample.prompt, sample.name
+
+
+# name, how to read it, its caption
+Candidate = tuple[str, Callable[[], bytes], Callable[[], str | None]]
 
 
 class Pairs(torch.utils.data.Dataset):
@@ -45,84 +68,116 @@ class Pairs(torch.utils.data.Dataset):
     ) -> None:
         self.config, self.sources, self.captions, self.seed = config, sources, captions, seed
 
-    def __getitems__(self, tickets: list[Ticket]) -> list[Sample] | DataError:
+    def __getitems__(self, tickets: list[Ticket]) -> Made | OSEDiffError:
         """A batch, or why there is none: an exception raised in a worker would come out with the worker's traceback."""
+        side = self.config.resolution
+        shape = (len(tickets), 3, side, side)
+        made = Made(torch.zeros(shape), torch.zeros(shape), [""] * len(tickets), [""] * len(tickets))
         try:
-            return self._batch(tickets)
-        except DataError as error:
+            with _one_thread():
+                for place, ticket in enumerate(tickets):
+                    before = len(made.skipped)
+                    sample = self._first_usable(ticket.n, self._candidates(ticket), made)
+                    if sample is not None:
+                        made.put(place, sample)
+                    elif ticket.row is not None:
+                        made.holes.append(place)
+                    else:
+                        raise _hopeless(made.skipped[before:])
+        except OSEDiffError as error:
             return error
+        return made
 
-    def _batch(self, tickets: list[Ticket]) -> list[Sample]:
-        """A broken picture of a stream gives its place to the batch's first sound one."""
-        made = [self._make(ticket) for ticket in tickets]
-        sound = next(
-            (ticket for ticket, sample in zip(tickets, made, strict=True) if isinstance(sample, Sample)), None
-        )
-        if sound is None:
-            raise DataError(f"No picture of a whole batch can be read ({made[0]}); check data.sources.")
-        samples = []
-        for ticket, sample in zip(tickets, made, strict=True):
-            if not isinstance(sample, Sample):
-                reason = sample
-                sample = self._make(Ticket(ticket.n, sound.source, sound.index, sound.streamed))
-                sample.skipped.append((ticket.streamed[0], reason))
-            samples.append(sample)
-        return samples
+    def fill(self, made: Made, tickets: Sequence[Ticket], windows: Sequence[list[Row]]) -> None:
+        """Give each hole another picture of its window, the same one at every try. Raises DataError."""
+        for place in made.holes:
+            ticket, window = tickets[place], windows[place]
+            order = generator(self.seed, Purpose.REPLACEMENT, ticket.n).permutation(len(window))
+            before = len(made.skipped)
+            with _one_thread():
+                sample = self._first_usable(ticket.n, (_of_row(window[i]) for i in order), made)
+            if sample is None:
+                raise _hopeless(made.skipped[before:])
+            made.put(place, sample)
 
-    def _make(self, ticket: Ticket) -> Sample | str:
-        """The sample, or why the stream's picture cannot be used. Raises DataError for a source of broken ones."""
-        if ticket.streamed is not None:
-            name, data, caption = ticket.streamed
-            image, reason = self._usable(data)
-            return self._pair(ticket.n, name, image, caption, []) if image else reason
-        source, skipped, index = self.sources[ticket.source], [], ticket.index
-        rng = _rng(self.seed, ticket.n, _REPLACE)
-        for _ in range(_ATTEMPTS):
-            name = source.name(index)
+    def _candidates(self, ticket: Ticket) -> Iterator[Candidate]:
+        """The ticket's picture; then, of a source that can be read in any order, others of it."""
+        if ticket.row is not None:
+            yield _of_row(ticket.row)
+            return
+        source = self.sources[ticket.source]
+        yield _of_source(source, ticket.index)
+        others = generator(self.seed, Purpose.REPLACEMENT, ticket.n)
+        for index in others.choice(len(source), size=min(ATTEMPTS, len(source)), replace=False):
+            if index != ticket.index:
+                yield _of_source(source, int(index))
+
+    def _first_usable(self, n: int, candidates: Iterable[Candidate], made: Made) -> Sample | None:
+        for name, read, caption in islice(candidates, ATTEMPTS):
             try:
-                image, reason = self._usable(source.read(index))
+                image = decode(read())
+            except BrokenPicture as error:
+                made.skipped.append((name, f"broken: {error}"))
+                continue
             except OSError as error:
-                image, reason = None, error.strerror or first_line(error)
-            if image:
-                return self._pair(ticket.n, name, image, source.caption(index), skipped)
-            skipped.append((name, reason))
-            index = int(rng.integers(len(source)))
-        raise DataError(
-            f"{_ATTEMPTS} pictures in a row cannot be used, the last one {name} ({reason}); check data.sources and "
-            "data.small."
-        )
+                made.skipped.append((name, f"it cannot be read: {error.strerror or first_line(error)}"))
+                continue
+            if min(image.size) < self.config.resolution:
+                if self.config.small == "skip":
+                    reason = f"its {image.width}x{image.height} px are too small for {self.config.resolution}"
+                    made.skipped.append((name, reason))
+                    continue
+                made.small.append(name)
+            return self._pair(n, name, image, caption)
+        return None
 
-    def _usable(self, data: bytes) -> tuple[Image.Image | None, str]:
-        try:
-            image = decode(data)
-        except Exception as error:  # Pillow's decoders raise nearly anything on damaged data
-            return None, f"broken: {first_line(error)}"
-        if min(image.size) < self.config.resolution and self.config.small == "skip":
-            return None, f"{image.width}x{image.height} is smaller than {self.config.resolution}"
-        return image, ""
-
-    def _pair(
-        self, n: int, name: str, image: Image.Image, caption: str | None, skipped: list[tuple[str, str]]
-    ) -> Sample:
-        config, rng = self.config, _rng(self.seed, n, _CROP)
-        side = config.resolution
-        enlarged = min(image.size) < side
-        if enlarged:
-            factor = side / min(image.size)
-            size = tuple(max(side, round(length * factor)) for length in image.size)
-            image = image.resize(size, Image.Resampling.BICUBIC)
-        left, top = (int(rng.integers(length - side + 1)) for length in image.size)
-        crop = np.asarray(image.crop((left, top, left + side, top + side)))
-        if rng.random() < 0.5 and config.flip:
-            crop = crop[:, ::-1]
-        dropped = rng.random() < config.prompt_dropout
-        hq = torch.from_numpy(np.ascontiguousarray(crop.transpose(2, 0, 1))).float()[None] / 255
-        lq, hq, _ = degrade_pair(
-            hq, config.degradation, config.scale, self.seed, n, config.degradation_official
-        )
+    def _pair(self, n: int, name: str, image: Image.Image, caption: Callable[[], str | None]) -> Sample:
+        config = self.config
+        crop = random_crop(
+            image, config.resolution, generator(self.seed, Purpose.CROP, n), config.flip
+        ).transpose(2, 0, 1)
+        hq = torch.from_numpy(np.ascontiguousarray(crop)).float()[None] / 255
+        official = True if config.degradation_official else None
+        lq, hq, _ = degrade_pair(hq, config.degradation, config.scale, self.seed, n, official)
+        dropped = generator(self.seed, Purpose.DROPOUT, n).random() < config.prompt_dropout
         prompt = "" if dropped else self.captions.prompt(name, caption)
-        return Sample(n, lq[0] * 2 - 1, hq[0] * 2 - 1, prompt, name, enlarged, skipped)
+        return Sample(lq[0] * 2 - 1, hq[0] * 2 - 1, prompt, name)
 
 
-def _rng(seed: int, n: int, purpose: int) -> np.random.Generator:
-    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(n, purpose)))
+def random_crop(image: Image.Image, side: int, rng: np.random.Generator, flip: bool) -> np.ndarray:
+    """uint8 (side, side, 3), mirrored half of the time; of a smaller picture the largest square, enlarged."""
+    taken = min(side, *image.size)
+    left, top = (int(rng.integers(length - taken + 1)) for length in image.size)
+    mirrored = rng.random() < 0.5
+    crop = image.crop((left, top, left + taken, top + taken))
+    if taken < side:
+        crop = crop.resize((side, side), Image.Resampling.BICUBIC)
+    pixels = np.asarray(crop)
+    return pixels[:, ::-1] if mirrored and flip else pixels
+
+
+def _hopeless(skipped: list[tuple[str, str]]) -> DataError:
+    name, reason = skipped[-1]
+    return DataError(
+        f"{len(skipped)} pictures in a row cannot be used, the last one {name} ({reason}); check data.sources and "
+        "data.small."
+    )
+
+
+def _of_row(row: Row) -> Candidate:
+    return row.name, lambda: row.data, lambda: row.caption
+
+
+def _of_source(source: Source, index: int) -> Candidate:
+    return source.name(index), lambda: source.read(index), lambda: source.caption(index)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """As in a worker: the last bits of a convolution depend on the number of threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

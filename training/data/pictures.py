@@ -6,22 +6,49 @@ import io
 import warnings
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"))
+from osediff_core.errors import first_line
+from osediff_core.image_io import READ_SUFFIXES as SUFFIXES
+
+__all__ = ["SUFFIXES", "BrokenPicture", "decode"]
+
+
+class BrokenPicture(Exception):
+    """Why a picture cannot be used, as a clause."""
 
 
 def decode(data: bytes) -> Image.Image:
-    """RGB, upright, transparency on white, 16 bits rounded to 8. Raises what Pillow raises for a broken picture."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of large pictures; Pillow still refuses decompression bombs
-        image = Image.open(io.BytesIO(data))
-        image.load()
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I") or image.mode == "F":
-        levels = np.asarray(image, np.float32)
-        image = Image.fromarray((levels / 257).round().clip(0, 255).astype(np.uint8))  # 65535 levels to 255
-    if "A" in image.mode or "transparency" in image.info:
+    """The first frame as RGB: upright, transparency on white, 16 bits rounded to 8, CMYK by Pillow's formula.
+
+    Raises BrokenPicture.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of large pictures; Pillow still refuses decompression bombs
+            image = Image.open(io.BytesIO(data))
+            if image.format == "EPS":  # a program, which Pillow would hand to Ghostscript to run
+                raise UnidentifiedImageError
+            image.load()
+            wide = image.mode == "F" or (image.mode == "I" and image.format != "PPM")
+            if wide:  # a PGM of 16 bits comes in a wider mode than it needs
+                raise BrokenPicture("it has 32 bits per channel")
+            return _rgb(ImageOps.exif_transpose(image))
+    except BrokenPicture:
+        raise
+    except UnidentifiedImageError:
+        raise BrokenPicture("it is no picture that can be read" if data else "it is empty") from None
+    except Image.DecompressionBombError:
+        raise BrokenPicture("it has more pixels than is safe to open") from None
+    except Exception as error:  # Pillow's decoders raise nearly anything on damaged data
+        raise BrokenPicture(f"it is damaged or cut short: {first_line(error)}") from error
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16 bits, whatever the mode has room for
+        levels = np.asarray(image).astype(np.float32) / 257
+        return Image.fromarray(levels.round().clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")

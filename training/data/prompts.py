@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -14,12 +15,18 @@ from torch import Tensor
 
 from osediff_core.atomic import write_bytes_atomically
 
+from .errors import DataError
+
+log = logging.getLogger("training")
+
 
 class PromptCache:
     """`cache(prompts) -> prompt_embeds (B, L, D)`, on the CPU, from memory, else from `folder`, else by `encode`.
 
-    folder: one file a prompt, shared by processes and runs; identity: what tells this text encoder from others.
-    keep: prompts in memory, the most recently used ones.
+    encode: a list of prompts -> (B, L, D); it gets one at a time, so that an embedding does not depend on its
+    neighbours. folder: one file a prompt, shared by processes and runs. keep: prompts in memory, the most recently used
+    ones. dtype: of what is kept and given, None: encode's. identity: what tells this text encoder from others.
+    Raises DataError if the folder cannot be made.
     """
 
     def __init__(
@@ -27,12 +34,19 @@ class PromptCache:
         encode: Callable[[list[str]], Tensor],
         folder: Path | None = None,
         keep: int = 4096,
+        dtype: torch.dtype | None = None,
         identity: str = "",
     ) -> None:
         self._encode, self._folder, self._keep, self._identity = encode, folder, keep, identity
+        self._dtype = dtype
         self._memory: OrderedDict[str, Tensor] = OrderedDict()
         if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise DataError(
+                    f"The prompt cache {folder} cannot be made ({error.strerror}); choose another folder."
+                ) from error
 
     def __call__(self, prompts: list[str]) -> Tensor:
         """(B, L, D); without gradients."""
@@ -45,15 +59,33 @@ class PromptCache:
             self._memory.popitem(last=False)
         return found
 
-    def _from_disk(self, prompt: str) -> Tensor:
+    def path(self, prompt: str) -> Path | None:
+        """The prompt's file, there or not; None without a folder."""
         if self._folder is None:
-            return self._encode([prompt])[0].cpu()
+            return None
         name = hashlib.sha256(f"{self._identity}\n{prompt}".encode()).hexdigest()
-        path = self._folder / name[:2] / f"{name}.safetensors"
+        return self._folder / name[:2] / f"{name}.safetensors"
+
+    def _from_disk(self, prompt: str) -> Tensor:
+        path = self.path(prompt)
+        if path is None:
+            return self._new(prompt)
         try:
-            return load(path.read_bytes())["prompt_embeds"]
-        except (OSError, SafetensorError, KeyError):  # not there yet, or damaged: made anew
-            embeds = self._encode([prompt])[0].cpu().contiguous()
+            embeds = load(path.read_bytes())["prompt_embeds"]
+            if embeds.ndim == 2 and bool(torch.isfinite(embeds).all()):
+                return embeds.to(self._dtype or embeds.dtype)
+        except (OSError, SafetensorError, KeyError):
+            pass  # not there yet, or damaged: made anew
+        embeds = self._new(prompt)
+        try:
             path.parent.mkdir(exist_ok=True)
             write_bytes_atomically(path, save({"prompt_embeds": embeds}, {"prompt": prompt}))
-            return embeds
+        except OSError as error:
+            log.warning("the prompt cache %s cannot be written (%s)", self._folder, error.strerror)
+            self._folder = None  # a full disk must not stop a run, nor be tried at every prompt
+        return embeds
+
+    def _new(self, prompt: str) -> Tensor:
+        with torch.no_grad():
+            embeds = self._encode([prompt])[0].detach().cpu()
+        return embeds.to(self._dtype or embeds.dtype).contiguous()

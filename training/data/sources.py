@@ -1,21 +1,25 @@
-"""Pictures by number: folders, lists and tar shards. Each can be asked for any of its pictures at any time."""
+"""Pictures by number: folders, lists and, from shards.py and hub.py, what holds many of them in a file."""
 
 from __future__ import annotations
 
-import glob
-import tarfile
+import os
+from fnmatch import fnmatch
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, get_args
 
-import numpy as np
-
-from .config import SourceConfig
+from .config import Kind, SourceConfig
 from .errors import DataError
 from .pictures import SUFFIXES
+from .shards import Shards, find_shards, first_text
 
 
 class Source(Protocol):
-    """`len` pictures; picture i is the same one at every call and in every process."""
+    """`len` pictures; picture i is the same one at every call and in every process.
+
+    skipped: name -> reason of what was left out when it was opened.
+    """
+
+    skipped: dict[str, str]
 
     def __len__(self) -> int: ...
 
@@ -35,8 +39,8 @@ class Source(Protocol):
 class Files:
     """Pictures as files of their own; captions are NAME.txt beside NAME.png."""
 
-    def __init__(self, paths: list[Path]) -> None:
-        self.paths = paths
+    def __init__(self, paths: list[Path], skipped: dict[str, str] | None = None) -> None:
+        self.paths, self.skipped = paths, skipped or {}
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -51,126 +55,76 @@ class Files:
 
     def caption(self, index: int) -> str | None:
         """The .txt file's first line."""
-        path = self.paths[index].with_suffix(".txt")
-        return _first_line(path.read_bytes()) if path.exists() else None
-
-
-class Shards:
-    """Members of .tar files, found once by their headers and then read by position, so that any order is possible."""
-
-    def __init__(self, shards: list[Path], limit: int = 0) -> None:
-        self.shards = shards
-        self.keys: list[str] = []
-        pictures, texts = [], []
-        for number, shard in enumerate(shards):
-            for key, found in _members(shard).items():
-                if "picture" in found and not (limit and len(self.keys) >= limit):
-                    self.keys.append(key)
-                    pictures.append((number, *found["picture"]))
-                    texts.append(found.get("text", (0, -1)))
-        self.pictures = np.array(pictures, np.int64).reshape(-1, 3)  # shard, offset, size
-        self.texts = np.array(texts, np.int64).reshape(-1, 2)  # offset, size; -1: none
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-    def name(self, index: int) -> str:
-        """SHARD.tar/KEY."""
-        return f"{self.shards[self.pictures[index, 0]]}/{self.keys[index]}"
-
-    def read(self, index: int) -> bytes:
-        """The member's bytes."""
-        shard, offset, size = self.pictures[index].tolist()
-        return _slice(self.shards[shard], offset, size)
-
-    def caption(self, index: int) -> str | None:
-        """First line of the member KEY.txt."""
-        offset, size = self.texts[index].tolist()
-        return None if size < 0 else _first_line(_slice(self.shards[self.pictures[index, 0]], offset, size))
+        try:
+            return first_text(self.paths[index].with_suffix(".txt").read_bytes())
+        except OSError:
+            return None
 
 
 def open_source(config: SourceConfig) -> Source:
     """Find the pictures of a source that can be read in any order. Raises DataError."""
+    if config.kind not in get_args(Kind):
+        raise DataError(f"The kind {config.kind!r} of a source is unknown; use {', '.join(get_args(Kind))}.")
     kind = config.kind if config.kind != "auto" else _guess(config.path)
     if kind == "folder":
-        source: Source = Files(_limited(_in_folder(Path(config.path)), config.limit))
+        source: Source = Files(_limited(_in_folder(Path(config.path), config.exclude), config.limit))
     elif kind == "list":
-        source = Files(_limited(_in_list(Path(config.path)), config.limit))
+        source = _from_list(Path(config.path), config.limit)
     elif kind == "shards":
-        source = Shards(_shards(config.path), config.limit)
+        source = Shards(find_shards(config.path), config.limit)
     else:
         from .hub import TableSource
 
         source = TableSource(config)
     if not len(source):
-        raise DataError(f"There is no picture in {config.path}; give a source with some.")
+        missing = f": all {len(source.skipped)} in it are missing or broken" if source.skipped else ""
+        raise DataError(f"There is no picture in {config.path}{missing}; give a source with some.")
     return source
 
 
 def _guess(path: str) -> str:
-    if path.endswith(".tar"):
-        return "shards"
-    if path.endswith(".txt"):
-        return "list"
-    folder = Path(path)
-    is_table = path.endswith(".parquet") or (folder / "dataset_info.json").exists()
-    return "dataset" if is_table else "folder"
+    suffix, folder = Path(path).suffix.lower(), Path(path)
+    if suffix in (".tar", ".txt"):
+        return {".tar": "shards", ".txt": "list"}[suffix]
+    saved = any((folder / name).exists() for name in ("dataset_info.json", "dataset_dict.json"))
+    return "dataset" if saved or suffix in (".parquet", ".arrow") else "folder"
 
 
-def _in_folder(folder: Path) -> list[Path]:
+def _in_folder(folder: Path, exclude: tuple[str, ...]) -> list[Path]:
     if not folder.is_dir():
         raise DataError(f"There is no folder {folder}; mend data.sources or put the pictures there.")
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    found = []
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            path = Path(parent, name)
+            below = path.relative_to(folder).as_posix()
+            hidden = name.startswith(".")  # among them macOS's ._NAME.jpg, which are no pictures
+            if path.suffix.lower() in SUFFIXES and not hidden and not any(fnmatch(below, p) for p in exclude):
+                found.append(path)
+    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
 
 
-def _in_list(path: Path) -> list[Path]:
-    """The paths are not looked for here: a list may hold millions, on a slow disk; a missing one is skipped later."""
+def _from_list(path: Path, limit: int) -> Files:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
         raise DataError(f"The list {path} cannot be read ({error.strerror}); mend data.sources.") from error
     except UnicodeDecodeError as error:
         raise DataError(f"The list {path} is no text; give one with a picture's path a line.") from error
-    return [path.parent / line.strip() for line in lines if line.strip()]
+    listed = [path.parent / line.strip() for line in lines if line.strip()]
+    listed = _limited(listed, limit)
+    # One look into each folder, not one at each picture: a list may hold millions, on a slow disk.
+    there = {parent: _names_in(parent) for parent in {one.parent for one in listed}}
+    missing = {str(one): "it does not exist" for one in listed if one.name not in there[one.parent]}
+    return Files([one for one in listed if one.name in there[one.parent]], missing)
 
 
-def _shards(pattern: str) -> list[Path]:
-    found = [Path(path) for path in sorted(glob.glob(pattern))]
-    if not found:
-        raise DataError(f"No .tar file fits {pattern}; mend data.sources.")
-    return found
-
-
-def _members(shard: Path) -> dict[str, dict[str, tuple[int, int]]]:
-    """key -> {"picture", "text"} -> (offset, size) of the data."""
-    found: dict[str, dict[str, tuple[int, int]]] = {}
+def _names_in(folder: Path) -> set[str]:
     try:
-        with tarfile.open(shard, "r:") as archive:
-            for member in archive:
-                key, _, extension = member.name.rpartition(".")
-                kind = (
-                    "text"
-                    if extension == "txt"
-                    else "picture"
-                    if f".{extension.lower()}" in SUFFIXES
-                    else None
-                )
-                if member.isfile() and kind:
-                    found.setdefault(key, {})[kind] = (member.offset_data, member.size)
-    except (OSError, tarfile.TarError) as error:
-        raise DataError(f"{shard} is no whole, uncompressed .tar file ({error}); make it again.") from error
-    return found
-
-
-def _slice(path: Path, offset: int, size: int) -> bytes:
-    with path.open("rb") as file:
-        file.seek(offset)
-        return file.read(size)
+        return set(os.listdir(folder))
+    except OSError:
+        return set()
 
 
 def _limited(paths: list[Path], limit: int) -> list[Path]:
     return paths[:limit] if limit else paths
-
-
-def _first_line(data: bytes) -> str:
-    return (data.decode("utf-8", "replace").strip().splitlines() or [""])[0]
