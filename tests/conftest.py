@@ -54,3 +54,12 @@ def comfyui() -> Path:
 @pytest.fixture(autouse=True)
 def _no_random_surprises() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def one_thread():
+    """Such small tensors gain nothing by threads, and on a busy machine they wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -18,10 +18,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from osediff_core.errors import OptionError, OSEDiffError
+from osediff_core.precision import DTYPES
 
 from .config import TrainConfig, load_config
 from .counting import PROMPT, StepCounts, count_step
-from .meta_networks import DTYPES, MetaNetworks, build_on_meta, perceptual_network
+from .meta_networks import MetaNetworks, build_on_meta, perceptual_network
 
 GIB = 2**30
 _REGULARISED = ("vsd",)

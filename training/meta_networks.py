@@ -18,9 +18,9 @@ from osediff_core.backends.raw import SD21_BASE
 from osediff_core.backends.source import PACKAGED
 from osediff_core.backends.tensor_files import read_json
 from osediff_core.lora import attach_peft
+from osediff_core.precision import DTYPES
 from osediff_core.weights import ADAPTER_OF_GROUP
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 META = torch.device("meta")
 _REGULARISER = {group: f"regulariser_{group}" for group in ADAPTER_OF_GROUP}
 _NORMS = (nn.GroupNorm, nn.LayerNorm)

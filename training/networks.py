@@ -46,6 +46,11 @@ class Networks:
         with self.unet_roles.role(role):
             return self.base.unet(latents, timesteps, prompt_embeds)
 
+    def encode_untuned(self, image: Tensor) -> Tensor:
+        """The base's own encoder, posterior mode: (B, 3, H, W) in [-1, 1] -> scaled latents, with gradients."""
+        with self.vae_roles.role(TEACHER):
+            return self.generator.encode(image)
+
     def weights(self, metadata: dict[str, str]) -> OSEDiffWeights:
         """Copies of the generator's weights, as the core's files hold them."""
         unet = self.base.unet.module

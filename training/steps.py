@@ -13,14 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from osediff_core.precision import DTYPES
+
 from .config import LossConfig
 from .discriminator import adversarial_gradient, adversarial_loss
 from .draws import Draws
 from .networks import Networks
 from .roles import GENERATOR, REGULARISER, TEACHER
 from .vsd import diffusion_loss, distillation_gradient, loss_with_gradient
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class GeneratorStep(nn.Module):
@@ -36,10 +36,8 @@ class GeneratorStep(nn.Module):
     ) -> None:
         super().__init__()
         self.trained = nn.ParameterList(networks.generator_parameters.values())
-        self._shared = (
-            networks,
-            perceptual,
-        )  # in a tuple, as a module set as an attribute would become a part
+        # in a tuple, as a module set as an attribute would become a part
+        self._shared = (networks, perceptual)
         self.loss, self.kind, self.precision = loss, kind, precision
 
     def forward(
@@ -60,17 +58,12 @@ class GeneratorStep(nn.Module):
                 terms["perceptual"] = perceptual(image, hq).mean()
             extra = {}
             if self.kind != "none":
-                target = self._reencoded(image) if self.kind == "vsd-pixel" else latents
+                # in the image's domain: the restored image through the untuned encoder, with gradients
+                target = networks.encode_untuned(image) if self.kind == "vsd-pixel" else latents
                 gradient, extra = self._gradient(target, prompt_embeds, negative_embeds, draws)
                 terms["regulariser"] = loss_with_gradient(target, gradient)
         loss = sum(getattr(self.loss, name) * term for name, term in terms.items())
         return {"loss": loss, **terms, **extra, "latents": latents.detach(), "image": image.detach()}
-
-    def _reencoded(self, image: Tensor) -> Tensor:
-        """Distillation in the image's domain: the restored image through the untuned encoder, with gradients."""
-        networks, _ = self._shared
-        with networks.vae_roles.role(TEACHER):
-            return networks.generator.encode(image)
 
     def _gradient(
         self, latents: Tensor, prompt_embeds: Tensor, negative_embeds: Tensor, draws: Draws
@@ -107,18 +100,15 @@ class RegulariserStep(nn.Module):
         model, schedule = partial(networks.predict, REGULARISER), networks.base.schedule
         with autocast(latents.device, self.precision):
             if self.kind == "vsd-pixel":
-                latents = self._encoded(image)
+                with torch.no_grad():
+                    latents = networks.encode_untuned(image)
             if self.kind == "gan":
+                with torch.no_grad():
+                    real = networks.encode_untuned(hq)
                 return self.weight * adversarial_loss(
-                    latents, self._encoded(hq), schedule, draws, networks.discriminator, model, prompt_embeds
+                    latents, real, schedule, draws, networks.discriminator, model, prompt_embeds
                 )
             return self.weight * diffusion_loss(latents, schedule, draws, model, prompt_embeds)
-
-    @torch.no_grad()
-    def _encoded(self, image: Tensor) -> Tensor:
-        (networks,) = self._shared
-        with networks.vae_roles.role(TEACHER):
-            return networks.generator.encode(image)
 
 
 def restore(networks: Networks, lq: Tensor, prompt_embeds: Tensor, precision: str) -> Tensor:

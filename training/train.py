@@ -62,14 +62,10 @@ class Trainer:
         self.folder = RunFolder(config)
         self.networks = build_networks(config.model, self.device, config.seed)
         kind, loss = config.model.regulariser, config.loss
-        perceptual = perceptual_loss(
-            loss.perceptual_kind if loss.perceptual else "none",
-            Path(loss.perceptual_weights) if loss.perceptual_weights else None,
-            loss.allow_download,
-        )
-        perceptual = (
-            perceptual.to(self.device) if loss.perceptual and loss.perceptual_kind != "none" else None
-        )
+        perceptual = None
+        if loss.perceptual and loss.perceptual_kind != "none":
+            backbone = Path(loss.perceptual_weights) if loss.perceptual_weights else None
+            perceptual = perceptual_loss(loss.perceptual_kind, backbone, loss.allow_download).to(self.device)
         self.generator_step = GeneratorStep(self.networks, loss, kind, perceptual, config.precision)
         self.regulariser_step = RegulariserStep(self.networks, loss, kind, config.precision)
         self._make_updaters()

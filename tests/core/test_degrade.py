@@ -25,14 +25,7 @@ from osediff_core.degrade import (
 )
 from osediff_core.errors import ImageError, OptionError
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Such small tensors gain nothing by threads, and on a busy machine they wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 # ---- the batch ----

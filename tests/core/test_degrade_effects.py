@@ -4,7 +4,6 @@ import math
 
 import numpy as np
 import pytest
-import torch
 from degrade_pictures import high_frequencies, psnr, synthetic
 
 from osediff_core.degrade import (
@@ -17,14 +16,7 @@ from osediff_core.degrade import (
     jpeg,
 )
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Such small tensors gain nothing by threads, and on a busy machine they wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 # ---- what the presets do ----

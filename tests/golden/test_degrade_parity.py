@@ -10,14 +10,7 @@ import torch
 
 from osediff_core.degrade import degrade_pair, jpeg, kernels, noise, operations
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Such small tensors gain nothing by threads, and on a busy machine they wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
