@@ -103,7 +103,7 @@ def weights_from_peft(
         groups,
         vae_modules,
         {**DEFAULT_METADATA, "base": base, **(metadata or {})},
-        "the weights under training",
+        "the network under training",
     )
 
 

@@ -46,6 +46,7 @@ class ModelConfig:
     gradient_checkpointing: bool = (
         False  # UNet and VAE, the decoder included; see docs/training.md for its cost
     )
+    shard_base: bool = False  # split the frozen UNet over the processes, which each gather block by block
 
     __pydantic_config__ = _STRICT
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import signal
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -38,6 +37,8 @@ from .errors import NonFiniteLossError, TrainingError
 from .networks import build_networks
 from .perceptual import perceptual_loss
 from .run_folder import RunFolder
+from .sharding import shard_frozen
+from .signals import StopSignals
 from .steps import GeneratorStep, RegulariserStep, restore
 from .updater import Updater
 from .validate import Validation
@@ -56,11 +57,13 @@ class Trainer:
         self.device, self.main = self.accelerator.device, self.accelerator.is_main_process
         if self.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
             raise TrainingError(
-                "The networks are shared by two losses, which FSDP and DeepSpeed cannot wrap; launch with DDP "
-                "(training/configs/accelerate/ddp.yaml), which only has to keep the few trained parameters alike."
+                "Two losses share the networks, which accelerate's FSDP and DeepSpeed cannot wrap; launch with "
+                "training/configs/accelerate/ddp.yaml, and split the frozen base by model.shard_base=true."
             )
         self.folder = RunFolder(config)
         self.networks = build_networks(config.model, self.device, config.seed)
+        if config.model.shard_base:
+            shard_frozen(self.networks.base.unet.module, self.device)
         kind, loss = config.model.regulariser, config.loss
         perceptual = None
         if loss.perceptual and loss.perceptual_kind != "none":
@@ -87,7 +90,7 @@ class Trainer:
             state=data_state,
             multiple=self.networks.base.vae.downscale,
         )
-        self.stopping = False
+        self.signals = StopSignals()
 
     def _make_updaters(self) -> None:
         config, optim = self.config, self.config.optim
@@ -124,7 +127,7 @@ class Trainer:
         running: dict[str, list[Tensor]] = {}
         if self.step == 0:
             self._validate()
-        with _caught_signals(self):
+        with self.signals:
             while self.step < config.steps and not self._must_stop():
                 values = self.update(batches)
                 self.step += 1
@@ -234,7 +237,7 @@ class Trainer:
     def _validate(self) -> None:
         if self.validation is None:
             return
-        if self.main:
+        if self.main or self.config.model.shard_base:  # a split base runs on all ranks or on none
             self.updater.swap_average()
 
             def restored(lq: Tensor, prompts: list[str]) -> Tensor:
@@ -243,13 +246,17 @@ class Trainer:
 
             found = self.validation.run(restored)
             self.updater.swap_average()
-            self.log.log(self.step, found, kind="validation")
-            sheet = self.folder.sheet(self.step)
-            self.validation.sheet(sheet)
-            self.log.image(self.step, "validation", sheet)
-            if found["distance"] < self.best["value"]:
-                self.best = {"step": self.step, "value": found["distance"]}
+            if self.main:
+                self._keep_validation(found)
         self.accelerator.wait_for_everyone()
+
+    def _keep_validation(self, found: dict[str, float]) -> None:
+        self.log.log(self.step, found, kind="validation")
+        sheet = self.folder.sheet(self.step)
+        self.validation.sheet(sheet)
+        self.log.image(self.step, "validation", sheet)
+        if found["distance"] < self.best["value"]:
+            self.best = {"step": self.step, "value": found["distance"]}
 
     def _log(self, running: dict[str, list[Tensor]]) -> dict[str, str]:
         """Means since the last time, over all ranks."""
@@ -319,34 +326,14 @@ class Trainer:
     def _must_stop(self) -> bool:
         """Whether any rank was told to: all must leave the loop at the same step."""
         if self.accelerator.num_processes == 1:
-            return self.stopping
-        flag = torch.tensor(float(self.stopping), device=self.device)
+            return self.signals.received
+        flag = torch.tensor(float(self.signals.received), device=self.device)
         return bool(self.accelerator.reduce(flag, "sum") > 0)
 
     def _finish(self) -> None:
         if self.main:
             self.folder.finish(self._weights(), self.log)
         self.accelerator.wait_for_everyone()
-
-
-class _caught_signals:
-    """The first Ctrl-C or SIGTERM ends the loop after its step; the second one is the usual interrupt."""
-
-    def __init__(self, trainer: Trainer) -> None:
-        self.trainer = trainer
-
-    def __enter__(self) -> None:
-        self.before = {s: signal.signal(s, self._stop) for s in (signal.SIGINT, signal.SIGTERM)}
-
-    def _stop(self, number: int, _frame: object) -> None:
-        if self.trainer.stopping:
-            raise KeyboardInterrupt
-        log.info("%s: saving a checkpoint after this step", signal.Signals(number).name)
-        self.trainer.stopping = True
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
 
 
 def _add(values: dict[str, Tensor], new: dict[str, Tensor], count: int) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,8 @@ import torch
 import yaml
 from PIL import Image
 from safetensors.torch import load_file
+
+from training.train import main
 
 ROOT = Path(__file__).parents[2]
 STEPS = 6
@@ -144,15 +147,23 @@ def test_ctrl_c_saves_first(make_config, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_make_the_update_of_one(make_config, tmp_path):
-    one = run(make_config("one", steps=2, batch=4))
-    assert one.returncode == 0, one.stderr
-    accumulated = run(make_config("accumulated", steps=2, batch=2, optim={"accumulate": 2}))
-    assert accumulated.returncode == 0, accumulated.stderr
+    for config in (
+        make_config("one", steps=2, batch=4),
+        make_config("accumulated", steps=2, batch=2, optim={"accumulate": 2}),
+    ):
+        assert main(["--config", str(config)]) == 0
     launcher = ("-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29511")
-    two = run(make_config("two", steps=2, batch=2), launcher=launcher, env={"ACCELERATE_USE_CPU": "true"})
-    assert two.returncode == 0, two.stderr
+    for name, model in (("two", {}), ("split", {"shard_base": True, "gradient_checkpointing": True})):
+        config = make_config(name, steps=2, batch=2, model=model)
+        found = run(config, launcher=launcher, env={"ACCELERATE_USE_CPU": "true"})
+        assert found.returncode == 0, found.stderr
+    assert re.search(r"each of 2 processes keeps 5\d % of the frozen UNet", found.stderr)
+    logs = [(tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("one", "split")]
+    validated = [json.loads(rows[-1]) for rows in logs]
+    assert validated[1]["kind"] == "validation"
+    assert validated[1]["values"] == pytest.approx(validated[0]["values"], rel=1e-3)
     expected = trained(tmp_path / "one", 2)
-    for name in ("accumulated", "two"):
+    for name in ("accumulated", "two", "split"):
         found = trained(tmp_path / name, 2)
         for key, tensor in expected.items():
             if ".exp_avg" not in key and ".step" not in key:
