@@ -1,7 +1,10 @@
 """Which pictures a run sees, and what becomes of those that cannot be used."""
 
 import io
+import subprocess
+import sys
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +16,8 @@ from training.data.captions import find_tagger, read_captions
 from training.data.pictures import decode
 from training.data.prompts import PromptCache
 from training.data.sampler import Sampler
+
+ROOT = Path(__file__).parents[2]
 
 
 def picture(seed, size=(60, 50)):
@@ -70,6 +75,26 @@ def test_two_ranks_see_what_one_process_sees(folder):
     ranks = [take(PairLoader(config(folder), 2, 3, rank, 2), 1)[0] for rank in range(2)]
     assert torch.equal(torch.cat([batch.hq for batch in ranks]), whole.hq)
     assert ranks[0].indices + ranks[1].indices == whole.indices == [0, 1, 2, 3]
+
+
+def test_a_worker_outlives_a_signal_but_not_the_trainer(folder):
+    script = f"""
+import multiprocessing, os, signal
+from training.data import DataConfig, PairLoader, SourceConfig
+data = DataConfig([SourceConfig({str(folder)!r})], resolution=32, degradation="light", workers=1, prefetch=1)
+batches = iter(PairLoader(data, 2, 0))
+next(batches)
+(worker,) = multiprocessing.active_children()
+for _ in range(3):
+    os.kill(worker.pid, signal.SIGTERM)
+    next(batches)
+assert worker.is_alive()
+print("going", flush=True)
+"""  # and ends with the iterator in its hands, as after an error
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0 and "going" in done.stdout, done.stderr
 
 
 @pytest.mark.parametrize("workers", [0, 2])

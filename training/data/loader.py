@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
+import os
 import signal
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
+from multiprocessing.synchronize import Event
 from typing import Any
 
 import torch
@@ -111,24 +115,30 @@ class PairLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         workers = self.config.workers
+        ending = torch.multiprocessing.Event()
+        atexit.register(ending.set)
         loader = DataLoader(
             self.pairs,
             batch_sampler=_Tickets(self),
             num_workers=workers,
             collate_fn=_as_it_is,
             prefetch_factor=self.config.prefetch if workers else None,
-            worker_init_fn=_quiet_worker,
+            worker_init_fn=partial(_quiet_worker, ending),
             generator=torch.Generator(),  # else it would draw from the global one
         )
-        for made in loader:
-            if isinstance(made, OSEDiffError):
-                raise made
-            ahead = self._ahead.popleft()
-            self.pairs.fill(made, ahead.tickets, ahead.windows)
-            self._note(made)
-            batch = self._batch(made, [ticket.n for ticket in ahead.tickets])
-            self._state = ahead.state
-            yield batch
+        try:
+            for made in loader:
+                if isinstance(made, OSEDiffError):
+                    raise made
+                ahead = self._ahead.popleft()
+                self.pairs.fill(made, ahead.tickets, ahead.windows)
+                self._note(made)
+                batch = self._batch(made, [ticket.n for ticket in ahead.tickets])
+                self._state = ahead.state
+                yield batch
+        finally:
+            ending.set()
+            atexit.unregister(ending.set)
 
     def tickets(self) -> Iterator[list[Ticket]]:
         """The batches to come, for the workers."""
@@ -217,10 +227,13 @@ def _as_it_is(made: Made | OSEDiffError) -> Made | OSEDiffError:
     return made
 
 
-def _quiet_worker(_worker: int) -> None:
-    """The trainer alone answers signals, which a terminal or a cluster sends to all processes."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+def _quiet_worker(ending: Event, _worker: int) -> None:
+    """The trainer alone answers signals, which a terminal or a cluster sends to all processes.
+
+    Once it is `ending`, SIGTERM is its own word to a worker that is late, and it waits until the worker is gone.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0) if ending.is_set() else None)
 
 
 def _names(source: Any) -> Iterator[str]:  # noqa: ANN401 - a Source

@@ -13,6 +13,7 @@ import argparse
 import logging
 import shutil
 import subprocess
+import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,7 +124,8 @@ def _collect(tree: Path, target: Path) -> None:
     log.info("%s: %d pictures", target.name, sum(path.is_file() for path in target.rglob("*")))
 
 
-def main() -> None:
+def main() -> int:
+    """The command line: 0 if all is there, 1 if a source could not be fetched, for which the others do not wait."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -134,13 +136,23 @@ def main() -> None:
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     args.out.mkdir(parents=True, exist_ok=True)
-    if not args.git_only:
-        for package in DEBIAN:
-            fetch_debian(package, args.out)
-    if not args.packages_only:
-        for source in GIT:
-            fetch_git(source, args.out)
+    sources = [(fetch_debian, package) for package in DEBIAN if not args.git_only]
+    sources += [(fetch_git, source) for source in GIT if not args.packages_only]
+    failed = []
+    for fetch, source in sources:
+        try:
+            fetch(source, args.out)
+        except (OSError, subprocess.CalledProcessError) as error:
+            failed.append(source.name)
+            said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
+            log.warning("%s: not fetched (%s)", source.name, said[-1] if said else error)
+    if failed:
+        log.error(
+            "Not fetched: %s; run the command again when their hosts can be reached, or go on without them.",
+            ", ".join(failed),
+        )
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
