@@ -36,7 +36,8 @@ _PICKLE_HEAD = 64 * 2**20  # bytes of a zip-less pickle that are parsed, never r
 def container_of(path: Path, wanted: str = "OSEDiff weights (.pkl or .safetensors)") -> str:
     """ "safetensors", "torch-zip" or "torch-legacy", by content and never by suffix.
 
-    wanted: what a user should give instead of a foreign file. Raises CheckpointError for a missing, empty, unreadable or foreign file, and for a folder.
+    wanted: what a user should give instead of a foreign file. Raises CheckpointError for a missing, empty,
+    unreadable or foreign file, and for a folder.
     """
     if path.is_dir():
         raise CheckpointError(f"{path} is a folder; give the weights file inside it.")

@@ -21,7 +21,7 @@ from ..torch_file import (
     tensor_dict,
 )
 
-_PIECE = 32 * 2**20  # values mapped at a time: 128 MB in fp32
+_PIECE = 16 * 2**20  # values mapped at a time: 64 MB in fp32
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,7 @@
-"""DAPE's LoRA on RAM: which tensors, what is added to which rows (loralib 0.1.2, lora_alpha 1, so the scale is 1 / rank)."""
+"""DAPE's LoRA on RAM: which tensors it adapts, and what is added to which rows.
+
+It was trained with loralib 0.1.2 and lora_alpha 1, so the scale is 1 / rank.
+"""
 
 from __future__ import annotations
 

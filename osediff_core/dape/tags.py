@@ -1,4 +1,7 @@
-"""RAM's list of tags: English and Chinese names, and the threshold of each (recognize-anything, Apache-2.0; see NOTICE)."""
+"""RAM's list of tags: English and Chinese names, and the threshold of each.
+
+The lists are recognize-anything's, Apache-2.0; see NOTICE.
+"""
 
 from __future__ import annotations
 

@@ -20,9 +20,10 @@ from ..precision import DTYPES, short_name
 from ..weights import LoRAPair
 from .config import TaggerConfig
 from .files import TensorFile
-from .layout import layout, official_shapes, to_network, to_official
+from .layout import to_network, to_official
 from .lora import factor_shapes, lora_modules, merged, pairs_of, rank_of
 from .network import TaggerNetwork, empty_network
+from .official import Shape, official_shapes
 
 logger = logging.getLogger(__name__)
 
@@ -51,15 +52,13 @@ class TaggerWeights:
     @classmethod
     def from_network(cls, network: TaggerNetwork) -> TaggerWeights:
         """The weights of a network, to be written. They share its memory where they can."""
-        return cls(network.config, to_official(network, layout(network, network.config)))
+        return cls(network.config, to_official(network))
 
     def network(self) -> TaggerNetwork:
         """A network that holds these tensors themselves, in evaluation mode; their LoRA is not in it."""
         network = empty_network(self.config)
-        state = to_network(self.tensors, layout(network, self.config))
-        network.load_state_dict(
-            state, strict=False, assign=True
-        )  # transformers 4 also keeps index buffers in it
+        # not strict: transformers 4 keeps the index of relative positions, which is computed, in its state
+        network.load_state_dict(to_network(self.tensors, network), strict=False, assign=True)
         return network.requires_grad_(False).eval()
 
 
@@ -73,7 +72,7 @@ def read_tagger(
     """A tagger from `ram_swin_large_14m.pth` or our .safetensors, on the CPU.
 
     dape: the path of DAPE.pth; or True for the LoRA inside the .safetensors, if it has one; or False for RAM alone,
-    as captions of good pictures are made. dtype: of the tensors; None keeps the file's. merge: add the LoRA to the
+    as captions of good pictures are made. dtype: of the tensors; None is fp32. merge: add the LoRA to the
     tensors, in fp32 before they are cast; otherwise it is kept in `lora`.
     Only the tensors that tagging uses are read, in pieces. Raises CheckpointError, one sentence, for a file that is
     missing, damaged, of another model, not whole, or that holds NaN.
@@ -81,20 +80,24 @@ def read_tagger(
     path = Path(path)
     file = TensorFile.open(path, _WANTED)
     config = _config(file)
-    network = empty_network(config)
-    shapes = official_shapes(network, layout(network, config))
+    shapes = official_shapes(config)
     stored = _official_names(file)
     _check_shapes(path, shapes, {name: file.shapes[own] for name, own in stored.items()})
     lora = _lora(file, dape, config, shapes)
     weights = TaggerWeights(config, {}, metadata=dict(file.metadata), source=path.name)
     official = {own: name for name, own in stored.items() if name in shapes}
+    # all memory that stays is taken first: what is needed only for a moment would otherwise leave holes between
+    weights.tensors = {
+        name: torch.empty(shapes[name], dtype=dtype or torch.float32) for name in official.values()
+    }
     for own, tensor in file.tensors(official):
         name = official[own]
         module = name.removesuffix(".weight")
         _check_finite(path, name, tensor)
         if merge and module in lora and name.endswith(".weight"):
             tensor = merged(module, tensor, lora[module])
-        weights.tensors[name] = cast(path, name, tensor, dtype)
+        weights.tensors[name].copy_(tensor)
+        _check_cast(path, name, weights.tensors[name])
     weights.adapted = merge and bool(lora)
     weights.lora = {} if merge else lora
     return weights
@@ -118,7 +121,7 @@ def write_tagger(
     dtype = DTYPES.get(dtype, dtype)
     if dtype is not None and dtype not in DTYPES.values():
         raise OptionError(f"A tagger is not saved as {dtype}; use {', '.join(DTYPES)}.")
-    tensors = {name: cast(path, name, tensor, dtype) for name, tensor in weights.tensors.items()}
+    tensors = {name: _cast(path, name, tensor, dtype) for name, tensor in weights.tensors.items()}
     for module, pair in weights.lora.items():
         for factor, tensor in zip("AB", pair, strict=True):
             tensors[f"{module}.lora_{factor}"] = tensor.detach().float().contiguous()
@@ -132,18 +135,26 @@ def write_tagger(
     write_file(path, sorted_safetensors(tensors, metadata))
 
 
-def cast(path: Path, name: str, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
-    """An own, contiguous copy on the CPU. Raises CheckpointError if a value is too large for `dtype`."""
-    out = tensor.detach().to("cpu", dtype or tensor.dtype, copy=True).contiguous()
-    if out.dtype != tensor.dtype and not bool(torch.isfinite(out).all()):
-        raise CheckpointError(
-            f"{path}: {name} has values too large for {short_name(out.dtype)}; use fp32 or bf16."
-        )
+def _cast(path: Path, name: str, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    out = tensor.detach().to("cpu", dtype or tensor.dtype).contiguous()
+    _check_cast(path, name, out)
     return out
 
 
+def _check_cast(path: Path, name: str, tensor: Tensor) -> None:
+    if tensor.dtype == torch.float16 and not _finite(tensor):  # bf16 reaches as far as fp32
+        raise CheckpointError(
+            f"{path}: {name} has values too large for {short_name(tensor.dtype)}; use fp32 or bf16."
+        )
+
+
+def _finite(tensor: Tensor) -> bool:
+    """Without the temporary copies of torch.isfinite: both extremes are NaN if any value is."""
+    return all(bool(torch.isfinite(extreme)) for extreme in torch.aminmax(tensor))
+
+
 def _config(file: TensorFile) -> TaggerConfig:
-    """What the file was built from: our metadata says it, an official file is RAM. Raises CheckpointError for others."""
+    """What the file was built from: our metadata says it, an official file is RAM. Raises CheckpointError."""
     if file.metadata.get("format") == TAGGER_FORMAT:
         version = file.metadata.get("version", "unknown")
         if version != FORMAT_VERSION:
@@ -170,9 +181,7 @@ def _official_names(file: TensorFile) -> dict[str, str]:
     return {re.sub(r"^vision_multi\.", "tagging_head.", name): name for name in file.shapes}
 
 
-def _check_shapes(
-    path: Path, wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]
-) -> None:
+def _check_shapes(path: Path, wanted: Mapping[str, Shape], found: Mapping[str, Shape]) -> None:
     missing = [name for name in wanted if name not in found]
     misshapen = [
         f"{name} is {found[name]} and should be {shape}"
@@ -198,7 +207,7 @@ def _check_finite(path: Path, name: str, tensor: Tensor) -> None:
         raise CheckpointError(
             f"{path}: {name} is not of floats but {tensor.dtype}; download or export it again."
         )
-    if not bool(torch.isfinite(tensor).all()):
+    if not _finite(tensor):
         raise CheckpointError(f"{path} holds NaN or infinite values in {name}; download or export it again.")
 
 
@@ -206,7 +215,7 @@ def _lora(
     file: TensorFile,
     dape: bool | str | os.PathLike[str],
     config: TaggerConfig,
-    shapes: Mapping[str, tuple[int, ...]],
+    shapes: Mapping[str, Shape],
 ) -> dict[str, LoRAPair]:
     if isinstance(dape, bool):
         own = dape and file.metadata.get("dape") == "lora"
@@ -220,15 +229,13 @@ def _lora(
     return _read_lora(other, config, shapes)
 
 
-def _read_lora(
-    file: TensorFile, config: TaggerConfig, shapes: Mapping[str, tuple[int, ...]]
-) -> dict[str, LoRAPair]:
+def _read_lora(file: TensorFile, config: TaggerConfig, shapes: Mapping[str, Shape]) -> dict[str, LoRAPair]:
     modules = lora_modules(config)
     names = [f"{module}.lora_{factor}" for module in modules for factor in "AB"]
     unused = [name for name in file.shapes if _ENCODER_B.match(name)]
     held = {name: tensor.float() for name, tensor in _copied(file, [n for n in names if n in file.shapes])}
     pairs = pairs_of(held, modules)
-    wanted: dict[str, tuple[int, ...]] = {}
+    wanted: dict[str, Shape] = {}
     rank = next((rank_of(module, pair) for module, pair in pairs.items() if pair.A.ndim), 1)
     for module in modules:
         for factor, shape in zip("AB", factor_shapes(module, shapes[f"{module}.weight"], rank), strict=True):
@@ -238,8 +245,8 @@ def _read_lora(
         _check_finite(file.path, name, tensor)
     if any(bool(tensor.any()) for _, tensor in _copied(file, unused)):
         logger.warning(
-            "%s also adapts RAM's tag_encoder, whose layers the official code shares with the tagging head and to which "
-            "it would add this; it is left out here.",
+            "%s also adapts RAM's tag_encoder, whose layers the official code shares with the tagging head, so that "
+            "it adds this there too; here it is left out.",
             file.path,
         )
     return pairs
