@@ -25,7 +25,7 @@ A tagger of another size: every number is in `TaggerConfig`, which travels in th
 from .config import TaggerConfig
 from .network import TaggerNetwork
 from .preprocess import preprocess
-from .tagger import Tagger, prompt_of
+from .tagger import Tagger, fitting_prompt, prompt_of
 from .tags import Tag, tag_names, tag_thresholds
 from .weights import TaggerWeights, read_tagger, write_tagger
 
@@ -35,6 +35,7 @@ __all__ = [
     "TaggerConfig",
     "TaggerNetwork",
     "TaggerWeights",
+    "fitting_prompt",
     "preprocess",
     "prompt_of",
     "read_tagger",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -84,6 +84,14 @@ class Tagger(TorchPart):
             [Tag(names[index], score, index) for index, score in found if index not in left_out]
             for found in self.table.above(self.scores(images, batch), threshold_offset)
         ]
+
+
+def fitting_prompt(tags: Sequence[Tag | str], words: str, fits: Callable[[str], bool]) -> str:
+    """Tags, then the user's words; tags are left out from the end until the text encoder takes everything."""
+    return next(
+        (prompt for count in range(len(tags), 0, -1) if fits(prompt := prompt_of(tags[:count], words))),
+        words,
+    )
 
 
 def prompt_of(tags: Iterable[Tag | str], words: str = "", official: bool = False) -> str:

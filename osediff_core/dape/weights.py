@@ -68,18 +68,20 @@ def read_tagger(
     *,
     dtype: torch.dtype | None = None,
     merge: bool = True,
+    config: TaggerConfig | None = None,
 ) -> TaggerWeights:
     """A tagger from `ram_swin_large_14m.pth` or our .safetensors, on the CPU.
 
     dape: the path of DAPE.pth; or True for the LoRA inside the .safetensors, if it has one; or False for RAM alone,
     as captions of good pictures are made. dtype: of the tensors; None is fp32. merge: add the LoRA to the
-    tensors, in fp32 before they are cast; otherwise it is kept in `lora`.
+    tensors, in fp32 before they are cast; otherwise it is kept in `lora`. config: what a file without metadata of ours
+    was built from, RAM's if not given.
     Only the tensors that tagging uses are read, in pieces. Raises CheckpointError, one sentence, for a file that is
     missing, damaged, of another model, not whole, or that holds NaN.
     """
     path = Path(path)
     file = TensorFile.open(path, _WANTED)
-    config = _config(file)
+    config = _config(file, config)
     shapes = official_shapes(config)
     stored = _official_names(file)
     _check_shapes(path, shapes, {name: file.shapes[own] for name, own in stored.items()})
@@ -153,7 +155,7 @@ def _finite(tensor: Tensor) -> bool:
     return all(bool(torch.isfinite(extreme)) for extreme in torch.aminmax(tensor))
 
 
-def _config(file: TensorFile) -> TaggerConfig:
+def _config(file: TensorFile, given: TaggerConfig | None) -> TaggerConfig:
     """What the file was built from: our metadata says it, an official file is RAM. Raises CheckpointError."""
     if file.metadata.get("format") == TAGGER_FORMAT:
         version = file.metadata.get("version", "unknown")
@@ -173,7 +175,7 @@ def _config(file: TensorFile) -> TaggerConfig:
         raise CheckpointError(f"{file.path} is {identity.what}, not a tagger; {use}.")
     if file.shapes.get("label_embed", (0,))[0] == _PLUS_PLUS:
         raise CheckpointError(f"{file.path} is RAM++, which works differently; give {_WANTED}.")
-    return TaggerConfig()
+    return given or TaggerConfig()
 
 
 def _official_names(file: TensorFile) -> dict[str, str]:
