@@ -56,10 +56,10 @@ class TaggerWeights:
 
     def network(self) -> TaggerNetwork:
         """A network that holds these tensors themselves, in evaluation mode; their LoRA is not in it."""
-        network = empty_network(self.config)
+        network = empty_network(self.config).requires_grad_(False).eval()
         # not strict: transformers 4 keeps the index of relative positions, which is computed, in its state
         network.load_state_dict(to_network(self.tensors, network), strict=False, assign=True)
-        return network.requires_grad_(False).eval()
+        return network
 
 
 def read_tagger(

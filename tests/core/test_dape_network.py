@@ -1,6 +1,9 @@
 """The network against RAM's equations written out step by step, and where its tensors come from."""
 
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +15,7 @@ from osediff_core.dape.lora import lora_modules, merged, pairs_of
 from osediff_core.dape.official import official_shapes
 from osediff_core.errors import BaseModelError, OptionError
 
+ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
@@ -69,6 +73,19 @@ def test_gradients_reach_every_parameter(pixels):
     network = TaggerNetwork(SMALL)
     network(pixels).square().mean().backward()
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in network.parameters() if p.ndim > 1)
+
+
+@pytest.mark.slow
+def test_neither_diffusers_nor_peft_is_imported():
+    """ComfyUI has neither."""
+    probe = (
+        "import sys, torch; from osediff_core.dape import Tagger, TaggerConfig, TaggerNetwork; "
+        "network = TaggerNetwork(TaggerConfig(image_size=48, swin_depths=(1,), swin_heads=(6,))).eval(); "
+        "Tagger(network).tag(torch.zeros(1, 3, 5, 5)); "
+        "print([name for name in ('diffusers', 'peft', 'timm') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.strip() == "[]", done.stderr
 
 
 def test_a_swin_of_other_layers_is_reported():
