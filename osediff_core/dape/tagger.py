@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
@@ -88,10 +89,12 @@ class Tagger(TorchPart):
 
 def fitting_prompt(tags: Sequence[Tag | str], words: str, fits: Callable[[str], bool]) -> str:
     """Tags, then the user's words; tags are left out from the end until the text encoder takes everything."""
-    return next(
-        (prompt for count in range(len(tags), 0, -1) if fits(prompt := prompt_of(tags[:count], words))),
-        words,
-    )
+
+    def is_too_long(count: int) -> bool:
+        return not fits(prompt_of(tags[:count], words))
+
+    count = bisect_left(range(1, len(tags) + 1), True, key=is_too_long)
+    return prompt_of(tags[:count], words)
 
 
 def prompt_of(tags: Iterable[Tag | str], words: str = "", official: bool = False) -> str:
