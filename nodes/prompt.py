@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import comfy.sd
@@ -12,23 +13,29 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..osediff_core.errors import OptionError
-from .folders import FOLDER, NONE
+from ..osediff_core.dape import fitting_prompt, prompt_of
+from ..osediff_core.errors import CheckpointError, OptionError
+from ..osediff_core.precision import DTYPES
+from .border import stamp
+from .folders import FOLDER, NONE, missing_file, path_or_none
 from .inputs import dtype_input
+from .native_dape import NativeTagger, load_tagger
 
 logger = logging.getLogger(__name__)
 
 TaggerSocket = io.Custom("OSEDIFF_TAGGER")
 EMBEDDED_TAGGER = "embedded"
+RAM_ALONE = "RAM alone"
+_RAM_SOURCE = "https://huggingface.co/spaces/xinyu1205/recognize-anything"
 
 
 @dataclass(frozen=True)
-class Tagger:
-    """A socket's value; in this version the only tagger is the one that finds no tags."""
+class NoTagger:
+    """The embedded tagger of this version, which finds no tags."""
 
     def tag(self, image: Tensor, exclude: list[str], threshold_offset: float) -> list[list[str]]:
-        """IMAGE (B, H, W, C) -> the tags of each picture."""
-        logger.info("This version has no tagger: the prompt is the text alone.")
+        """IMAGE (B, H, W, C) -> the tags of each picture: none."""
+        logger.info("The embedded tagger finds no tags: the prompt is the text alone.")
         return [[] for _ in range(image.shape[0])]
 
 
@@ -43,23 +50,24 @@ class LoadDAPE(io.ComfyNode):
             node_id="OSEDiff_LoadDAPE",
             display_name="Load DAPE",
             category="OSEDiff",
-            description="Loads the tagger that reads a prompt from a degraded picture. This version of the pack cannot "
-            "run one yet: DAPE Prompt then uses its text alone, and graphs stay as they are when it can.",
+            description="Loads the tagger that reads a prompt from a picture: RAM, with DAPE for degraded pictures. "
+            "The embedded one finds no tags yet.",
             search_aliases=["ram", "recognize anything", "tagger", "prompt extractor"],
             inputs=[
                 io.Combo.Input(
                     "tagger",
                     options=[EMBEDDED_TAGGER, *files],
                     default=EMBEDDED_TAGGER,
-                    tooltip="'embedded' comes with the pack; in this version it finds no tags. Files lie in "
-                    "models/osediff.",
+                    tooltip="In models/osediff: ram_swin_large_14m.pth, or RAM and DAPE in one small file, written by "
+                    "the command osediff convert. 'embedded' comes with the pack; in this version it finds no tags.",
                 ),
                 io.Combo.Input(
                     "dape",
-                    options=[NONE, *files],
+                    options=[NONE, RAM_ALONE, *files],
                     default=NONE,
                     advanced=True,
-                    tooltip="DAPE's own file (DAPE.pth), if it is not part of the tagger's.",
+                    tooltip="DAPE.pth beside RAM's own file. 'none': what the tagger's file holds, with DAPE if it is "
+                    "in there. 'RAM alone': without DAPE, for good pictures.",
                 ),
                 dtype_input(),
             ],
@@ -67,14 +75,30 @@ class LoadDAPE(io.ComfyNode):
         )
 
     @classmethod
+    def fingerprint_inputs(cls, tagger: str, dape: str, **_: object) -> str:
+        """Read again when a file was replaced."""
+        kept = (EMBEDDED_TAGGER, RAM_ALONE)
+        return stamp([path_or_none(FOLDER, name) for name in (tagger, dape) if name not in kept])
+
+    @classmethod
     def execute(cls, tagger: str, dape: str, dtype: str) -> io.NodeOutput:
-        """Raises OptionError for a file, which this version cannot run."""
-        if tagger != EMBEDDED_TAGGER or dape != NONE:
-            raise OptionError(
-                "This version of the pack cannot run a tagger from a file; choose 'embedded' and 'none', and write "
-                "what the picture shows into DAPE Prompt."
-            )
-        return io.NodeOutput(Tagger())
+        """Raises CheckpointError for files that are missing or something else, OptionError for DAPE without RAM."""
+        if tagger == EMBEDDED_TAGGER:
+            if dape not in (NONE, RAM_ALONE):
+                raise OptionError(
+                    "The embedded tagger takes no DAPE; choose RAM's weights as the tagger, or 'none' as dape."
+                )
+            return io.NodeOutput(NoTagger())
+        lora = dape == NONE if dape in (NONE, RAM_ALONE) else _tagger_file(dape)
+        return io.NodeOutput(load_tagger(_tagger_file(tagger), lora, DTYPES.get(dtype)))
+
+
+def _tagger_file(name: str) -> Path:
+    path = folder_paths.get_full_path(FOLDER, name)
+    if path is None:
+        wanted = f"the tagger's weights (ram_swin_large_14m.pth, from {_RAM_SOURCE})"
+        raise CheckpointError(missing_file(FOLDER, name, wanted, "another"))
+    return Path(path)
 
 
 class DAPEPrompt(io.ComfyNode):
@@ -88,7 +112,7 @@ class DAPEPrompt(io.ComfyNode):
             display_name="DAPE Prompt",
             category="OSEDiff",
             description="The prompt of the one step: what the tagger sees in the picture, and your own words. Without "
-            "a tagger the words alone; they may be empty. This version has no tagger that finds tags.",
+            "a tagger the words alone; they may be empty.",
             search_aliases=["clip text encode", "prompt", "tags", "caption"],
             inputs=[
                 io.Clip.Input("clip", tooltip="The CLIP of Load OSEDiff or of the base's loader."),
@@ -96,7 +120,8 @@ class DAPEPrompt(io.ComfyNode):
                     "image",
                     optional=True,
                     lazy=True,
-                    tooltip="The picture to be read, before it is enlarged.",
+                    tooltip="The picture to be read. The official code reads it enlarged (the second output of Encode "
+                    "LQ); before that it looks nearly the same to the tagger.",
                 ),
                 TaggerSocket.Input(
                     "tagger",
@@ -132,6 +157,14 @@ class DAPEPrompt(io.ComfyNode):
                     advanced=True,
                     tooltip="If not empty, this is the whole prompt, and the tagger is not even loaded.",
                 ),
+                io.Boolean.Input(
+                    "official",
+                    default=False,
+                    optional=True,  # older graphs do not have it
+                    advanced=True,
+                    tooltip="The prompt exactly as the official test code builds it: it ends in a comma, without your "
+                    "words in two; what is too long is cut at its end, not made to fit.",
+                ),
             ],
             outputs=[
                 io.Conditioning.Output(
@@ -159,7 +192,8 @@ class DAPEPrompt(io.ComfyNode):
         threshold_offset: float,
         prompt_override: str,
         image: Tensor | None = None,
-        tagger: Tagger | None = None,
+        tagger: NativeTagger | NoTagger | None = None,
+        official: bool = False,
     ) -> io.NodeOutput:
         """Raises OptionError for a CLIP that is missing."""
         if clip is None:
@@ -169,18 +203,16 @@ class DAPEPrompt(io.ComfyNode):
         else:
             found: list[list[str]] = [[]]
             if image is not None and tagger is not None:
-                exclude = [word.strip().lower() for word in exclude_tags.split(",") if word.strip()]
+                exclude = [word.strip() for word in exclude_tags.split(",") if word.strip()]
                 found = tagger.tag(image, exclude, threshold_offset) or found
-            prompts = [fitting_prompt(clip, tags, extra_prompt.strip()) for tags in found]
+            words = extra_prompt.strip()
+            prompts = [
+                prompt_of(tags, words, official=True)
+                if official
+                else fitting_prompt(tags, words, lambda text: _chunks(clip.tokenize(text)) == 1)
+                for tags in ([escape(tag) for tag in found_in_one] for found_in_one in found)
+            ]
         return io.NodeOutput(encode_prompts(clip, prompts), "\n".join(prompts))
-
-
-def fitting_prompt(clip: comfy.sd.CLIP, tags: list[str], extra: str) -> str:
-    """Tags, then the extra words; tags are left out from the end until CLIP's 77 tokens hold everything."""
-    tags, words = [escape(tag) for tag in tags], [extra] if extra else []
-    while tags and _chunks(clip.tokenize(", ".join(tags + words))) > 1:
-        tags.pop()
-    return ", ".join(tags + words)
 
 
 def escape(tag: str) -> str:

@@ -11,7 +11,8 @@ from torch import Tensor
 from ..osediff_core.errors import OptionError
 from .folders import NONE
 from .inputs import base_input, color_inputs, scale_input, tile_input, weights_input
-from .prompt import EMBEDDED_TAGGER
+from .native_dape import NativeTagger
+from .prompt import EMBEDDED_TAGGER, NoTagger, TaggerSocket
 
 _LOADED = (
     "Of Load OSEDiff, connected together with the other two: a large model then stays loaded from one picture to the "
@@ -48,6 +49,9 @@ class Upscale(io.ComfyNode):
                 io.Model.Input("model", optional=True, tooltip=_LOADED),
                 io.Clip.Input("clip", optional=True, tooltip=_LOADED),
                 io.Vae.Input("vae", optional=True, tooltip=_LOADED),
+                TaggerSocket.Input(
+                    "tagger", optional=True, tooltip="Of Load DAPE; not connected: the embedded one."
+                ),
             ],
             outputs=[io.Image.Output()],
         )
@@ -66,6 +70,7 @@ class Upscale(io.ComfyNode):
         model: ModelPatcher | None = None,
         clip: comfy.sd.CLIP | None = None,
         vae: comfy.sd.VAE | None = None,
+        tagger: NativeTagger | NoTagger | None = None,
     ) -> io.NodeOutput:
         """The chain; every input that is not given here has its own node's default.
 
@@ -80,17 +85,9 @@ class Upscale(io.ComfyNode):
             model, clip, vae = (loaded.out(slot) for slot in range(3))
         elif not all(connected):
             raise OptionError("Only some of model, clip and vae are connected; connect all three or none.")
-        tagger = graph.node("OSEDiff_LoadDAPE", tagger=EMBEDDED_TAGGER, dape=NONE, dtype="auto")
-        text = graph.node(
-            "OSEDiff_DAPEPrompt",
-            clip=clip,
-            image=image,
-            tagger=tagger.out(0),
-            extra_prompt=prompt,
-            exclude_tags="",
-            threshold_offset=0.0,
-            prompt_override="",
-        )
+        if tagger is None:
+            loaded_tagger = graph.node("OSEDiff_LoadDAPE", tagger=EMBEDDED_TAGGER, dape=NONE, dtype="auto")
+            tagger = loaded_tagger.out(0)
         encoded = graph.node(
             "OSEDiff_EncodeLQ",
             image=image,
@@ -102,6 +99,16 @@ class Upscale(io.ComfyNode):
             tile=0,
             posterior="mode",
             seed=0,
+        )
+        text = graph.node(
+            "OSEDiff_DAPEPrompt",
+            clip=clip,
+            image=encoded.out(1),  # enlarged, as the official code's tagger sees it
+            tagger=tagger,
+            extra_prompt=prompt,
+            exclude_tags="",
+            threshold_offset=0.0,
+            prompt_override="",
         )
         denoised = graph.node(
             "OSEDiff_Denoise",

@@ -70,7 +70,11 @@ def write_weights(
     _check_metadata(weights)
     _check_ranks(weights)
     weights = _cast(weights, dtype)
-    data = official_bytes(weights) if suffix == ".pkl" else safetensors_bytes(weights)
+    write_file(path, official_bytes(weights) if suffix == ".pkl" else safetensors_bytes(weights))
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a file of weights, whole or not at all. Raises CheckpointError if folder or disk do not take it."""
     try:
         write_bytes_atomically(path, data)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The command `osediff`: upscale, degrade, convert, info, download.
+"""The command `osediff`: upscale, tag, degrade, convert, info, download.
 
 Heavy packages are imported by the commands when they need them, so that help and errors in options come at
 once. Results go to stdout, everything else (progress, warnings, errors) to stderr.
@@ -62,6 +62,10 @@ def _run(argv: list[str]) -> Outcome:
         from .commands import upscale
 
         return upscale.run(args)
+    if args.command == "tag":
+        from .commands import tag
+
+        return tag.run(args)
     if args.command == "degrade":
         from .commands import degrade
 

@@ -170,14 +170,18 @@ def safetensors_bytes(weights: OSEDiffWeights) -> bytes:
         "unet_order": json.dumps(list(weights.unet_lora)),
         "vae_order": json.dumps(list(weights.vae_lora)),
     }
-    data = safetensors.torch.save(weights.tensors(), {str(k): str(v) for k, v in metadata.items()})
-    # The library writes the metadata in random order; sorted, equal weights give equal bytes.
+    return sorted_safetensors(weights.tensors(), metadata)
+
+
+def sorted_safetensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """A .safetensors file. The library writes the metadata in random order; sorted, equal content gives equal bytes."""
+    data = safetensors.torch.save(dict(tensors), {str(k): str(v) for k, v in metadata.items()})
     size = struct.unpack("<Q", data[:8])[0]
     header = json.loads(data[8 : 8 + size])
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
-    return struct.pack("<Q", len(text)) + text + data[8 + size :]
+    return b"".join((struct.pack("<Q", len(text)), text, memoryview(data)[8 + size :]))
 
 
 # --- what both share ---

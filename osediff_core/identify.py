@@ -22,6 +22,8 @@ _UNET = "model.diffusion_model."
 _V_PROBE = _UNET + "output_blocks.11.1.transformer_blocks.0.norm1.bias"
 V_PREDICTION_SPREAD = 0.09
 
+TAGGER_FORMAT = "osediff-tagger"  # in the metadata of a tagger's .safetensors
+
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -29,7 +31,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 class Identity:
     """What a file is.
 
-    `kind`: osediff | sd_checkpoint | diffusers_folder | diffusers_model | text_encoder | dape | ram | lora |
+    `kind`: osediff | sd_checkpoint | diffusers_folder | diffusers_model | text_encoder | tagger | dape | ram | lora |
     related_one_step | upscaler | unknown. `what` is a noun phrase and `use` a clause of advice, both for
     messages: f"{path} is {what}; {use}.". `details` holds facts of the kind, e.g. {"family": "sd2",
     "prediction_type": ...}.
@@ -97,6 +99,9 @@ def identify_tensors(
     """What a flat set of named tensors is; `tensor(name)` reads one of them when its values are needed."""
     if metadata.get("format") == "osediff":
         return Identity("osediff", "OSEDiff weights", _AS_WEIGHTS, container)
+    if metadata.get("format") == TAGGER_FORMAT:
+        details = {"dape": metadata.get("dape", "none")}
+        return Identity("tagger", "a tagger", "pass it as the tagger, not as the weights", container, details)
     for recognise in (_sd_checkpoint, _tagger, _lora, _parts):
         found = recognise(shapes, tensor)
         if found is not None:

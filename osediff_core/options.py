@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from . import __version__
@@ -17,6 +18,7 @@ COLOR_FIXES = ("adain", "wavelet", "lab", "none")
 TILE_GRIDS = ("official",)
 DTYPES = ("fp32", "fp16", "bf16")
 FORMATS = ("png", "tiff", "webp", "jpeg")
+LANGUAGES = ("en", "zh")
 PRESETS = ("realesrgan", "light", "jpeg", "blur", "codeformer", "bsrgan", "bsrgan_plus")
 
 
@@ -48,17 +50,30 @@ def parser() -> argparse.ArgumentParser:
     _add_size(upscale)
     _add_model(upscale)
     _add_restoration(upscale)
+    _add_tagger(upscale)
+
+    tag = commands.add_parser("tag", parents=[common], help="say what pictures show")
+    tag.add_argument("inputs", metavar="IN", nargs="+", help="pictures, or folders of pictures")
+    tag.add_argument("--recursive", action="store_true", help="search sub-folders")
+    _add_tagger(tag)
+    tag.add_argument("--language", choices=LANGUAGES, default="en", help="of the tags (default: en)")
+    _add_device(tag.add_argument)
 
     degrade = commands.add_parser("degrade", parents=[common], help="make good pictures bad")
     _add_pictures(degrade)
     _add_degradation(degrade)
 
-    convert = commands.add_parser("convert", parents=[common], help="OSEDiff weights: .pkl <-> .safetensors")
-    convert.add_argument("input", metavar="IN", help="OSEDiff weights, official .pkl or .safetensors")
+    convert = commands.add_parser(
+        "convert", parents=[common], help="OSEDiff weights: .pkl <-> .safetensors; RAM and DAPE in one file"
+    )
+    convert.add_argument("input", metavar="IN", help="OSEDiff weights (.pkl, .safetensors), or RAM's (.pth)")
     convert.add_argument(
         "output", metavar="OUT", help="file to write; its suffix, .pkl or .safetensors, says how"
     )
-    convert.add_argument("--dtype", choices=DTYPES, help="precision to store (default: as in the input)")
+    convert.add_argument(
+        "--dtype", choices=DTYPES, help="precision to store (default: as in the input, of RAM fp16)"
+    )
+    convert.add_argument("--dape", metavar="FILE", help="DAPE.pth, to be put into one file with RAM")
 
     info = commands.add_parser("info", parents=[common], help="what a checkpoint or base model is and holds")
     info.add_argument("path", metavar="PATH", help="a checkpoint file, a diffusers folder, or tiny")
@@ -133,6 +148,12 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="of the OSEDiff weights; S or UNET,VAE (default: 1)",
     )
+    _add_device(add)
+    add("--allow-download", action="store_true", help="let a hub id given as --base be downloaded")
+    add("--revision", metavar="REV", help="commit or branch of a hub id")
+
+
+def _add_device(add: Callable[..., object]) -> None:
     add(
         "--dtype",
         choices=("auto", *DTYPES),
@@ -142,13 +163,28 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     add(
         "--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda, cuda:1, mps, xpu (default: auto)"
     )
-    add("--allow-download", action="store_true", help="let a hub id given as --base be downloaded")
-    add("--revision", metavar="REV", help="commit or branch of a hub id")
+
+
+def _add_tagger(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("tagger").add_argument
+    add(
+        "--dape",
+        metavar="FILE",
+        help="a tagger written by osediff convert (.safetensors), or DAPE.pth beside --ram",
+    )
+    add("--ram", metavar="FILE", help="ram_swin_large_14m.pth; without --dape, RAM alone")
+    add("--exclude-tags", type=_names, default=(), metavar="A,B", help="tags that are never used")
+    add("--tag-offset", type=_number, default=0.0, metavar="X", help="added to every threshold (default: 0)")
+    add(
+        "--official-prompt",
+        action="store_true",
+        help='as the official test code: "a, b, TEXT,", without TEXT "a, b, ,"',
+    )
 
 
 def _add_restoration(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("restoration").add_argument
-    add("--prompt", default="", metavar="TEXT", help="what the pictures show (default: nothing)")
+    add("--prompt", default="", metavar="TEXT", help="what the pictures show, behind the tags")
     add(
         "--color-fix",
         choices=COLOR_FIXES,
@@ -192,6 +228,10 @@ def _number(text: str) -> float:
     if not math.isfinite(value):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number")
     return value
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def _scale(text: str) -> float:

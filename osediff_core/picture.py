@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .errors import ImageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,13 @@ class Picture:
     def is_grey(self) -> bool:
         """Whether no pixel has a colour, whatever the file's mode."""
         return self.single_channel or bool((self.rgb == self.rgb[..., :1]).all())
+
+    def planes(self) -> Tensor:
+        """The picture as the core's functions take it: (3 or 4, H, W) in [-1, 1], the fourth its alpha."""
+        import torch
+
+        channels = self.rgb if self.alpha is None else np.dstack([self.rgb, self.alpha])
+        return torch.from_numpy(channels).permute(2, 0, 1) * 2 - 1
 
     def samples(self, bits: int | None = None) -> np.ndarray:
         """The picture as a file stores it: uint8 or uint16 (H, W) or (H, W, 2|3|4), rounded to a level."""

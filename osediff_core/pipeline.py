@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -53,10 +54,12 @@ def restore_picture(
     picture: Picture,
     options: RestoreOptions | None = None,
     progress: Progress | None = None,
+    prompter: Callable[[Tensor], str] | None = None,
 ) -> Picture:
     """Restores and enlarges one picture; bit depth, ICC profile, alpha and greyness stay as they were.
 
-    progress(done, total) is called as tiles are done.
+    progress(done, total) is called as tiles are done. prompter makes the prompt, instead of options.prompt, from the
+    enlarged picture (1, 3, H, W) in [-1, 1], which is what the official code's tagger looks at.
     Raises OptionError, ImageError, OutOfMemory, NonFiniteError.
     """
     options = options or RestoreOptions()
@@ -65,7 +68,7 @@ def restore_picture(
         lq, alpha = _enlarge(picture, (width, height))
     restored = generator.restore(
         lq * 2 - 1,
-        options.prompt,
+        options.prompt if prompter is None else prompter(lq * 2 - 1),
         tile=options.tile or None,
         overlap=options.overlap,
         tile_grid=options.tile_grid,

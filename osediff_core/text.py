@@ -84,8 +84,15 @@ class ClipPromptEncoder(TorchPart):
         while len(self._remembered) > REMEMBERED:
             self._remembered.popitem(last=False)
 
+    def fits(self, prompt: str) -> bool:
+        """Whether the encoder reads the whole prompt."""
+        return self._count(prompt) <= self.length
+
+    def _count(self, prompt: str) -> int:
+        return len(self.tokenizer(prompt, truncation=False, verbose=False).input_ids)
+
     def _warn_if_cut(self, prompt: str) -> None:
-        count = len(self.tokenizer(prompt, truncation=False, verbose=False).input_ids)
+        count = self._count(prompt)
         if count > self.length:
             logger.warning(
                 "the prompt has %d tokens and the text encoder reads %d; its end is left out: %.60s…",

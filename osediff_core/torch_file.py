@@ -33,10 +33,11 @@ _HEADER_LIMIT = 100_000_000  # bytes of JSON, safetensors' own limit
 _PICKLE_HEAD = 64 * 2**20  # bytes of a zip-less pickle that are parsed, never run, to name the code in it
 
 
-def container_of(path: Path) -> str:
+def container_of(path: Path, wanted: str = "OSEDiff weights (.pkl or .safetensors)") -> str:
     """ "safetensors", "torch-zip" or "torch-legacy", by content and never by suffix.
 
-    Raises CheckpointError for a missing, empty, unreadable or foreign file, and for a folder.
+    wanted: what a user should give instead of a foreign file. Raises CheckpointError for a missing, empty,
+    unreadable or foreign file, and for a folder.
     """
     if path.is_dir():
         raise CheckpointError(f"{path} is a folder; give the weights file inside it.")
@@ -64,7 +65,7 @@ def container_of(path: Path) -> str:
     what = next(
         (what for magic, what in _OTHER_FILES if lead.startswith(magic)), "no file of tensors that is known"
     )
-    raise CheckpointError(f"{path} is {what}; give OSEDiff weights (.pkl or .safetensors).")
+    raise CheckpointError(f"{path} is {what}; give {wanted}.")
 
 
 def load_torch(path: Path, *, mmap: bool = False) -> object:
@@ -141,12 +142,13 @@ def _damaged(path: Path) -> CheckpointError:
 
 def read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """(tensors by name, metadata). Raises CheckpointError when the file is damaged."""
-    with _open_safetensors(path) as file:
+    with reading_safetensors(path) as file:
         return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})
 
 
 @contextmanager
-def _open_safetensors(path: Path) -> Iterator[safe_open]:
+def reading_safetensors(path: Path) -> Iterator[safe_open]:
+    """The open file, its tensors still on the disk. Raises CheckpointError when it is damaged."""
     try:
         with safe_open(str(path), framework="pt", device="cpu") as file:
             yield file
@@ -198,5 +200,5 @@ def tensor_dict(content: object) -> dict[str, torch.Tensor]:
 
 def read_one_tensor(path: Path, name: str) -> torch.Tensor:
     """A single tensor of a .safetensors file. Raises CheckpointError when the file is damaged."""
-    with _open_safetensors(path) as file:
+    with reading_safetensors(path) as file:
         return file.get_tensor(name)

@@ -1,6 +1,7 @@
 """Captions of whole pictures, made once before training.
 
     python -m training.caption --out captions.jsonl --tagger appearance SOURCE...
+    python -m training.caption --out captions.jsonl --tagger ram_swin_large_14m.pth SOURCE...
     python -m training.caption --out captions.jsonl --tagger my.module:tag SOURCE... --embeddings FOLDER --base BASE
 
 SOURCE is the path of a source, written as in the run's configuration: captions are found by these names. A line is
@@ -147,7 +148,9 @@ def _parser() -> argparse.ArgumentParser:
         "sources", nargs="+", metavar="SOURCE", help="folder, .txt list, .tar shards, data set"
     )
     parser.add_argument("--out", type=Path, required=True, help="captions, JSON lines; appended to")
-    parser.add_argument("--tagger", required=True, help="appearance, or package.module:callable")
+    parser.add_argument(
+        "--tagger", required=True, help="appearance, RAM's weights, or package.module:callable"
+    )
     parser.add_argument("--kind", default="auto", help="of the sources: auto, folder, list, shards, dataset")
     parser.add_argument("--limit", type=int, default=0, help="only the first pictures of each source; 0: all")
     parser.add_argument("--embeddings", type=Path, help="folder of the prompt cache to fill")

@@ -46,26 +46,39 @@ def make_plan(
         raise OptionError(
             f"--format {file_format} does not suit the output {output}; leave out one of the two."
         )
-    jobs: list[Job] = []
+    found, unreadable = find_pictures(inputs, recursive=recursive, results=output)
+    jobs = [
+        Job(source, output if to_file else output / relative.with_suffix(_suffix(relative, file_format)))
+        for source, relative in found
+    ]
+    _check_clashes(jobs)
+    return Plan(jobs, unreadable)
+
+
+def find_pictures(
+    inputs: list[Path], *, recursive: bool = False, results: Path | None = None
+) -> tuple[list[tuple[Path, Path]], list[tuple[Path, str]]]:
+    """Every picture of files and folders as (path, path relative to its folder), once, without those below `results`.
+
+    Second, the inputs that give no picture, each with the sentence that says why.
+    """
+    pictures: list[tuple[Path, Path]] = []
     unreadable: list[tuple[Path, str]] = []
     for given in inputs:
         if not os.path.exists(given):
             unreadable.append((given, f"{given} does not exist; check the path."))
             continue
         if os.path.isdir(given):
-            found, refused = _pictures(given, output, recursive)
+            found, refused = _pictures(given, results, recursive)
             unreadable += refused
         else:
             found, refused = [(given, Path(given.name))], []
         if not found and not refused:
             more = "" if recursive else ", or use --recursive for its sub-folders"
             unreadable.append((given, f"The folder {given} holds no pictures; check the path{more}."))
-        for source, relative in found:
-            target = output if to_file else output / relative.with_suffix(_suffix(relative, file_format))
-            jobs.append(Job(source, target))
-    jobs = list({_same(job.source): job for job in reversed(jobs)}.values())[::-1]  # named twice is one job
-    _check_clashes(jobs)
-    return Plan(jobs, unreadable)
+        pictures += found
+    once = {_same(picture[0]): picture for picture in reversed(pictures)}  # named twice is one
+    return list(once.values())[::-1], unreadable
 
 
 def _is_file_output(inputs: list[Path], output: Path) -> bool:
@@ -79,7 +92,7 @@ def _is_file_output(inputs: list[Path], output: Path) -> bool:
 
 
 def _pictures(
-    folder: Path, output: Path, recursive: bool
+    folder: Path, results: Path | None, recursive: bool
 ) -> tuple[list[tuple[Path, Path]], list[tuple[Path, str]]]:
     """The pictures of a folder as (path, path relative to it), sorted, without earlier results and hidden files.
 
@@ -93,9 +106,10 @@ def _pictures(
         text = f"The folder {error.filename} cannot be read ({why}); change its permissions or leave it out."
         refused.append((Path(error.filename), text))
 
+    left_out = None if results is None else _same(results)
     for root, folders, files in os.walk(folder, onerror=refuse):
         # results of an earlier run may lie below the input folder; they are no input
-        kept = (f for f in folders if not f.startswith(".") and _same(Path(root, f)) != _same(output))
+        kept = (f for f in folders if not f.startswith(".") and _same(Path(root, f)) != left_out)
         folders[:] = sorted(kept) if recursive else []
         for name in sorted(files):
             if Path(name).suffix.lower() in READ_SUFFIXES and not name.startswith("."):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,12 +15,21 @@ from .outcome import Outcome
 from .results import Result, failed, interrupt_waits, may_fail, skip_existing, summary
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from tqdm import tqdm
 
+    from ..dape import Tagger
     from ..generator import OneStepGenerator
     from ..pipeline import RestoreOptions
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass
+class UpscaleResult(Result):
+    """prompt: what the restoration was told; with a tagger, tags and words."""
+
+    prompt: str | None = None
 
 
 def run(args: argparse.Namespace) -> Outcome:
@@ -28,8 +38,10 @@ def run(args: argparse.Namespace) -> Outcome:
     plan = make_plan(
         [Path(p) for p in args.inputs], Path(args.output), recursive=args.recursive, file_format=args.format
     )
-    results = [failed(Result(str(path), None), message) for path, message in plan.unreadable]
-    jobs = skip_existing(plan.jobs, results) if args.skip_existing else plan.jobs
+    results: list[Result] = [
+        failed(UpscaleResult(str(path), None), message) for path, message in plan.unreadable
+    ]
+    jobs = skip_existing(plan.jobs, results, UpscaleResult) if args.skip_existing else plan.jobs
     check_outputs(jobs)
     run = _Run(args)
     options = {"base": args.base, "weights": args.weights}
@@ -53,6 +65,7 @@ class _Run:
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
         self.generator: OneStepGenerator | None = None
+        self.tagger: Tagger | None = None
 
     def restore_all(self, jobs: list[Job], results: list[Result]) -> None:
         """Appends one result per job when it begins; its status says how far it came."""
@@ -61,10 +74,11 @@ class _Run:
         # disable=None: no bar where stderr is a file or a pipe
         with tqdm(jobs, desc="restoring", unit="picture", disable=None) as bar:
             for job in bar:
-                results.append(Result(str(job.source), str(job.output)))
-                self._restore(job, results[-1], bar)
+                result = UpscaleResult(str(job.source), str(job.output))
+                results.append(result)
+                self._restore(job, result, bar)
 
-    def _restore(self, job: Job, result: Result, bar: tqdm) -> None:
+    def _restore(self, job: Job, result: UpscaleResult, bar: tqdm) -> None:
         from ..image_io import check_format, read_image, write_image
         from ..pipeline import restore_picture
 
@@ -83,8 +97,13 @@ class _Run:
             logger.warning("%s: %s", job.source, note)
         generator = self._load()  # outside of the blocks: without a model no picture can be restored
         with may_fail(result, "restored", self.args.debug):
+            result.prompt = options.prompt
             restored = restore_picture(
-                generator, picture, options, lambda done, total: bar.set_postfix_str(f"tile {done}/{total}")
+                generator,
+                picture,
+                options,
+                lambda done, total: bar.set_postfix_str(f"tile {done}/{total}"),
+                None if self.tagger is None else lambda lq: self._prompt(lq, result),
             )
             with interrupt_waits():
                 write_image(job.output, restored)
@@ -109,8 +128,26 @@ class _Run:
             seed=args.seed,
         )
 
+    def _prompt(self, lq: Tensor, result: UpscaleResult) -> str:
+        from ..dape import fitting_prompt, prompt_of
+
+        args = self.args
+        (tags,) = self.tagger.tag(lq, threshold_offset=args.tag_offset, exclude=args.exclude_tags)
+        if args.official_prompt:
+            result.prompt = prompt_of(tags, args.prompt, official=True)
+        else:
+            result.prompt = fitting_prompt(tags, args.prompt, self.generator.text.fits)
+        logger.info("%s: prompt: %s", result.input, result.prompt)
+        return result.prompt
+
     def _load(self) -> OneStepGenerator:
         if self.generator is None:
+            if self.args.dape or self.args.ram:
+                from ..dape.choice import open_tagger
+
+                self.tagger = open_tagger(
+                    self.args.dape, self.args.ram, dtype=self.args.dtype, device=self.args.device
+                )
             from ..generator import OneStepGenerator
 
             args = self.args

@@ -12,18 +12,38 @@ from .outcome import DONE, Outcome
 
 
 def convert(args: argparse.Namespace) -> Outcome:
-    """Reads OSEDiff weights in either format and writes them in that of the output's suffix. Raises OSEDiffError."""
+    """Reads OSEDiff weights in either format and writes them in that of the output's suffix; a tagger into one file.
+
+    Raises OSEDiffError.
+    """
     source, output = Path(args.input), Path(args.output)
     if output.suffix.lower() not in (".pkl", ".safetensors"):
         raise OptionError(f"The output {output} must end in .pkl (official format) or .safetensors.")
     if output.exists() and source.exists() and output.samefile(source):
         raise OptionError(f"{output} is the input itself; choose another output.")
-    from ..checkpoint import read_weights, write_weights
+    from ..identify import identify
 
-    weights = read_weights(source)
-    write_weights(output, weights, dtype=args.dtype)
+    tagger = args.dape is not None or (source.exists() and identify(source).kind in ("ram", "tagger"))
+    if tagger:
+        _convert_tagger(source, output, args)
+    else:
+        from ..checkpoint import read_weights, write_weights
+
+        write_weights(output, read_weights(source), dtype=args.dtype)
     data = {"command": "convert", "input": str(source), "output": str(output), "bytes": output.stat().st_size}
     return Outcome(DONE, f"{source} -> {output} ({_megabytes(data['bytes'])})", data)
+
+
+def _convert_tagger(source: Path, output: Path, args: argparse.Namespace) -> None:
+    """DAPE's LoRA stays apart in the file, so that RAM alone can still be had from it."""
+    if output.suffix.lower() != ".safetensors":
+        raise OptionError(f"The output {output} must end in .safetensors, the only format for taggers.")
+    from ..dape import read_tagger, write_tagger
+    from ..precision import DTYPES
+
+    dtype = DTYPES[args.dtype or "fp16"]
+    dape = True if args.dape is None else args.dape
+    write_tagger(output, read_tagger(source, dape, dtype=dtype, merge=False))
 
 
 def info(args: argparse.Namespace) -> Outcome:

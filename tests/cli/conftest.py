@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import osediff_core
+from osediff_core import cli
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "core"))  # for its helper module sd_models
 
@@ -45,3 +46,20 @@ def small(tmp_path_factory) -> SmallModel:
         module.save_pretrained(folder / "base" / name)
     torch.save(official_content(unet, vae), folder / "osediff.pkl")
     return SmallModel(folder / "base", folder / "osediff.pkl")
+
+
+@pytest.fixture
+def osediff(capsys, monkeypatch, tmp_path):
+    """Runs a command line in a folder of its own; returns exit code, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*args):
+        try:
+            status = cli.main([str(a) for a in args])
+        except SystemExit as stop:  # --help and --version
+            status = stop.code
+        out, err = capsys.readouterr()
+        assert "Traceback" not in out + err or "--debug" in args
+        return status, out, err
+
+    return run

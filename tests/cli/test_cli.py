@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 
 import osediff_core
-from osediff_core import cli, color, options, precision, tiling
+from osediff_core import color, options, precision, tiling
 from osediff_core.commands import jobs
+from osediff_core.dape.tags import LANGUAGES
 from osediff_core.degrade import PRESETS
 
 ROOT = Path(__file__).parents[2]
@@ -26,23 +27,6 @@ def save_photo(path, size=(12, 10), seed=0, mode="RGB"):
     pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     Image.fromarray(pixels).convert(mode).save(path)
     return path
-
-
-@pytest.fixture
-def osediff(capsys, monkeypatch, tmp_path):
-    """Runs a command line in a folder of its own; returns exit code, stdout, stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*args):
-        try:
-            status = cli.main([str(a) for a in args])
-        except SystemExit as stop:  # --help and --version
-            status = stop.code
-        out, err = capsys.readouterr()
-        assert "Traceback" not in out + err or "--debug" in args
-        return status, out, err
-
-    return run
 
 
 @pytest.fixture
@@ -295,6 +279,7 @@ def test_choices_are_those_of_the_core():
     assert options.FORMATS == tuple(jobs.FORMATS)
     assert options.DTYPES == tuple(precision.DTYPES)
     assert options.PRESETS == tuple(PRESETS)
+    assert options.LANGUAGES == tuple(LANGUAGES)
 
 
 def test_help_and_wrong_options_do_not_wait_for_torch():

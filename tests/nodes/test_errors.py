@@ -170,9 +170,3 @@ def test_not_a_unet_and_v_prediction(pack, tiny, fails):
         assert_one_sentence(error)
     finally:
         config.unet_config = kept
-
-
-def test_a_tagger_from_a_file(pack, fails):
-    with fails("cannot run a tagger") as error:
-        pack.prompt.LoadDAPE.execute("ram.pth", "none", "auto")
-    assert_one_sentence(error)

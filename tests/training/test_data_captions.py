@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -102,7 +103,8 @@ def test_broken_pictures_are_listed_and_the_rest_is_done(folder, tmp_path, caplo
 def test_errors_are_one_sentence(folder, tmp_path, caplog):
     out = tmp_path / "captions.jsonl"
     for arguments, words in (
-        (["--tagger", "ram", str(folder)], "use appearance"),
+        (["--tagger", "ram", str(folder)], "use appearance, a file of RAM"),
+        (["--tagger", "ram.pth", str(folder)], "ram.pth does not exist"),
         (["--tagger", "appearance", str(tmp_path / "nowhere")], "no folder"),
         (["--tagger", "appearance", str(folder), "--embeddings", str(tmp_path)], "--base"),
     ):
@@ -121,6 +123,28 @@ def test_a_list_of_broken_pictures_only_is_an_error(tmp_path):
     (tmp_path / "bad" / "a.png").write_text("no picture")
     with pytest.raises(DataError, match="No picture can be captioned"):
         caption([open_source(SourceConfig(str(tmp_path / "bad")))], counting([]), tmp_path / "out.jsonl")
+
+
+def test_ram_captions_good_pictures_without_dape(folder, tmp_path):
+    from tagger_models import SMALL, lora_tensors, official_tensors
+
+    from osediff_core.dape import Tagger, TaggerWeights, prompt_of, write_tagger
+    from osediff_core.dape.lora import lora_modules, pairs_of
+    from osediff_core.image_io import read_image
+
+    path, lora = tmp_path / "ram.safetensors", pairs_of(lora_tensors(), lora_modules(SMALL))
+    write_tagger(path, TaggerWeights(SMALL, official_tensors(), lora))
+    (batch,) = take(loader(folder, captions=f"tagger:{path}", workers=1), 1)
+    ram, adapted = Tagger.load(path, dape=False), Tagger.load(path)
+    assert batch.prompts == [prompt_of(tags) for tags in ram.tag(batch.hq)]
+    assert batch.prompts != [prompt_of(tags) for tags in adapted.tag(batch.hq)]
+    assert main(["--out", str(tmp_path / "c.jsonl"), "--tagger", str(path), str(folder)]) == 0
+    (name, text), *_ = read_captions(tmp_path / "c.jsonl").items()
+    assert text == prompt_of(ram.tag([read_image(name).planes()])[0])
+    assert len(pickle.dumps(find_tagger(str(path)))) < 1000
+    torch.save({"x": torch.zeros(1)}, tmp_path / "other.pth")
+    with pytest.raises(DataError, match="not a tagger; give ram_swin_large_14m"):
+        find_tagger(str(tmp_path / "other.pth"))
 
 
 def test_embeddings_are_those_the_trainer_looks_for(folder, tmp_path):

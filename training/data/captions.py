@@ -11,6 +11,11 @@ from typing import Protocol
 import numpy as np
 from torch import Tensor
 
+from osediff_core.dape import Tagger as RamTagger
+from osediff_core.dape import prompt_of
+from osediff_core.errors import CheckpointError
+from osediff_core.identify import identify
+
 from .errors import DataError
 
 
@@ -35,7 +40,7 @@ class Captions:
             self._listed = read_captions(Path(self.value))
         elif self.kind not in ("none", "text", "files", "tagger"):
             raise DataError(
-                f"captions {kind!r} is unknown; use none, text:WORDS, files, file:PATH or tagger:NAME."
+                f"captions {kind!r} is unknown; use none, text:WORDS, files, file:PATH or tagger:NAME-OR-PATH."
             )
 
     def prompt(self, name: str, beside: Callable[[], str | None]) -> str | None:
@@ -55,16 +60,18 @@ class Captions:
 
 
 def find_tagger(name: str) -> Tagger:
-    """`appearance` (colours and texture; what the embedded model knows) or package.module:callable.
+    """`appearance` (colours and texture; what the embedded model knows), a file of RAM, or package.module:callable.
 
     Raises DataError for anything else.
     """
     if name == "appearance":
         return _appearance
+    if Path(name).suffix in (".pth", ".safetensors"):
+        return RamCaptions(Path(name))
     module, colon, attribute = name.partition(":")
     if not colon:
         raise DataError(
-            f"There is no tagger {name!r}; use appearance, or your own as package.module:callable."
+            f"There is no tagger {name!r}; use appearance, a file of RAM, or your own as package.module:callable."
         )
     try:
         found = getattr(importlib.import_module(module), attribute)
@@ -73,6 +80,33 @@ def find_tagger(name: str) -> Tagger:
     if not callable(found):
         raise DataError(f"The tagger {name} cannot be called; name a function or a class's instance.")
     return found
+
+
+class RamCaptions:
+    """RAM's tags with commas between them, as the official training makes prompts of the HQ crops; without DAPE.
+
+    The weights are loaded at the first call, so that worker processes do not carry them. Raises DataError for a file
+    that is no tagger.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            identity = identify(path)
+        except CheckpointError as error:
+            raise DataError(str(error)) from error
+        if identity.kind not in ("ram", "tagger"):
+            raise DataError(f"{path} is {identity.what}, not a tagger; give ram_swin_large_14m.pth.")
+        self.path = path
+        self._loaded: RamTagger | None = None
+
+    def __call__(self, images: Tensor) -> list[str]:
+        """images (B, 3, H, W) in [-1, 1] -> a prompt each."""
+        if self._loaded is None:
+            self._loaded = RamTagger.load(self.path, dape=False)
+        return [prompt_of(tags) for tags in self._loaded.tag(images, batch=len(images))]
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"path": self.path, "_loaded": None}
 
 
 def _appearance(images: Tensor) -> list[str]:

@@ -47,7 +47,7 @@ class DataConfig:
     degradation_official: bool = False  # with the quirks of the official code, whatever the preset says
     scale: float = 4.0
     # none; text:WORDS; files: NAME.txt beside the picture or in the shard, or the caption column; file:PATH of
-    # python -m training.caption; tagger:NAME, from the HQ crop
+    # python -m training.caption; tagger:NAME or tagger:PATH of RAM's weights, from the HQ crop
     captions: str = "none"
     prompt_dropout: float = 0.0  # probability of an empty prompt
     workers: int = 2  # processes; 0: in the trainer's own

@@ -1,0 +1,42 @@
+"""Which files make up the tagger that was asked for."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+
+from ..errors import OptionError
+from ..identify import identify
+from .tagger import Tagger
+
+Name = str | os.PathLike[str]
+
+
+def open_tagger(
+    dape: Name | None,
+    ram: Name | None = None,
+    *,
+    dtype: str | torch.dtype = "auto",
+    device: str | torch.device = "auto",
+) -> Tagger:
+    """dape: a tagger in one file (`osediff convert`), or DAPE.pth together with ram. ram alone: RAM without DAPE.
+
+    Raises OptionError if neither is given, or DAPE.pth alone; CheckpointError for files that are something else.
+    """
+    path, lora = tagger_files(dape, ram)
+    return Tagger.load(path, lora, dtype=dtype, device=device)
+
+
+def tagger_files(dape: Name | None, ram: Name | None) -> tuple[Path, Path | bool]:
+    """(the tagger's file, what `read_tagger` takes as `dape`); raises what `open_tagger` does."""
+    if ram is not None:
+        return Path(ram), False if dape is None else Path(dape)
+    if dape is None:
+        raise OptionError("There is no tagger; give one (--dape), or RAM's weights (--ram).")
+    if identify(dape).kind == "dape":
+        raise OptionError(
+            f"{dape} is only what DAPE changes in RAM; give RAM's weights (ram_swin_large_14m.pth) as well."
+        )
+    return Path(dape), True
