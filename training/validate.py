@@ -12,17 +12,16 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torchmetrics.functional.image import structural_similarity_index_measure
 
 from osediff_core.atomic import write_bytes_atomically
 from osediff_core.degrade import degrade
 from osediff_core.errors import OptionError, first_line
+from osediff_core.evaluate.fidelity import psnr_y, ssim_y
 
 from .contact_sheet import Row, contact_sheet
 from .data.errors import DataError
 from .data.pictures import SUFFIXES, decode
 from .errors import TrainingError
-from .tiny.metrics import luma, psnr_y
 from .tiny.photos import to_tensor
 
 log = logging.getLogger(__name__)
@@ -120,7 +119,7 @@ class Validation:
 
         restore: (lq (1, 3, H, W) in [-1, 1] on the CPU, [prompt]) -> the same shape on any device. Keys: psnr_y in dB,
         ssim_y, distance; bicubic_* are those of the enlarged LQ, distance_ratio is distance / bicubic_distance.
-        PSNR and SSIM are those of BT.601 luma; no border is cropped.
+        PSNR and SSIM are those of `osediff evaluate`.
         """
         if not self._bicubic:
             self._bicubic = [self._figures(to_tensor(pair.lq[None]), pair) for pair in self.pairs]
@@ -161,8 +160,7 @@ class Validation:
     def _figures(self, image: Tensor, pair: ValidationPair) -> dict[str, float]:
         """Of one image (1, 3, H, W) in [-1, 1] on the CPU."""
         hq = to_tensor(pair.hq[None])
-        ssim = structural_similarity_index_measure(luma(image), luma(hq), data_range=1.0)
-        found = {"psnr_y": float(psnr_y(image, hq)), "ssim_y": float(ssim)}
+        found = {"psnr_y": float(psnr_y(image, hq)), "ssim_y": float(ssim_y(image, hq))}
         if self.distance is not None:
             device = _device_of(self.distance)
             found["distance"] = float(self.distance(image.to(device), hq.to(device)))
