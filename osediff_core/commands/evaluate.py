@@ -56,8 +56,8 @@ def run(args: argparse.Namespace) -> Outcome:
     }
     lines = [as_text(found), _counts(found, pairing)]
     if output is not None:
-        title = args.title or results.resolve().name
-        data["files"] = [str(path) for path in _write(output, found, data, title, args)]
+        data["files"] = [str(output / name) for name in FILES]
+        _write(output, found, data, args.title or results.resolve().name, args)
         lines.append(f"written to {output}: {', '.join(FILES)}")
     status = FAILED if found.failed or pairing.unpaired else DONE
     return Outcome(status, "\n".join(lines), data)
@@ -80,7 +80,7 @@ def _counts(found: Evaluation, pairing: Pairing) -> str:
 
 def _write(
     folder: Path, found: Evaluation, data: dict[str, Any], title: str, args: argparse.Namespace
-) -> list[Path]:
+) -> None:
     from .. import __version__
     from ..evaluate.report import render_report
     from ..evaluate.tables import as_csv, markdown
@@ -95,12 +95,11 @@ def _write(
         markdown(found, title),
         render_report(found, title, about, args.report_pictures),
     )
-    paths = [folder / name for name in FILES]
-    for path, text in zip(paths, contents, strict=True):
+    for name, text in zip(FILES, contents, strict=True):
+        path = folder / name
         try:
             write_bytes_atomically(path, text.encode())
         except OSError as error:
             raise ImageError(
                 f"{path} cannot be written ({error.strerror or error}); free space or choose another -o."
             ) from error
-    return paths

@@ -13,35 +13,32 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
 from ..errors import ImageError, OSEDiffError, first_line
 from ..image_io import read_image
 from ..picture import Picture
 from .folders import PicturePair
-from .metrics import METRICS, ORDER, Measure, Metric, MetricUnavailable, load_measure
+from .measuring import LEAST_FOR_FID, Figures, figures_of, load_measures
+from .metrics import METRICS, ORDER, Measure, Metric
 from .statistics import Mean, mean_of
 
 logger = logging.getLogger(__name__)
 
 RESULT, BICUBIC, DIFFERENCE = "result", "bicubic", "difference"
-# FID compares means and covariances of 2048 features; from a few pictures both are noise.
-LEAST_FOR_FID = 50
 _SHAPE_SLACK = 0.02  # by which the sides' ratios of LQ and result may differ: LQ sides are rounded
-
-Figures = dict[str, float | None]
 
 
 @dataclass
 class Case:
     """One picture's figures by metric; None where a metric could not give one, which `notes` explain.
 
-    size: (width, height). bicubic: the figures of the LQ picture enlarged by Pillow's bicubic.
+    size: (width, height). pair: its files, if it came from some. bicubic: the figures of the LQ picture enlarged by
+    Pillow's bicubic.
     """
 
     name: str
-    pair: PicturePair
     size: tuple[int, int]
+    pair: PicturePair | None = None
     result: Figures = field(default_factory=dict)
     bicubic: Figures | None = None
     notes: list[str] = field(default_factory=list)
@@ -124,7 +121,7 @@ def evaluate(
     """
     device = torch.device(device)
     with_truth = any(pair.truth is not None for pair in pairs)
-    measures, skipped = _load(metrics, device, allow_download, with_truth, len(pairs))
+    measures, skipped = load_measures(metrics, device, allow_download, with_truth, len(pairs))
     of_each = {m: f for m, f in measures.items() if not m.of_set}
     of_set = {m: f for m, f in measures.items() if m.of_set}
     cases: list[Case] = []
@@ -139,40 +136,17 @@ def evaluate(
                 logger.error("%s", error)
         if not cases:
             raise ImageError(f"None of the {len(pairs)} pictures could be measured; see the messages above.")
-        summary = _summary(list(of_each), cases, seed)
+        summary = summarise(list(of_each), cases, seed)
         for metric, measure in of_set.items():
             _measure_set(metric, measure, kept, cases, summary, skipped)
     left = [metric for metric in measures if metric.name not in skipped]
     return Evaluation(left, skipped, cases, failed, summary, seed)
 
 
-def _load(
-    metrics: Sequence[Metric], device: torch.device, allow_download: bool, with_truth: bool, count: int
-) -> tuple[dict[Metric, Measure], dict[str, str]]:
-    measures: dict[Metric, Measure] = {}
-    skipped: dict[str, str] = {}
-    for metric in metrics:
-        try:
-            if metric.truth and not with_truth:
-                raise MetricUnavailable(f"{metric.title} compares with a ground truth; give its folder.")
-            if metric.of_set and count < LEAST_FOR_FID:
-                raise MetricUnavailable(
-                    f"{metric.title} of fewer than {LEAST_FOR_FID} pictures says nothing, and there are {count}; "
-                    "give more."
-                )
-            measures[metric] = load_measure(metric, device, allow_download)
-        except MetricUnavailable as error:
-            skipped[metric.name] = str(error)
-            logger.warning("%s is skipped: %s", metric.title, error)
-    if not measures:
-        raise MetricUnavailable(f"No metric can be computed here: {' '.join(skipped.values())}")
-    return measures, skipped
-
-
 def _measure(pair: PicturePair, measures: dict[Metric, Measure], kept: Path | None) -> Case:
     """Reads a pair and measures it; kept: where the pictures are put for metrics of the whole set."""
     picture = read_image(pair.result)
-    case = Case(pair.name, pair, picture.size, notes=_notes(pair.result, picture))
+    case = Case(pair.name, picture.size, pair, notes=_notes(pair.result, picture))
     result, truth = picture.rgb8(), None
     if pair.truth is not None:
         reference = read_image(pair.truth)
@@ -183,10 +157,10 @@ def _measure(pair: PicturePair, measures: dict[Metric, Measure], kept: Path | No
             )
         case.notes += _notes(pair.truth, reference)
         truth = reference.rgb8()
-    case.result = _figures(measures, result, truth, case.notes)
+    case.result = figures_of(measures, result, truth, case.notes)
     bicubic = None if pair.lq is None else _bicubic(pair.lq, case)
     if bicubic is not None:
-        case.bicubic = _figures(measures, bicubic, truth, [])
+        case.bicubic = figures_of(measures, bicubic, truth, [])
     if kept is not None:
         for name, pixels in (("result", result), ("truth", truth), ("bicubic", bicubic)):
             if pixels is not None:
@@ -230,39 +204,8 @@ def enlarged(picture: Picture, size: tuple[int, int]) -> np.ndarray:
     return np.asarray(Image.fromarray(picture.rgb8()).resize(size, Image.Resampling.BICUBIC))
 
 
-def _figures(
-    measures: dict[Metric, Measure], image: np.ndarray, truth: np.ndarray | None, notes: list[str]
-) -> Figures:
-    figures: Figures = {}
-    tensors = [None if pixels is None else _as_tensor(pixels) for pixels in (image, truth)]
-    for metric, measure in measures.items():
-        figures[metric.name] = value = None
-        shortest = min(image.shape[:2])
-        try:
-            if metric.truth and truth is None:
-                reason = "there is no ground truth"
-            elif shortest < metric.least:
-                reason = f"a side of {shortest} px is shorter than the {metric.least} px that it takes"
-            else:
-                with torch.inference_mode():
-                    value = measure(*tensors)
-                reason = "it came out as no number"
-        except Exception as error:  # whatever one metric meets must not cost the others
-            reason = f"{type(error).__name__}: {first_line(error)}"
-        if value is not None and math.isfinite(value):
-            figures[metric.name] = value
-        else:
-            notes.append(f"{metric.title} is missing: {reason}")
-            logger.warning("%s", notes[-1])
-    return figures
-
-
-def _as_tensor(pixels: np.ndarray) -> Tensor:
-    """uint8 (H, W, 3) -> (1, 3, H, W) in [-1, 1]."""
-    return torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
-
-
-def _summary(metrics: Sequence[Metric], cases: list[Case], seed: int) -> dict[str, dict[str, Mean]]:
+def summarise(metrics: Sequence[Metric], cases: list[Case], seed: int = 0) -> dict[str, dict[str, Mean]]:
+    """The means of every method, as `Evaluation.summary` has them."""
     summary: dict[str, dict[str, Mean]] = {RESULT: {}, BICUBIC: {}, DIFFERENCE: {}}
     for metric in metrics:
         name = metric.name

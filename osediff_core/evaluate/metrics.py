@@ -60,7 +60,7 @@ METRICS = {
         Metric("lpips", "LPIPS", False, True, 4, "pyiqa", "0.1, AlexNet", least=32),
         Metric("dists", "DISTS", False, True, 4, "pyiqa", "VGG16", least=16),
         Metric("fid", "FID", False, True, 2, "pyiqa", "clean, of all pictures together", of_set=True),
-        Metric("niqe", "NIQE", False, False, 4, "pyiqa", "blocks of 96 px", least=192),
+        Metric("niqe", "NIQE", False, False, 4, "pyiqa", "blocks of 96 px", least=96),
         Metric("maniqa", "MANIQA", True, False, 4, "pyiqa", "maniqa-pipal"),
         Metric("musiq", "MUSIQ", True, False, 2, "pyiqa", "KonIQ-10k", least=32),
         Metric("clipiqa", "CLIPIQA", True, False, 4, "pyiqa", "RN50", least=32),
@@ -69,6 +69,7 @@ METRICS = {
 }
 # "osediff": those of the paper's Table 1 in its order, with the settings of the official evaluation
 PRESETS = {"osediff": ("psnr", "ssim", "lpips", "dists", "fid", "niqe", "maniqa", "musiq", "clipiqa")}
+_PACKAGES = {"pkg_resources": "'setuptools<82'"}  # of modules that have another name
 # by which results are ordered from worst to best: the first of these that is there
 ORDER = ("lpips", "d2", "dists", "ssim", "psnr", "musiq", "maniqa", "clipiqa", "niqe")
 
@@ -96,8 +97,11 @@ def load_measure(metric: Metric, device: torch.device, allow_download: bool = Fa
             return measure(metric, device, allow_download)
         return _feature_distance(device) if metric.name == "d2" else _fidelity(metric.name)
     except ImportError as error:
+        module = (error.name or first_line(error)).partition(".")[0]
+        package = _PACKAGES.get(module, module)
         raise MetricUnavailable(
-            f"{metric.title} needs the package {error.name or first_line(error)}; run pip install 'osediff[eval]'."
+            f"{metric.title} needs the Python package {module}; run pip install {package}, or pip install "
+            "'osediff[eval]' for all metrics."
         ) from error
 
 

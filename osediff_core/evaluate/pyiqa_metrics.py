@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import logging
 import os
 import sys
@@ -58,9 +59,15 @@ def measure(metric: Metric, device: torch.device, allow_download: bool = False) 
     if not allow_download:
         _check_weights(metric)
     name, options = _SETTINGS[metric.name]
-    with _quiet(), _plain_tensors(), contextlib.nullcontext() if allow_download else _hub_offline():
+    with (
+        _quiet(allow_download),
+        _plain_tensors(),
+        contextlib.nullcontext() if allow_download else _hub_offline(),
+    ):
         try:
             net = pyiqa.create_metric(name, device=device, **options)
+        except ImportError:
+            raise
         except Exception as error:  # of torch, of timm, of the hub, of any HTTP library
             what = "fetched or read" if allow_download else "read"
             raise MetricUnavailable(
@@ -79,8 +86,8 @@ def _check_weights(metric: Metric) -> None:
         missing.insert(0, f"timm's {_VIT} in the hub's cache")
     if missing:
         raise MetricUnavailable(
-            f"The weights of {metric.title} are not on this machine ({', '.join(missing)} in {folder}); allow their "
-            "download with --allow-download."
+            f"The weights of {metric.title} are not on this machine ({', '.join(missing)} in {folder}); put them "
+            "there, or allow their download (--allow-download, in a graph allow_download)."
         )
     if metric.name == "clipiqa":
         file = folder / WEIGHTS["clipiqa"][0]
@@ -109,10 +116,13 @@ def _of_folders(net: torch.nn.Module, first: Path, second: Path) -> float:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """What pyiqa prints must not stand between our results; what it warns of is about its own code."""
+def _quiet(fetching: bool = False) -> Iterator[None]:
+    """What pyiqa prints must not stand between our results; what it warns of is about its own code.
+
+    fetching: it may say on stderr what it fetches.
+    """
     logging.getLogger("pyiqa").setLevel(logging.ERROR)
-    with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
+    with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr if fetching else io.StringIO()):
         warnings.simplefilter("ignore")
         yield
 

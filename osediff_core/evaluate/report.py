@@ -17,7 +17,7 @@ from PIL import Image
 
 from ..image_io import read_image
 from .evaluation import BICUBIC, DIFFERENCE, RESULT, Case, Evaluation, enlarged
-from .metrics import Metric
+from .metrics import METRICS, Metric
 from .tables import interval_shown, mean_shown
 
 _TEMPLATE = Path(__file__).with_name("report.html")
@@ -51,49 +51,53 @@ def _card(evaluation: Evaluation, metric: Metric) -> str:
     lines.append(f'<p class="mean">{mean_shown(metric, result)}{unit}</p>')
     lines.append(f"<p>{interval_shown(metric, result) or 'of all pictures together'}</p>")
     if bicubic is not None:
-        lines.append(f"<p>bicubic {mean_shown(metric, bicubic)}")
+        lines.append(f"<p>bicubic {mean_shown(metric, bicubic)}</p>")
         if difference is not None and difference.low is not None:
             better = difference.low > 0 if metric.higher else difference.high < 0
             worse = difference.high < 0 if metric.higher else difference.low > 0
             verdict = ' class="better"' if better else ' class="worse"' if worse else ""
-            lines.append(f"; <span{verdict}>{mean_shown(metric, difference, True)}</span>")
-            lines.append(f" {interval_shown(metric, difference, True)}")
-        lines.append("</p>")
+            shown = f"<span{verdict}>{mean_shown(metric, difference, True)}</span>"
+            lines.append(f"<p>{shown} {interval_shown(metric, difference, True)}</p>")
     return f'<div class="card">{"".join(lines)}{_strip(evaluation, metric)}</div>'
 
 
 def _strip(evaluation: Evaluation, metric: Metric) -> str:
-    """Every picture as a dot, the enlarged LQ pictures below; more is to the right."""
+    """Every picture as a tick, the enlarged LQ pictures below; more is to the right."""
     rows = [
         (name, y, [(case.name, figures.get(metric.name)) for case, figures in found if figures])
         for name, y, found in (
-            ("result", 9, [(case, case.result) for case in evaluation.cases]),
-            ("bicubic", 25, [(case, case.bicubic) for case in evaluation.cases]),
+            (RESULT, 0, [(case, case.result) for case in evaluation.cases]),
+            (BICUBIC, 18, [(case, case.bicubic) for case in evaluation.cases]),
         )
     ]
-    values = [value for _, _, dots in rows for _, value in dots if value is not None]
+    values = [value for _, _, found in rows for _, value in found if value is not None]
     if len(values) < 2:
         return ""
     low, span = min(values), (max(values) - min(values)) or 1.0
-    dots = (
-        f'<circle class="dot {kind}" cx="{5 + 190 * (value - low) / span:.1f}" cy="{y}" r="4">'
-        f"<title>{html.escape(name)}, {kind}: {metric.shown(value)}</title></circle>"
+    ticks = (
+        f'<rect class="tick {kind}" x="{198 * (value - low) / span:.1f}" y="{y}" width="2" height="16">'
+        f"<title>{html.escape(name)}, {kind}: {metric.shown(value)}</title></rect>"
         for kind, y, found in rows
         for name, value in found
         if value is not None
     )
     label = f"{metric.title} of each picture, {metric.shown(low)} to {metric.shown(low + span)}"
-    return f'<svg viewBox="0 0 200 34" preserveAspectRatio="none" role="img" aria-label="{label}">{"".join(dots)}</svg>'
+    head = f'<svg viewBox="0 0 200 34" preserveAspectRatio="none" role="img" aria-label="{label}">'
+    return f"{head}{''.join(ticks)}</svg>"
 
 
 def _remarks(evaluation: Evaluation) -> str:
+    titles = ", ".join(METRICS[name].title for name in evaluation.skipped)
+    notes = [note for case in evaluation.cases for note in case.notes]
     found = [
-        ("Not measured", list(evaluation.skipped.values())),
-        ("Left out", list(evaluation.failed.values())),
-        ("Notes", [note for case in evaluation.cases for note in case.notes]),
+        (f"Not measured: {titles}", list(evaluation.skipped.values())),
+        (f"Left out: {len(evaluation.failed)}", list(evaluation.failed.values())),
+        (f"Notes: {len(notes)}", notes),
     ]
     return "".join(
-        f'<h2>{heading}</h2><div class="panel"><ul>{"".join(f"<li>{html.escape(x)}</li>" for x in lines)}</ul></div>'
+        f'<details class="panel"><summary>{heading}</summary><ul>'
+        + "".join(f"<li>{html.escape(line)}</li>" for line in lines)
+        + "</ul></details>"
         for heading, lines in found
         if lines
     )
