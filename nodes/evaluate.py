@@ -114,5 +114,5 @@ class Evaluate(io.ComfyNode):
 
 
 def _levels(rgb: Tensor) -> torch.Tensor:
-    """(3, H, W) in [0, 1] -> uint8 (H, W, 3), as a saved file would have it."""
+    """(3, H, W) in [0, 1] -> uint8 (H, W, 3), rounded."""
     return Picture(rgb.movedim(0, -1).cpu().numpy()).rgb8()
