@@ -17,6 +17,7 @@ from osediff_core.atomic import write_bytes_atomically
 from osediff_core.degrade import degrade
 from osediff_core.errors import OptionError, first_line
 from osediff_core.evaluate.fidelity import psnr_y, ssim_y
+from osediff_core.evaluate.folders import pair_folders
 
 from .contact_sheet import Row, contact_sheet
 from .data.errors import DataError
@@ -31,7 +32,6 @@ Distance = Callable[[Tensor, Tensor], Tensor]
 
 SEED = 2024
 _SMALLEST = 64  # px: below this neither SSIM's window nor a network's features say much
-_PAIR_FOLDERS = (("LR", "HR"), ("lq", "hq"), ("LQ", "HQ"), ("lr", "hr"))
 _SHAPE_SLACK = 0.02  # by which the sides' ratios of a pair may differ: LR sides are rounded
 
 
@@ -79,7 +79,7 @@ class Validation:
         seed: int = SEED,
         prompt: str = "",
     ) -> Validation:
-        """Pairs of `path`/LR and `path`/HR (or lq, hq), whose names match; else its pictures, degraded here.
+        """Pairs of `path`/LR and `path`/HR (or lq, hq and so on), whose names match; else its pictures, degraded here.
 
         limit: only the first pictures, in order of their names. size: of the centre crops in px, rounded down to
         `multiple`, that of the VAE; smaller pictures keep what they have of it. preset, scale, seed: of
@@ -173,15 +173,14 @@ class _Unusable(Exception):
 
 def _paths(folder: Path) -> list[tuple[Path | None, Path]]:
     """(LQ or None, HQ) of every picture, by name. Raises DataError where there is none."""
-    for lq_name, hq_name in _PAIR_FOLDERS:
-        if (folder / lq_name).is_dir() and (folder / hq_name).is_dir():
-            lqs = {path.stem: path for path in _pictures(folder / lq_name)}
-            pairs = [(lqs[path.stem], path) for path in _pictures(folder / hq_name) if path.stem in lqs]
-            if not pairs:
-                raise DataError(
-                    f"No picture in {folder / lq_name} has the name of one in {folder / hq_name}; name them alike."
-                )
-            return pairs
+    found = pair_folders(folder)
+    if found is not None:
+        lq_folder, hq_folder = found
+        lqs = {path.stem: path for path in _pictures(lq_folder)}
+        pairs = [(lqs[path.stem], path) for path in _pictures(hq_folder) if path.stem in lqs]
+        if not pairs:
+            raise DataError(f"No picture in {lq_folder} has the name of one in {hq_folder}; name them alike.")
+        return pairs
     pictures = _pictures(folder)
     if not pictures:
         raise DataError(f"The folder {folder} has neither pictures nor LR/ and HR/; give one that has.")
