@@ -11,6 +11,7 @@ from .degrade import Degrade
 from .denoise import OneStepDenoise, OSEDiffSampler
 from .download import Download
 from .encode import EncodeLQ
+from .evaluate import Evaluate
 from .load import ApplyOSEDiff, LoadOSEDiff
 from .prompt import DAPEPrompt, LoadDAPE
 from .save import SaveOSEDiff
@@ -30,6 +31,7 @@ NODES: list[type[io.ComfyNode]] = [
     ColourFix,
     Upscale,
     Degrade,
+    Evaluate,
     SaveOSEDiff,
     Download,
 ]

@@ -1,4 +1,4 @@
-"""The command `osediff`: upscale, tag, degrade, convert, info, download.
+"""The command `osediff`: upscale, tag, degrade, evaluate, convert, info, download.
 
 Heavy packages are imported by the commands when they need them, so that help and errors in options come at
 once. Results go to stdout, everything else (progress, warnings, errors) to stderr.
@@ -70,6 +70,10 @@ def _run(argv: list[str]) -> Outcome:
         from .commands import degrade
 
         return degrade.run(args)
+    if args.command == "evaluate":
+        from .commands import evaluate
+
+        return evaluate.run(args)
     if args.command == "download":
         from .commands import download
 

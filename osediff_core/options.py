@@ -19,6 +19,8 @@ TILE_GRIDS = ("official",)
 DTYPES = ("fp32", "fp16", "bf16")
 FORMATS = ("png", "tiff", "webp", "jpeg")
 LANGUAGES = ("en", "zh")
+METRIC_NAMES = ("psnr", "ssim", "lpips", "dists", "fid", "niqe", "maniqa", "musiq", "clipiqa", "d2")
+METRIC_DEFAULT = ("osediff", "d2")
 PRESETS = ("realesrgan", "light", "jpeg", "blur", "codeformer", "bsrgan", "bsrgan_plus")
 
 
@@ -62,6 +64,9 @@ def parser() -> argparse.ArgumentParser:
     degrade = commands.add_parser("degrade", parents=[common], help="make good pictures bad")
     _add_pictures(degrade)
     _add_degradation(degrade)
+
+    evaluate = commands.add_parser("evaluate", parents=[common], help="measure results against ground truth")
+    _add_evaluation(evaluate)
 
     convert = commands.add_parser(
         "convert", parents=[common], help="OSEDiff weights: .pkl <-> .safetensors; RAM and DAPE in one file"
@@ -130,6 +135,38 @@ def _add_degradation(parser: argparse.ArgumentParser) -> None:
         help="compress and round as the code that OSEDiff was trained with (default: as the preset says)",
     )
     add("--sheet", metavar="FILE", help="also write the results beside the inputs as one picture, to look at")
+
+
+def _add_evaluation(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("results", metavar="RESULTS", help="a folder of results, or one picture")
+    add(
+        "truth",
+        metavar="GROUND_TRUTH",
+        nargs="?",
+        help="what they should be, under the same names; without it only no-reference metrics are computed",
+    )
+    add("--lq", metavar="LQ", help="what they were made from, under the same names: also measures bicubic")
+    add("-o", "--output", metavar="OUT", help="folder for evaluation.json, .csv and .md and report.html")
+    add(
+        "--metrics",
+        default=",".join(METRIC_DEFAULT),
+        metavar="NAMES",
+        help=f"osediff (the paper's nine), or some of {', '.join(METRIC_NAMES)} (default: osediff,d2)",
+    )
+    add(
+        "--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda, cuda:1, mps, xpu (default: auto)"
+    )
+    add("--allow-download", action="store_true", help="let pyiqa fetch the weights of metrics")
+    add("--seed", type=_natural, default=0, metavar="N", help="of the bootstrap intervals (default: 0)")
+    add("--title", metavar="TEXT", help="of the report (default: the folder's name)")
+    add(
+        "--report-pictures",
+        type=_natural,
+        default=24,
+        metavar="N",
+        help="at most so many pictures in the report, half of them the worst (default: 24)",
+    )
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:

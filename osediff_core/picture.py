@@ -60,6 +60,10 @@ class Picture:
         channels = self.rgb if self.alpha is None else np.dstack([self.rgb, self.alpha])
         return torch.from_numpy(channels).permute(2, 0, 1) * 2 - 1
 
+    def rgb8(self) -> np.ndarray:
+        """The colours alone, as uint8 (H, W, 3), rounded to a level."""
+        return np.rint(np.clip(self.rgb, 0.0, 1.0) * np.float32(255)).astype(np.uint8)
+
     def samples(self, bits: int | None = None) -> np.ndarray:
         """The picture as a file stores it: uint8 or uint16 (H, W) or (H, W, 2|3|4), rounded to a level."""
         bits = bits or self.bits

@@ -170,7 +170,7 @@ def perceptual_network(kind: str) -> nn.Module | None:
             warnings.simplefilter("ignore")  # it calls torchvision as of old
             network = lpips.LPIPS(net=kind.partition("-")[2], pretrained=False, pnet_rand=True, verbose=False)
     else:
-        from .tiny.perceptual import FeatureDistance
+        from osediff_core.evaluate.perceptual import FeatureDistance
 
         network = FeatureDistance(int(kind[-1]))
     return network.to(META).eval().requires_grad_(False)

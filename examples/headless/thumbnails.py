@@ -30,7 +30,8 @@ def make_thumbnail(client: ComfyClient, name: str, api: Json, target: Path) -> N
     for node in graph.values():
         if node["class_type"] == "LoadImage":
             node["inputs"]["image"] = client.upload(photo)
-        if node["inputs"].get("width", 0) > 1152:
+        width = node["inputs"].get("width", 0)
+        if isinstance(width, int) and width > 1152:  # not a link
             node["inputs"]["width"] = 1152  # four thousand pixels take a processor very long
     made = [
         Image.open(io.BytesIO(client.fetch(image))).convert("RGB")

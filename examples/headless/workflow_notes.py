@@ -52,15 +52,16 @@ ABOUT = {
     "degrade_restore_compare": About(
         "Degrade, restore, compare",
         "Choose a *good* picture. *Degrade* makes it four times smaller and bad, as Real-ESRGAN does for training; the "
-        "chain restores it. The sheet shows the bad picture enlarged, the restored one and the original.\n\nAnother `seed` "
-        "in *Degrade* is another degradation; `light` and `jpeg` are milder presets.",
+        "chain restores it at its old size, *Evaluate* measures how near it comes. The sheet shows the bad picture enlarged, "
+        "the restored one and the original.\n\nAnother `seed` in *Degrade* is another degradation; `light` and `jpeg` are "
+        "milder presets.",
         [
             "Picture and models",
             "Degrade",
             "Encode",
             "One step",
             "Decode",
-            "Restored",
+            "Restored, measured",
             "Side by side",
             "Comparison",
         ],

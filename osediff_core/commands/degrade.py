@@ -156,7 +156,7 @@ def _pair(hq: Picture, lq: Picture, caption: str) -> Pair:
 
     from ..degrade.sheet import crop_pair
 
-    low, high = (Image.fromarray(replace(p, alpha=None, single_channel=False).samples(8)) for p in (lq, hq))
+    low, high = (Image.fromarray(picture.rgb8()) for picture in (lq, hq))
     return crop_pair(low, high, caption)
 
 

@@ -17,6 +17,7 @@ from osediff_core import color, options, precision, tiling
 from osediff_core.commands import jobs
 from osediff_core.dape.tags import LANGUAGES
 from osediff_core.degrade import PRESETS
+from osediff_core.evaluate.metrics import METRICS, parse_metrics
 
 ROOT = Path(__file__).parents[2]
 TINY = Path(osediff_core.__file__).parent / "tiny"
@@ -280,6 +281,8 @@ def test_choices_are_those_of_the_core():
     assert options.DTYPES == tuple(precision.DTYPES)
     assert options.PRESETS == tuple(PRESETS)
     assert options.LANGUAGES == tuple(LANGUAGES)
+    assert options.METRIC_NAMES == tuple(METRICS)
+    assert parse_metrics(options.METRIC_DEFAULT)
 
 
 def test_help_and_wrong_options_do_not_wait_for_torch():

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 import shutil
 
 import numpy as np
@@ -14,6 +15,7 @@ from server_graphs import ROOT, by_class, load_png, with_photo
 from osediff_core import OneStepGenerator, Picture, RestoreOptions, read_image, restore_picture
 from osediff_core.cli import main as osediff
 from osediff_core.degrade import degrade
+from osediff_core.evaluate import evaluate, pair_up, parse_metrics
 
 API = ROOT / "example_workflows" / "api"
 NAMES = sorted(path.stem for path in API.glob("*.json"))
@@ -31,7 +33,15 @@ def psnr(a, b):
 
 def run(client, graph):
     """The pictures of the graph's Save nodes, by the id of the node."""
-    entry = client.wait(client.queue(graph))
+    return pictures(client, client.wait(client.queue(graph)))
+
+
+def words(entry):
+    """What the graph's nodes show as text."""
+    return [text for output in entry["outputs"].values() for text in output.get("text", [])]
+
+
+def pictures(client, entry):
     return {
         node: [load_png(client.fetch(image)) for image in output["images"]]
         for node, output in entry["outputs"].items()
@@ -91,7 +101,8 @@ def test_degrade_restore_compare(client, tmp_path):
     with Image.open(ROOT / "examples" / "photos" / "parrots.png") as hq:
         hq.crop((0, 0, 128, 96)).save(tmp_path / "hq.png")
     graph = with_photo(workflow("degrade_restore_compare"), client.upload(tmp_path / "hq.png"))
-    restored, compared = run(client, graph).values()
+    entry = client.wait(client.queue(graph))
+    restored, compared = pictures(client, entry).values()
 
     hq = torch.from_numpy(read_image(tmp_path / "hq.png").rgb).permute(2, 0, 1)[None]
     settings = by_class(graph, "OSEDiff_Degrade")
@@ -101,6 +112,21 @@ def test_degrade_restore_compare(client, tmp_path):
     assert psnr(restored[0], expected.samples()) >= 50
     assert compared[0].shape == (96, 3 * 128 + 2 * 8, 3)
     assert psnr(compared[0][:, 128 + 8 : 256 + 8], restored[0]) > 45  # in the middle of the sheet
+    Image.fromarray(restored[0]).save(tmp_path / "restored.png")
+    pairs = pair_up(tmp_path / "restored.png", tmp_path / "hq.png").pairs
+    (found,) = evaluate(pairs, parse_metrics("psnr ssim")).cases
+    shown = dict(re.findall(r"(\w+) ↑ ([\d.]+)", *words(entry)))
+    # Save Image cuts levels down, Evaluate rounds them
+    assert float(shown["PSNR"]) == pytest.approx(found.result["psnr"], abs=0.05)
+    assert float(shown["SSIM"]) == pytest.approx(found.result["ssim"], abs=2e-3)
+
+
+def test_degrade_restore_compare_with_a_size_that_four_does_not_divide(client, tmp_path):
+    with Image.open(ROOT / "examples" / "photos" / "parrots.png") as hq:
+        hq.crop((0, 0, 61, 46)).save(tmp_path / "hq.png")
+    graph = with_photo(workflow("degrade_restore_compare"), client.upload(tmp_path / "hq.png"))
+    entry = client.wait(client.queue(graph))
+    assert pictures(client, entry).popitem()[1][0].shape[0] == 46 and words(entry)[0].startswith("PSNR")
 
 
 def test_folder(client, server, tmp_path):

@@ -12,12 +12,12 @@ from torch import nn
 
 pytest.importorskip("efficientnet_lite_pytorch", reason="the train extra is not installed")
 
+from osediff_core.evaluate.fidelity import psnr, psnr_y
+from osediff_core.evaluate.perceptual import FeatureDistance
 from training.tiny.architecture import VOCABULARY, build_vae
 from training.tiny.degrade import INTERNET, degrade, enlarge
 from training.tiny.linear_start import linear_start
 from training.tiny.loop import Stage, StageOptions
-from training.tiny.metrics import psnr, psnr_y
-from training.tiny.perceptual import FeatureDistance
 from training.tiny.photos import PhotoPool, to_tensor
 from training.tiny.tags import appearance_tags
 from training.tiny.tokenizer import train_tokenizer

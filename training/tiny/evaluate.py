@@ -4,8 +4,8 @@
 
 Methods: `bicubic` (Pillow, x4); `vae only` (bicubic through encoder and decoder of the untuned base, colour fix
 on: the control that shows what the round trip alone does); `osediff`; `results` of another system, if given.
-Figures: PSNR on luma in dB and D2 as defined in `perceptual.py`; for the differences to bicubic, a 95 % bootstrap
-interval over pictures.
+Figures: PSNR on luma in dB and D2 as defined in `osediff_core/evaluate/perceptual.py`; for the differences to bicubic,
+a 95 % bootstrap interval over pictures.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
-from torch import Tensor
 
 from osediff_core import color
+from osediff_core.evaluate.fidelity import psnr_y
+from osediff_core.evaluate.perceptual import FeatureDistance
+from osediff_core.evaluate.statistics import bootstrap_interval
 from osediff_core.generator import OneStepGenerator
 from osediff_core.picture import Picture
 from osediff_core.pipeline import RestoreOptions, restore_picture
 
 from .degrade import enlarge
-from .metrics import psnr_y
-from .perceptual import FeatureDistance
 from .photos import to_tensor
 from .validation import Pair, degraded_kodak, read_rgb, real_pairs
 
@@ -89,13 +89,6 @@ def score(pairs: list[Pair], tried: dict[str, Method], distance: FeatureDistance
     return found
 
 
-def _interval(values: Tensor, seed: int = 0, draws: int = 4000) -> tuple[float, float]:
-    """95 % bootstrap interval of the mean of the rows' statistic `values` (N,)."""
-    indices = torch.randint(len(values), (draws, len(values)), generator=torch.Generator().manual_seed(seed))
-    low, high = torch.quantile(values[indices].mean(dim=1), torch.tensor([0.025, 0.975]))
-    return float(low), float(high)
-
-
 def summarise(found: dict[str, Scores]) -> dict[str, dict[str, float | list[float]]]:
     """Means, and differences to bicubic with intervals: PSNR in dB, D2 in percent of bicubic's mean."""
     reference = found["bicubic"]
@@ -108,10 +101,10 @@ def summarise(found: dict[str, Scores]) -> dict[str, dict[str, float | list[floa
             "pictures": len(scores.psnr),
             "psnr_y": float(np.mean(scores.psnr)),
             "psnr_gain": float(gain.mean()),
-            "psnr_gain_95": list(_interval(gain)),
+            "psnr_gain_95": list(bootstrap_interval(gain)),
             "d2": float(np.mean(scores.d2)),
             "d2_percent": float(change.mean()),
-            "d2_percent_95": list(_interval(change)),
+            "d2_percent_95": list(bootstrap_interval(change)),
             "d2_better_share": float((change < 0).float().mean()),
         }
     return table

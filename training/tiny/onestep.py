@@ -19,13 +19,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from osediff_core.evaluate.fidelity import psnr_y
+from osediff_core.evaluate.perceptual import FeatureDistance
 from osediff_core.generator import OneStepGenerator
 from osediff_core.lora import attach_peft, lora_scale
 
 from .degrade import CAMERA, INTERNET, degrade, enlarge
 from .loop import Stage, StageOptions
-from .metrics import psnr_y
-from .perceptual import FeatureDistance
 from .photos import PhotoPool, to_tensor
 from .tags import appearance_tags
 from .vae import gradient_difference

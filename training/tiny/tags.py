@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .perceptual import efficientnet_lite
+from osediff_core.evaluate.perceptual import efficientnet_lite
+
 from .photos import PhotoPool, to_tensor
 
 log = logging.getLogger(__name__)

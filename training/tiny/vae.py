@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from osediff_core.evaluate.fidelity import psnr
+from osediff_core.evaluate.perceptual import FeatureDistance
+
 from .architecture import build_vae
 from .linear_start import linear_start
 from .loop import Stage, StageOptions
-from .metrics import psnr
-from .perceptual import FeatureDistance
 from .photos import PhotoPool, load_photo, to_tensor
 
 if TYPE_CHECKING:

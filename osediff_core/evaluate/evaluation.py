@@ -1,0 +1,249 @@
+"""Every picture through every metric, and what that comes to."""
+
+from __future__ import annotations
+
+import logging
+import math
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ..errors import ImageError, OSEDiffError, first_line
+from ..image_io import read_image
+from ..picture import Picture
+from .folders import PicturePair
+from .measuring import LEAST_FOR_FID, Figures, figures_of, load_measures
+from .metrics import METRICS, ORDER, Measure, Metric
+from .statistics import Mean, mean_of
+
+logger = logging.getLogger(__name__)
+
+RESULT, BICUBIC, DIFFERENCE = "result", "bicubic", "difference"
+_SHAPE_SLACK = 0.02  # by which the sides' ratios of LQ and result may differ: LQ sides are rounded
+
+
+@dataclass
+class Case:
+    """One picture's figures by metric; None where a metric could not give one, which `notes` explain.
+
+    size: (width, height). pair: its files, if it came from some. bicubic: the figures of the LQ picture enlarged by
+    Pillow's bicubic.
+    """
+
+    name: str
+    size: tuple[int, int]
+    pair: PicturePair | None = None
+    result: Figures = field(default_factory=dict)
+    bicubic: Figures | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Evaluation:
+    """What was measured.
+
+    skipped: metric -> why it was left out. failed: name -> why the pair was left out. summary: "result", "bicubic" and
+    "difference" (result - bicubic, over the pictures that have both) -> metric -> mean.
+    """
+
+    metrics: list[Metric]
+    skipped: dict[str, str]
+    cases: list[Case]
+    failed: dict[str, str]
+    summary: dict[str, dict[str, Mean]]
+    seed: int = 0
+
+    @property
+    def order_by(self) -> Metric | None:
+        """The metric that says which results are worst; None if no picture has a figure."""
+        there = {metric.name for metric in self.metrics if metric.name in self.summary[RESULT]}
+        return next((METRICS[name] for name in ORDER if name in there), None)
+
+    def worst_first(self, by: Metric | None = None) -> list[Case]:
+        """The cases from worst to best; those without a figure are last."""
+        metric = by or self.order_by
+        if metric is None:
+            return list(self.cases)
+
+        def badness(case: Case) -> float:
+            value = case.result.get(metric.name)
+            return math.inf if value is None else value if metric.higher else -value
+
+        return sorted(self.cases, key=badness)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {
+            "metrics": [
+                {k: v for k, v in asdict(m).items() if k in ("name", "title", "library", "settings", "unit")}
+                | {"better": "higher" if m.higher else "lower"}
+                for m in self.metrics
+            ],
+            "skipped": dict(self.skipped),
+            "seed": self.seed,
+            "summary": {
+                method: {name: asdict(mean) for name, mean in means.items()}
+                for method, means in self.summary.items()
+            },
+            "pictures": [
+                {
+                    "name": case.name,
+                    "size": list(case.size),
+                    "result": case.result,
+                    "bicubic": case.bicubic,
+                    "notes": case.notes,
+                }
+                for case in self.cases
+            ],
+            "failed": [{"name": name, "error": error} for name, error in self.failed.items()],
+        }
+
+
+def evaluate(
+    pairs: Sequence[PicturePair],
+    metrics: Sequence[Metric],
+    device: torch.device | str = "cpu",
+    *,
+    allow_download: bool = False,
+    seed: int = 0,
+    progress: Callable[[Sequence[PicturePair]], Iterator[PicturePair]] = iter,
+) -> Evaluation:
+    """Measures every pair; one that cannot be read or does not fit costs the others nothing.
+
+    Pictures are compared as 8-bit RGB, without alpha. seed: of the bootstrap intervals. progress: wraps the pairs, as
+    tqdm does. Raises MetricUnavailable if no metric is left, ImageError if no pair is left.
+    """
+    device = torch.device(device)
+    with_truth = any(pair.truth is not None for pair in pairs)
+    measures, skipped = load_measures(metrics, device, allow_download, with_truth, len(pairs))
+    of_each = {m: f for m, f in measures.items() if not m.of_set}
+    of_set = {m: f for m, f in measures.items() if m.of_set}
+    cases: list[Case] = []
+    failed: dict[str, str] = {}
+    with tempfile.TemporaryDirectory(prefix="osediff-") as folder:
+        kept = Path(folder) if of_set else None
+        for pair in progress(pairs):
+            try:
+                cases.append(_measure(pair, of_each, kept))
+            except OSEDiffError as error:
+                failed[pair.name] = str(error)
+                logger.error("%s", error)
+        if not cases:
+            raise ImageError(f"None of the {len(pairs)} pictures could be measured; see the messages above.")
+        summary = summarise(list(of_each), cases, seed)
+        for metric, measure in of_set.items():
+            _measure_set(metric, measure, kept, cases, summary, skipped)
+    left = [metric for metric in measures if metric.name not in skipped]
+    return Evaluation(left, skipped, cases, failed, summary, seed)
+
+
+def _measure(pair: PicturePair, measures: dict[Metric, Measure], kept: Path | None) -> Case:
+    """Reads a pair and measures it; kept: where the pictures are put for metrics of the whole set."""
+    picture = read_image(pair.result)
+    case = Case(pair.name, picture.size, pair, notes=_notes(pair.result, picture))
+    result, truth = picture.rgb8(), None
+    if pair.truth is not None:
+        reference = read_image(pair.truth)
+        if reference.size != picture.size:
+            raise ImageError(
+                f"{pair.result} has {_by(picture.size)} pixels, but its ground truth {pair.truth} has "
+                f"{_by(reference.size)}; make them the same size."
+            )
+        case.notes += _notes(pair.truth, reference)
+        truth = reference.rgb8()
+    case.result = figures_of(measures, result, truth, case.notes)
+    bicubic = None if pair.lq is None else _bicubic(pair.lq, case)
+    if bicubic is not None:
+        case.bicubic = figures_of(measures, bicubic, truth, [])
+    if kept is not None:
+        for name, pixels in (("result", result), ("truth", truth), ("bicubic", bicubic)):
+            if pixels is not None:
+                (kept / name).mkdir(exist_ok=True)
+                Image.fromarray(pixels).save(kept / name / f"{pair.name}.png", compress_level=1)
+    return case
+
+
+def _notes(path: Path, picture: Picture) -> list[str]:
+    notes = [f"{path}: {note}" for note in picture.notes]
+    if picture.bits == 16:
+        notes.append(f"{path}: its 16 bits per channel are rounded to 8, as the published figures are of 8")
+    if picture.alpha is not None:
+        notes.append(f"{path}: its transparency is left out, only colours are compared")
+    if picture.single_channel:
+        notes.append(f"{path}: it is grey and compared as three equal channels")
+    for note in notes:
+        logger.warning("%s", note)
+    return notes
+
+
+def _bicubic(path: Path, case: Case) -> np.ndarray | None:
+    """The LQ picture at the result's size; None, with a note, if it has another shape or cannot be read."""
+    try:
+        picture = read_image(path)
+    except ImageError as error:
+        case.notes.append(f"{error} It is not compared with bicubic")
+        return None
+    across, down = (large / small for large, small in zip(case.size, picture.size, strict=True))
+    if abs(across / down - 1) > _SHAPE_SLACK:
+        case.notes.append(
+            f"{path} has {_by(picture.size)} pixels, another shape than the result's {_by(case.size)}, and is not "
+            "compared with bicubic"
+        )
+        return None
+    return enlarged(picture, case.size)
+
+
+def enlarged(picture: Picture, size: tuple[int, int]) -> np.ndarray:
+    """Pillow's bicubic on 8 bits: uint8 (height, width, 3) at `size` = (width, height)."""
+    return np.asarray(Image.fromarray(picture.rgb8()).resize(size, Image.Resampling.BICUBIC))
+
+
+def summarise(metrics: Sequence[Metric], cases: list[Case], seed: int = 0) -> dict[str, dict[str, Mean]]:
+    """The means of every method, as `Evaluation.summary` has them."""
+    summary: dict[str, dict[str, Mean]] = {RESULT: {}, BICUBIC: {}, DIFFERENCE: {}}
+    for metric in metrics:
+        name = metric.name
+        results = [case.result.get(name) for case in cases]
+        bicubics = [(case.bicubic or {}).get(name) for case in cases]
+        differences = [
+            None if a is None or b is None else a - b for a, b in zip(results, bicubics, strict=True)
+        ]
+        for method, values in ((RESULT, results), (BICUBIC, bicubics), (DIFFERENCE, differences)):
+            mean = mean_of(values, seed)
+            if mean is not None:
+                summary[method][name] = mean
+    return summary
+
+
+def _measure_set(
+    metric: Metric,
+    measure: Measure,
+    kept: Path,
+    cases: list[Case],
+    summary: dict[str, dict[str, Mean]],
+    skipped: dict[str, str],
+) -> None:
+    """One figure for all pictures together, without an interval."""
+    if len(cases) < LEAST_FOR_FID:
+        skipped[metric.name] = f"{metric.title} of {len(cases)} pictures says nothing; give more."
+        return
+    for method in (RESULT, BICUBIC):
+        if not (kept / method).is_dir():
+            continue
+        try:
+            value = measure(kept / method, kept / "truth")
+        except Exception as error:  # of pyiqa or scipy; the other metrics stay
+            skipped[metric.name] = f"{metric.title} could not be computed ({first_line(error)})."
+            logger.warning("%s", skipped[metric.name])
+            return
+        summary[method][metric.name] = Mean(value, None, None, len(cases))
+
+
+def _by(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]}"

@@ -1,0 +1,111 @@
+"""Which picture belongs to which: folders of results, ground truth and LQ pictures, paired by file name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import ImageError, OptionError
+from ..image_io import READ_SUFFIXES
+
+# (LQ, ground truth) below a data set's folder: this project's, others', and those that StableSR published
+PAIR_FOLDERS = (
+    ("LR", "HR"),
+    ("lq", "hq"),
+    ("LQ", "HQ"),
+    ("lr", "hr"),
+    ("lq", "gt"),
+    ("test_LR", "test_HR"),
+    ("test_lr", "test_hr"),
+)
+_NAMED = 5  # files in one sentence
+
+
+@dataclass(frozen=True)
+class PicturePair:
+    """One result with what belongs to it; `name` is the result's file name without suffix."""
+
+    name: str
+    result: Path
+    truth: Path | None = None
+    lq: Path | None = None
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """pairs: in order of their names. unpaired: one sentence for each kind of file that was left out."""
+
+    pairs: list[PicturePair]
+    unpaired: list[str]
+
+
+def pair_up(results: Path, truth: Path | None = None, lq: Path | None = None) -> Pairing:
+    """Pairs the pictures of folders by file name without suffix, or files with each other.
+
+    truth None: nothing to compare with. Raises ImageError for a folder that is not there or holds no pictures, and
+    where no result has a partner; OptionError where a name is not unique or files and folders are mixed.
+    """
+    given = [path for path in (results, truth, lq) if path is not None]
+    for path in given:
+        if not path.exists():
+            raise ImageError(f"{path} does not exist; check the path.")
+    if len({path.is_dir() for path in given}) > 1:
+        raise OptionError(
+            "Some of results, ground truth and LQ are files and some are folders; give all as one kind."
+        )
+    if not results.is_dir():
+        return Pairing([PicturePair(results.stem, results, truth, lq)], [])
+    found = pictures_by_name(results)
+    truths = None if truth is None else pictures_by_name(truth)
+    lqs = {} if lq is None else pictures_by_name(lq)
+    names = sorted(found if truths is None else found.keys() & truths.keys())
+    unpaired = []
+    if truths is not None:
+        unpaired += _alone(found, truths, f"no ground truth of that name in {truth}")
+        unpaired += _alone(truths, found, f"no result of that name in {results}")
+    if lq is not None:
+        unpaired += _alone(names, lqs, f"no LQ picture of that name in {lq}", "not compared with bicubic")
+    if not names:
+        raise ImageError(f"No picture in {results} has the name of one in {truth}; name them alike.")
+    pairs = [PicturePair(name, found[name], (truths or {}).get(name), lqs.get(name)) for name in names]
+    return Pairing(pairs, unpaired)
+
+
+def pictures_by_name(folder: Path) -> dict[str, Path]:
+    """The pictures directly in `folder` by file name without suffix.
+
+    Raises ImageError where there are none, OptionError where two differ in their suffix only.
+    """
+    found: dict[str, Path] = {}
+    try:
+        files = sorted(folder.iterdir())
+    except OSError as error:
+        raise ImageError(f"{folder} cannot be read ({error.strerror or error}); check the path.") from error
+    for path in files:
+        if path.suffix.lower() not in READ_SUFFIXES or path.name.startswith(".") or path.is_dir():
+            continue
+        if path.stem in found:
+            raise OptionError(f"{found[path.stem]} and {path} have the same name; remove or rename one.")
+        found[path.stem] = path
+    if not found:
+        raise ImageError(f"The folder {folder} holds no pictures; check the path.")
+    return found
+
+
+def pair_folders(folder: Path) -> tuple[Path, Path] | None:
+    """The sub-folders of LQ pictures and of their ground truth in a data set; None if there are no such."""
+    for lq, truth in PAIR_FOLDERS:
+        if (folder / lq).is_dir() and (folder / truth).is_dir():
+            return folder / lq, folder / truth
+    return None
+
+
+def _alone(names: Iterable[str], partners: Mapping[str, Path], why: str, then: str = "left out") -> list[str]:
+    """One sentence about those of `names` that have no partner, or none."""
+    alone = sorted(set(names) - partners.keys())
+    if not alone:
+        return []
+    more = f" and {len(alone) - _NAMED} more" if len(alone) > _NAMED else ""
+    have = "has" if len(alone) == 1 else "have"
+    return [f"{', '.join(alone[:_NAMED])}{more} {have} {why}: {then}."]

@@ -1,0 +1,212 @@
+"""One page that shows an evaluation: means, the worst and the best pictures under a slider, and all figures.
+
+It is one file that needs no other and no network.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import string
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ..image_io import read_image
+from .evaluation import BICUBIC, DIFFERENCE, RESULT, Case, Evaluation, enlarged
+from .metrics import METRICS, Metric
+from .tables import interval_shown, mean_shown
+
+_TEMPLATE = Path(__file__).with_name("report.html")
+_LARGEST = 768  # px: of larger pictures the centre is shown, at 1:1
+LQ, TRUTH = "LQ", "ground truth"
+
+
+def render_report(evaluation: Evaluation, title: str, about: Sequence[str] = (), shown: int = 24) -> str:
+    """The page. about: lines under the title. shown: at most so many pictures have a slider, half of them the worst."""
+    page = string.Template(_TEMPLATE.read_text(encoding="utf-8"))
+    return page.substitute(
+        title=html.escape(title),
+        summary="<br>".join(html.escape(line) for line in about),
+        cards="".join(_card(evaluation, metric) for metric in evaluation.metrics),
+        remarks=_remarks(evaluation),
+        cases=_cases(evaluation, shown),
+        table=_table(evaluation),
+        footer=html.escape(
+            "; ".join(f"{m.title}: {m.settings}, by {m.library}" for m in evaluation.metrics)
+            + ". Brackets: 95 % bootstrap interval over pictures."
+        ),
+    )
+
+
+def _card(evaluation: Evaluation, metric: Metric) -> str:
+    result, bicubic, difference = (
+        evaluation.summary[method].get(metric.name) for method in (RESULT, BICUBIC, DIFFERENCE)
+    )
+    lines = [f"<h3>{metric.title} {metric.arrow}</h3>"]
+    unit = f" <small>{metric.unit}</small>" if metric.unit else ""
+    lines.append(f'<p class="mean">{mean_shown(metric, result)}{unit}</p>')
+    lines.append(f"<p>{interval_shown(metric, result) or 'of all pictures together'}</p>")
+    if bicubic is not None:
+        lines.append(f"<p>bicubic {mean_shown(metric, bicubic)}</p>")
+        if difference is not None and difference.low is not None:
+            better = difference.low > 0 if metric.higher else difference.high < 0
+            worse = difference.high < 0 if metric.higher else difference.low > 0
+            verdict = ' class="better"' if better else ' class="worse"' if worse else ""
+            shown = f"<span{verdict}>{mean_shown(metric, difference, True)}</span>"
+            lines.append(f"<p>{shown} {interval_shown(metric, difference, True)}</p>")
+    return f'<div class="card">{"".join(lines)}{_strip(evaluation, metric)}</div>'
+
+
+def _strip(evaluation: Evaluation, metric: Metric) -> str:
+    """Every picture as a tick, the enlarged LQ pictures below; more is to the right."""
+    rows = [
+        (name, y, [(case.name, figures.get(metric.name)) for case, figures in found if figures])
+        for name, y, found in (
+            (RESULT, 0, [(case, case.result) for case in evaluation.cases]),
+            (BICUBIC, 18, [(case, case.bicubic) for case in evaluation.cases]),
+        )
+    ]
+    values = [value for _, _, found in rows for _, value in found if value is not None]
+    if len(values) < 2:
+        return ""
+    low, span = min(values), (max(values) - min(values)) or 1.0
+    ticks = (
+        f'<rect class="tick {kind}" x="{198 * (value - low) / span:.1f}" y="{y}" width="2" height="16">'
+        f"<title>{html.escape(name)}, {kind}: {metric.shown(value)}</title></rect>"
+        for kind, y, found in rows
+        for name, value in found
+        if value is not None
+    )
+    label = f"{metric.title} of each picture, {metric.shown(low)} to {metric.shown(low + span)}"
+    head = f'<svg viewBox="0 0 200 34" preserveAspectRatio="none" role="img" aria-label="{label}">'
+    return f"{head}{''.join(ticks)}</svg>"
+
+
+def _remarks(evaluation: Evaluation) -> str:
+    titles = ", ".join(METRICS[name].title for name in evaluation.skipped)
+    notes = [note for case in evaluation.cases for note in case.notes]
+    found = [
+        (f"Not measured: {titles}", list(evaluation.skipped.values())),
+        (f"Left out: {len(evaluation.failed)}", list(evaluation.failed.values())),
+        (f"Notes: {len(notes)}", notes),
+    ]
+    return "".join(
+        f'<details class="panel"><summary>{heading}</summary><ul>'
+        + "".join(f"<li>{html.escape(line)}</li>" for line in lines)
+        + "</ul></details>"
+        for heading, lines in found
+        if lines
+    )
+
+
+def _cases(evaluation: Evaluation, shown: int) -> str:
+    ordered, metric = evaluation.worst_first(), evaluation.order_by
+    by = f", by {metric.title}" if metric else ""
+    if len(ordered) <= shown:
+        sections = [(f"Worst to best{by}", ordered)]
+    else:
+        worst = ordered[: shown - shown // 2]
+        best = ordered[len(ordered) - shown // 2 :][::-1]
+        sections = [(f"The {len(worst)} worst{by}", worst), (f"The {len(best)} best{by}", best)]
+    rank = {
+        case.name: f"place {place} of {len(ordered)} from the worst{by}"
+        for place, case in enumerate(ordered, 1)
+    }
+    return "".join(
+        f'<h2>{heading}</h2><div class="cases">'
+        + "".join(_case(evaluation, case, rank[case.name]) for case in cases)
+        + "</div>"
+        for heading, cases in sections
+        if cases
+    )
+
+
+def _case(evaluation: Evaluation, case: Case, rank: str) -> str:
+    pictures, box = _pictures(case)
+    kinds = list(pictures)
+    width, height = box[2] - box[0], box[3] - box[1]
+    first = BICUBIC if BICUBIC in kinds else kinds[0]
+    name = html.escape(case.name)
+    part = "" if (width, height) == case.size else f"; shown is the centre, {width}x{height}"
+    images = "".join(
+        f'<img alt="{kind}" data-kind="{kind}" src="{_embedded(pixels, kind)}"'
+        f' class="{"left" if kind == first else ""} {"right" if kind == RESULT else ""}">'
+        for kind, pixels in pictures.items()
+    )
+    choices = "".join(
+        f"<fieldset><legend>{side.capitalize()}</legend>"
+        + "".join(
+            f'<label><input type="radio" data-side="{side}" name="{side} {name}" value="{kind}"'
+            f"{' checked' if kind == start else ''}> {kind}</label>"
+            for kind in kinds
+        )
+        + "</fieldset>"
+        for side, start in (("left", first), ("right", RESULT))
+    )
+    return (
+        f'<figure class="case"><h3>{name}</h3><p class="hint">{rank};'
+        f" {case.size[0]}x{case.size[1]} pixels{part}</p>"
+        f'<div class="row"><div class="view"><div class="stage" style="--w: {width}; --h: {height}">{images}'
+        f'<span class="tag l" aria-hidden="true">{first}</span><span class="tag r" aria-hidden="true">{RESULT}</span>'
+        f'<input type="range" min="0" max="100" value="50" aria-label="Boundary in {name}"></div></div>'
+        f'<div class="side">{choices}{_figures(evaluation, case)}</div></div></figure>'
+    )
+
+
+def _figures(evaluation: Evaluation, case: Case) -> str:
+    methods = [(RESULT, case.result)] + ([(BICUBIC, case.bicubic)] if case.bicubic else [])
+    head = "".join(f"<th>{method}</th>" for method, _ in methods)
+    rows = "".join(
+        f"<tr><td>{m.title} {m.arrow}</td>"
+        + "".join(f"<td>{m.shown(figures.get(m.name))}</td>" for _, figures in methods)
+        + "</tr>"
+        for m in evaluation.metrics
+        if not m.of_set
+    )
+    return f"<table><thead><tr><th></th>{head}</tr></thead><tbody>{rows}</tbody></table>"
+
+
+def _pictures(case: Case) -> tuple[dict[str, np.ndarray], tuple[int, int, int, int]]:
+    """What can be compared, uint8 (h, w, 3) each, and the (left, top, right, bottom) that they are of the result."""
+    width, height = (min(side, _LARGEST) for side in case.size)
+    left, top = (case.size[0] - width) // 2, (case.size[1] - height) // 2
+    found: dict[str, np.ndarray] = {}
+    if case.bicubic is not None and case.pair.lq is not None:
+        lq = read_image(case.pair.lq)
+        # every pixel as a square, so that one sees what there was
+        found[LQ] = np.asarray(Image.fromarray(lq.rgb8()).resize(case.size, Image.Resampling.NEAREST))
+        found[BICUBIC] = enlarged(lq, case.size)
+    found[RESULT] = read_image(case.pair.result).rgb8()
+    if case.pair.truth is not None:
+        found[TRUTH] = read_image(case.pair.truth).rgb8()
+    crops = {kind: pixels[top : top + height, left : left + width] for kind, pixels in found.items()}
+    return crops, (left, top, left + width, top + height)
+
+
+def _embedded(pixels: np.ndarray, kind: str) -> str:
+    buffer = io.BytesIO()
+    options = {"lossless": True} if kind == LQ else {"quality": 92}
+    Image.fromarray(pixels).save(buffer, "WEBP", **options)
+    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _table(evaluation: Evaluation) -> str:
+    metrics = [metric for metric in evaluation.metrics if not metric.of_set]
+    head = "".join(
+        f'<th scope="col"><button>{text}</button></th>'
+        for text in ("picture", *(f"{m.title} {m.arrow}" for m in metrics))
+    )
+    rows = "".join(
+        f"<tr><td>{html.escape(case.name)}</td>"
+        + "".join(
+            f'<td data-value="{"" if value is None else value}">{m.shown(value)}</td>'
+            for m, value in ((m, case.result.get(m.name)) for m in metrics)
+        )
+        + "</tr>"
+        for case in evaluation.worst_first()
+    )
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
