@@ -25,6 +25,7 @@ from .tiling import lay_tiles
 if TYPE_CHECKING:
     from .backends import Source
     from .lora import MergedAdapter
+    from .speed import Speed
     from .weights import OSEDiffWeights
 
 _BASE_KINDS = ("sd_checkpoint", "diffusers_folder")  # of identify.Identity
@@ -40,6 +41,7 @@ class OneStepGenerator:
 
     What goes into the networks is made contiguous first: resizing gives channels-last images, that layout spreads
     through a network, and PyTorch's group norm of it on the CPU is off by up to 7e-4 (in any other layout 1e-6).
+    In half precision the networks go over to it by themselves (speed.py).
 
     The verbs can be differentiated (training calls them); `restore` chains them without gradients. Latents
     are scaled by vae.scaling_factor. Without gradients, a stage that gives NaN or infinity in half precision
@@ -83,6 +85,7 @@ class OneStepGenerator:
         keep_base: bool = True,
         allow_download: bool = False,
         revision: str | None = None,
+        speed: Speed | None = None,
     ) -> OneStepGenerator:
         """Load a base model and merge OSEDiff weights into it.
 
@@ -95,10 +98,12 @@ class OneStepGenerator:
             They stay in the base's file, which must then not be overwritten, and cost no memory; only those
             of a torch file older than 2020 cost up to the UNet's size, in system memory.
         allow_download, revision: for hub ids.
+        speed: what makes it faster; the defaults cost nothing.
         Raises BaseModelError, CheckpointError or OptionError, each before any network is changed.
         """
         from .backends import find_base, load_base
         from .lora import merge_weights
+        from .speed import Speed, apply_speed, fold_timestep
 
         device = parse_device(device)
         dtype = parse_dtype(dtype, device)
@@ -106,6 +111,9 @@ class OneStepGenerator:
         osediff = _weights_for(source, weights)
         loaded = load_base(source, None, "cpu", prediction_type=osediff.prediction_type)
         _check_timestep(osediff, loaded.schedule)
+        speed = speed or Speed()
+        if speed.fold_timestep:
+            fold_timestep(loaded.unet.module, osediff.timestep)
         unet, vae = merge_weights(
             osediff,
             loaded.unet.module,
@@ -116,6 +124,7 @@ class OneStepGenerator:
         )
         for part in (loaded.unet, loaded.vae, loaded.text):
             part.to(device, dtype)
+        apply_speed(speed, loaded.unet.module, loaded.vae.module, dtype, device)
         adapters = {"unet": unet, "vae": vae}
         return cls(loaded.vae, loaded.unet, loaded.text, loaded.schedule, osediff.timestep, adapters)
 

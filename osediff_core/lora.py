@@ -204,7 +204,8 @@ class MergedAdapter:
             try:
                 for name in self._names:
                     parameter = parameters[name]
-                    parameter.data = self._weight(name, parameter, strength, dtype or parameter.dtype)
+                    weight = self._weight(name, parameter, strength, dtype or parameter.dtype)
+                    parameter.data = weight.contiguous(memory_format=_layout(parameter))
             except BaseException:
                 for name, base in self._base.items():  # half old, half new would be neither
                     parameters[name].data = base.to(*before[name])
@@ -258,6 +259,12 @@ def _finite(strength: float) -> float:
             f"The strength {strength} is not a finite number; 1 is the official result, 0 the base."
         )
     return float(strength)
+
+
+def _layout(tensor: Tensor) -> torch.memory_format:
+    """Channels-last if the tensor is that and not also contiguous."""
+    last = tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if last and not tensor.is_contiguous() else torch.contiguous_format
 
 
 def _multiplies_to(pair: LoRAPair, shape: torch.Size) -> bool:

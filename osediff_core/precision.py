@@ -44,8 +44,9 @@ def parse_device(device: str | torch.device = "auto") -> torch.device:
 def parse_dtype(dtype: str | torch.dtype = "auto", device: str | torch.device = "cpu") -> torch.dtype:
     """The dtype meant by "auto", "fp32", "fp16", "bf16" (or a torch.dtype) on a device.
 
-    "auto": fp16 on an accelerator (as the official code; half the memory), fp32 on the CPU, where half
-    precision is slower, not faster. Raises OptionError for anything else.
+    "auto": fp16 on an accelerator (as the official code; half the memory), fp32 on the CPU, where results should not
+    depend on which one it is; one with bf16 instructions is faster in bf16 (docs/speed.md), others are slower in it.
+    Raises OptionError for anything else.
     """
     if dtype == "auto":
         return torch.float32 if torch.device(device).type == "cpu" else torch.float16

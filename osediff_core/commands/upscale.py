@@ -149,6 +149,7 @@ class _Run:
                     self.args.dape, self.args.ram, dtype=self.args.dtype, device=self.args.device
                 )
             from ..generator import OneStepGenerator
+            from ..speed import Speed
 
             args = self.args
             self.generator = OneStepGenerator.load(
@@ -160,5 +161,6 @@ class _Run:
                 keep_base=False,  # the strength stays during a run: no need for the base's values
                 allow_download=args.allow_download,
                 revision=args.revision,
+                speed=Speed(compile=args.compile),
             )
         return self.generator

@@ -1,0 +1,292 @@
+"""Ours against plain diffusers with unmerged LoRA, as the official code runs it: seconds a stage, memory, closeness.
+
+    python -m benchmarks.speed [--pixels 512] [--rounds 3] [--variants ours-fp32 ours-bf16 …]
+                               [--base FOLDER --weights FILE] [--output docs/speed]
+
+Without --base, SD 2.1-base's full size with random weights, and random LoRA of rank 4 on it. Every variant is loaded in
+a process of its own; then they take turns, a picture each, so that what else the machine does meets all alike. Writes
+OUTPUT.json and OUTPUT.md. Needs 16 GB of memory for the two default variants on a CPU, 3 to 6 GB for each further one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .full_size import write_full_size
+
+PROMPT = "a harbour, boats, water, houses"
+STAGES = ("encode", "denoise", "decode")
+VARIANTS: dict[str, dict[str, Any]] = {  # what of OneStepGenerator.load and its Speed differs
+    "ours-fp32": {"dtype": "fp32"},
+    "ours-bf16": {"dtype": "bf16"},
+    "ours-fp16": {"dtype": "fp16"},
+    "fp32, timestep not folded": {"dtype": "fp32", "fold_timestep": False},
+    "fp32, channels-last": {"dtype": "fp32", "channels_last": True},
+    "fp32, compiled": {"dtype": "fp32", "compile": True},
+    "bf16, not channels-last": {"dtype": "bf16", "channels_last": False},
+    "bf16, PyTorch's attention": {"dtype": "bf16", "half_attention": False},
+    "bf16, compiled": {"dtype": "bf16", "compile": True},
+}
+PEER = "diffusers"
+
+
+class Peer:
+    """Plain diffusers in fp32, LoRA unmerged, as the official code computes; its default tiles from 97 latents on."""
+
+    def __init__(self, base: Path, weights: Path, device: str) -> None:
+        from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+        from transformers import AutoTokenizer, CLIPTextModel
+
+        from osediff_core.checkpoint import read_weights
+        from osediff_core.lora import attach_peft, copy_into_peft
+
+        self.tokenizer = AutoTokenizer.from_pretrained(base / "tokenizer")
+        self.text = CLIPTextModel.from_pretrained(base / "text_encoder").to(device)
+        self.vae = AutoencoderKL.from_pretrained(base / "vae").to(device)
+        self.unet = UNet2DConditionModel.from_pretrained(base / "unet").to(device)
+        osediff = read_weights(weights)
+        attach_peft(self.unet, self.vae)
+        copy_into_peft(osediff, self.unet, self.vae)
+        self.alpha_bar = DDPMScheduler.from_pretrained(base / "scheduler").alphas_cumprod[999]
+        self.device = device
+
+    def stages(self, lq: Tensor) -> dict[str, Callable[[Any], Any]]:
+        """Each takes what the one before gave."""
+        scale = self.vae.config.scaling_factor
+
+        def encode(_: None) -> Tensor:
+            return self.vae.encode(lq).latent_dist.mode() * scale
+
+        def denoise(latents: Tensor) -> Tensor:
+            from osediff_core.tiled_unet import predict_tiled
+            from osediff_core.tiling import lay_tiles
+
+            ids = self.tokenizer(PROMPT, padding="max_length", max_length=77, return_tensors="pt").input_ids
+            embeds = self.text(ids.to(self.device)).last_hidden_state
+            tiles = lay_tiles("official", *latents.shape[-2:], 96, 32)
+            steps = torch.tensor([999], device=self.device)
+
+            def unet(cut: Tensor, timesteps: Tensor, prompt_embeds: Tensor) -> Tensor:
+                return self.unet(cut, timesteps, encoder_hidden_states=prompt_embeds).sample
+
+            noise = predict_tiled(unet, latents, steps, embeds, tiles)
+            return (latents - (1 - self.alpha_bar).sqrt() * noise) / self.alpha_bar.sqrt()
+
+        return {
+            "encode": encode,
+            "denoise": denoise,
+            "decode": lambda z: self.vae.decode(z / scale).sample.clamp(-1, 1),
+        }
+
+
+class Ours:
+    """OneStepGenerator as `osediff upscale` loads it, with a variant's switches."""
+
+    def __init__(self, base: Path, weights: Path, device: str, options: dict[str, Any]) -> None:
+        from osediff_core import OneStepGenerator
+        from osediff_core.speed import Speed
+
+        dtype = options["dtype"]
+        speed = Speed(**{k: v for k, v in options.items() if k != "dtype"})
+        self.generator = OneStepGenerator.load(
+            base, weights, dtype=dtype, device=device, keep_base=False, speed=speed
+        )
+
+    def stages(self, lq: Tensor) -> dict[str, Callable[[Any], Any]]:
+        """Each takes what the one before gave."""
+        generator = self.generator
+        return {
+            "encode": lambda _: generator.encode(lq),
+            "denoise": lambda z: generator.denoise(z, generator.encode_prompt([PROMPT])),
+            "decode": generator.decode,
+        }
+
+
+class PeakMemory(threading.Thread):
+    """The largest memory of this process since `restart`, looked at often, in bytes.
+
+    "RssAnon" leaves out what is only mapped from a file, which the system takes back when it needs to: for loading,
+    where both sides read mapped files. "VmRSS" has it too: for restoring, where mapped weights are in use.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.restart("RssAnon")
+
+    def restart(self, field: str) -> None:
+        """Count anew, what /proc/self/status calls `field`, beyond what is there now if that is RssAnon."""
+        self.field, self.peak = field, 0
+        self.before = self._now() if field == "RssAnon" else 0
+
+    def _now(self) -> int:
+        status = Path("/proc/self/status").read_text()
+        return next(
+            int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith(self.field)
+        )
+
+    def run(self) -> None:
+        """Look every 10 ms."""
+        while True:
+            self.peak = max(self.peak, self._now() - self.before)
+            time.sleep(0.01)
+
+
+def work(args: argparse.Namespace) -> None:
+    """A variant's process: restores the picture once for each line it reads, and answers with figures."""
+    memory = PeakMemory()
+    memory.start()
+    start = time.perf_counter()
+    if args.worker == PEER:
+        model = Peer(args.base, args.weights, args.device)
+    else:
+        model = Ours(args.base, args.weights, args.device, VARIANTS[args.worker])
+    loaded = {"load seconds": time.perf_counter() - start, "load memory": memory.peak}
+    memory.restart("VmRSS")
+    lq = picture(args.pixels).to(args.device)
+    print(json.dumps(loaded), flush=True)  # noqa: T201
+    for line in sys.stdin:
+        figures, value = {}, None
+        with torch.inference_mode():
+            for name, stage in model.stages(lq).items():
+                start = time.perf_counter()
+                value = stage(value)
+                if value.is_cuda:
+                    torch.cuda.synchronize()
+                figures[name] = time.perf_counter() - start
+        np.save(line.strip(), ((value.float().cpu() + 1) / 2).numpy())
+        figures["memory"] = torch.cuda.max_memory_allocated() if value.is_cuda else memory.peak
+        print(json.dumps(figures), flush=True)  # noqa: T201
+
+
+def picture(pixels: int) -> Tensor:
+    """Soft noise of several scales, (1, 3, pixels, pixels) in [-1, 1]."""
+    generator = torch.Generator().manual_seed(0)
+    image = torch.zeros(1, 3, pixels, pixels)
+    for side in (4, 16, 64):
+        image += torch.nn.functional.interpolate(
+            torch.rand(1, 3, side, side, generator=generator) - 0.5, (pixels, pixels), mode="bicubic"
+        )
+    return image.clamp(-1, 1).contiguous()
+
+
+def measure(args: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Name -> figures, the medians of the rounds."""
+    found: dict[str, list[dict[str, float]]] = {}
+    names = [PEER, *args.variants]
+    with tempfile.TemporaryDirectory() as scratch:
+        workers = {name: _start(name, args) for name in names}
+        loaded = {name: json.loads(worker.stdout.readline()) for name, worker in workers.items()}
+        images: dict[str, np.ndarray] = {}
+        for turn in range(args.warm_up + args.rounds):
+            for name, worker in workers.items():
+                file = Path(scratch) / "image.npy"
+                worker.stdin.write(f"{file}\n")
+                worker.stdin.flush()
+                figures = json.loads(worker.stdout.readline())
+                images.setdefault(name, np.load(file))
+                if turn >= args.warm_up:
+                    found.setdefault(name, []).append(figures)
+        for worker in workers.values():
+            worker.stdin.close()
+            worker.wait()
+    results = {}
+    for name, rounds in found.items():
+        figures = {key: median(r[key] for r in rounds) for key in rounds[0]}
+        figures["seconds"] = median(sum(r[stage] for stage in STAGES) for r in rounds)
+        # a ratio within each turn, as the machine may be busier in one than in another
+        pairs = zip(found[PEER], rounds, strict=True)
+        figures["faster"] = median(sum(p[s] for s in STAGES) / sum(r[s] for s in STAGES) for p, r in pairs)
+        difference = np.abs(images[name] - images[PEER])
+        figures["max error"] = float(difference.max())
+        figures["psnr"] = float(-10 * np.log10(max(np.mean(difference**2), 1e-20)))
+        results[name] = {**loaded[name], **figures}
+    return results
+
+
+def _start(name: str, args: argparse.Namespace) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "benchmarks.speed", "--worker", name, "--base", str(args.base)]
+    command += ["--weights", str(args.weights), "--pixels", str(args.pixels), "--device", args.device]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def table(results: dict[str, dict[str, float]]) -> str:
+    """Markdown."""
+    heads = [
+        "",
+        *(f"{stage} s" for stage in STAGES),
+        "**times as fast**",
+        "memory GB",
+        "of the peer's",
+        "load s",
+    ]
+    heads += ["load GB", "PSNR dB", "max error"]
+    rows = [heads, ["---"] + ["---:"] * (len(heads) - 1)]
+    peer = results[PEER]
+    for name, r in results.items():
+        row = ["plain diffusers, LoRA unmerged" if name == PEER else name]
+        row += [f"{r[stage]:.1f}" for stage in STAGES]
+        row += [f"**{r['faster']:.2f}**", f"{r['memory'] / 1e9:.2f}", f"{r['memory'] / peer['memory']:.2f}"]
+        row += [f"{r['load seconds']:.1f}", f"{r['load memory'] / 1e9:.2f}"]
+        row += ["", ""] if name == PEER else [f"{r['psnr']:.1f}", f"{r['max error']:.1e}"]
+        rows.append(row)
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--pixels", type=int, default=512, help="side of the restored picture")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--warm-up", type=int, default=1, help="rounds that do not count")
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=["ours-fp32", "ours-bf16"])
+    parser.add_argument("--base", type=Path, help="a diffusers folder; needs --weights")
+    parser.add_argument("--weights", type=Path, help="OSEDiff weights for it")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--output", type=Path, help="file name without suffix for JSON and Markdown")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.worker:
+        work(args)
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        if args.base is None:
+            args.base, args.weights = write_full_size(Path(scratch))
+        results = measure(args)
+    settings = {
+        "pixels": args.pixels,
+        "rounds": args.rounds,
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name()
+        if args.device != "cpu"
+        else torch.backends.cpu.get_cpu_capability(),
+        "cores": os.cpu_count(),
+    }
+    text = table(results) + "\n\n" + ", ".join(f"{key} {value}" for key, value in settings.items()) + "\n"
+    print(text)  # noqa: T201
+    if args.output:
+        args.output.with_suffix(".json").write_text(
+            json.dumps({"settings": settings, "results": results}, indent=1)
+        )
+        args.output.with_suffix(".md").write_text(text)
+
+
+if __name__ == "__main__":
+    main()
