@@ -68,8 +68,7 @@ def fold_timestep(unet: UNet2DConditionModel, timestep: int) -> None:
             continue
         with weights_in_fp32(block.time_emb_proj):
             shift = block.time_emb_proj(block.nonlinearity(embedding))[0]
-        conv = block.conv1.base_layer if hasattr(block.conv1, "base_layer") else block.conv1
-        conv.bias.data = conv.bias.float() + shift
+        block.conv1.bias.data = block.conv1.bias.float() + shift
         block.time_emb_proj = None
         block.register_forward_pre_hook(_without_timestep, with_kwargs=True)
 
