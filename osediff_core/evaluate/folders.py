@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import ImageError, OptionError
+from ..errors import ImageError, OptionError, some_of
 from ..image_io import READ_SUFFIXES
 
 # (LQ, ground truth) below a data set's folder: this project's, others', and those that StableSR published
@@ -19,7 +19,6 @@ PAIR_FOLDERS = (
     ("test_LR", "test_HR"),
     ("test_lr", "test_hr"),
 )
-_NAMED = 5  # files in one sentence
 
 
 @dataclass(frozen=True)
@@ -106,6 +105,5 @@ def _alone(names: Iterable[str], partners: Mapping[str, Path], why: str, then: s
     alone = sorted(set(names) - partners.keys())
     if not alone:
         return []
-    more = f" and {len(alone) - _NAMED} more" if len(alone) > _NAMED else ""
     have = "has" if len(alone) == 1 else "have"
-    return [f"{', '.join(alone[:_NAMED])}{more} {have} {why}: {then}."]
+    return [f"{some_of(alone)} {have} {why}: {then}."]
