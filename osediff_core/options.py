@@ -34,6 +34,13 @@ class _Parser(argparse.ArgumentParser):
         raise OptionError(f"{message[:1].upper()}{message[1:].rstrip('.')}; see {self.prog} --help.")
 
 
+_DEVICE = {
+    "default": "auto",
+    "metavar": "DEVICE",
+    "help": "auto, cpu, cuda, cuda:1, mps, xpu (default: auto)",
+}
+
+
 def parser() -> argparse.ArgumentParser:
     """Its error is an OptionError, but for --help and --version, which print and exit."""
     root = _Parser(
@@ -154,9 +161,7 @@ def _add_evaluation(parser: argparse.ArgumentParser) -> None:
         metavar="NAMES",
         help=f"osediff (the paper's nine), or some of {', '.join(METRIC_NAMES)} (default: osediff,d2)",
     )
-    add(
-        "--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda, cuda:1, mps, xpu (default: auto)"
-    )
+    add("--device", **_DEVICE)
     add("--allow-download", action="store_true", help="let pyiqa fetch the weights of metrics")
     add("--seed", type=_natural, default=0, metavar="N", help="of the bootstrap intervals (default: 0)")
     add("--title", metavar="TEXT", help="of the report (default: the folder's name)")
@@ -185,6 +190,11 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="of the OSEDiff weights; S or UNET,VAE (default: 1)",
     )
+    add(
+        "--compile",
+        action="store_true",
+        help="compile the networks; the first picture of each size takes minutes, the next are faster",
+    )
     _add_device(add)
     add("--allow-download", action="store_true", help="let a hub id given as --base be downloaded")
     add("--revision", metavar="REV", help="commit or branch of a hub id")
@@ -197,14 +207,7 @@ def _add_device(add: Callable[..., object]) -> None:
         default="auto",
         help="default: fp16 on an accelerator, fp32 on the CPU (bf16 is twice as fast on one that has it)",
     )
-    add(
-        "--compile",
-        action="store_true",
-        help="compile the networks; the first picture of each size takes minutes, the next are faster",
-    )
-    add(
-        "--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda, cuda:1, mps, xpu (default: auto)"
-    )
+    add("--device", **_DEVICE)
 
 
 def _add_tagger(parser: argparse.ArgumentParser) -> None:
