@@ -12,6 +12,7 @@ from .denoise import OneStepDenoise, OSEDiffSampler
 from .download import Download
 from .encode import EncodeLQ
 from .evaluate import Evaluate
+from .fidelity import Fidelity
 from .load import ApplyOSEDiff, LoadOSEDiff
 from .prompt import DAPEPrompt, LoadDAPE
 from .save import SaveOSEDiff
@@ -22,6 +23,7 @@ folders.register()
 NODES: list[type[io.ComfyNode]] = [
     LoadOSEDiff,
     ApplyOSEDiff,
+    Fidelity,
     LoadDAPE,
     DAPEPrompt,
     EncodeLQ,

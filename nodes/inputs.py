@@ -52,6 +52,20 @@ def strength_inputs() -> list[io.Input]:
     ]
 
 
+def fidelity_input(optional: bool = False) -> io.Input:
+    """Between invention and the input."""
+    return io.Float.Input(
+        "fidelity",
+        default=0.0,
+        min=-1.0,
+        max=1.0,
+        step=0.05,
+        optional=optional,
+        tooltip="0: as trained. Towards 1: nearer to the input, which invents less; 1 is the input itself, encoded and "
+        "decoded. Towards -1: more detail than trained for.",
+    )
+
+
 def dtype_input() -> io.Input:
     """In which precision weights are kept."""
     return io.Combo.Input(

@@ -7,7 +7,8 @@ together with them; the loaded weights themselves are never touched.
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import comfy.model_base
 import comfy.model_patcher
@@ -29,23 +30,61 @@ _PREDICTS = {
 
 @dataclass(frozen=True)
 class Attachment:
-    """What a patched MODEL carries with it, whatever is done to it afterwards.
+    """What a patched MODEL or VAE carries with it, whatever is done to it afterwards.
 
-    timestep: the one that the weights were trained at.
+    timestep: the one that the weights were trained at. patches: what was added to it, at `strength`.
     """
 
     timestep: int
+    patches: tuple[dict[str, Any], ...]
+    strength: float
 
 
-def attachment_of(model: comfy.model_patcher.ModelPatcher) -> Attachment:
-    """What OSEDiff left on this MODEL. Raises OptionError if it has not been applied."""
-    found = model.get_attachment(_KEY)
+def attachment_of(
+    patcher: comfy.model_patcher.ModelPatcher, finding: str = "This MODEL has no OSEDiff weights"
+) -> Attachment:
+    """What OSEDiff left on this MODEL, or a VAE's patcher.
+
+    Raises OptionError, which begins with `finding`, if it has not been applied.
+    """
+    found = patcher.get_attachment(_KEY)
     if found is None:
-        raise OptionError(
-            "This MODEL has no OSEDiff weights; choose some in Load OSEDiff, or put Apply OSEDiff behind its "
-            "loader."
-        )
+        raise OptionError(f"{finding}; choose some in Load OSEDiff, or put Apply OSEDiff behind its loader.")
     return found
+
+
+def scale_weights(
+    model: comfy.model_patcher.ModelPatcher, vae: comfy.sd.VAE, unet_factor: float, vae_factor: float
+) -> tuple[comfy.model_patcher.ModelPatcher, comfy.sd.VAE]:
+    """The MODEL and the VAE on which OSEDiff acts so many times as strongly; the ones given stay as they are.
+
+    Raises OptionError if it has not been applied to both.
+    """
+    adapted = copy.copy(vae)
+    of_vae = attachment_of(vae.patcher, "This VAE has no OSEDiff weights")
+    adapted.patcher = _scaled(vae.patcher, of_vae, vae_factor)
+    return _scaled(model, attachment_of(model), unet_factor), adapted
+
+
+def _scaled(
+    patcher: comfy.model_patcher.ModelPatcher, found: Attachment, factor: float
+) -> comfy.model_patcher.ModelPatcher:
+    patcher = patcher.clone()
+    if factor != 1:  # the same patches once more: strengths of patches add up
+        _attach(patcher, found.timestep, found.patches, found.strength * (factor - 1))
+        patcher.set_attachments(_KEY, replace(found, strength=found.strength * factor))
+    return patcher
+
+
+def _attach(
+    patcher: comfy.model_patcher.ModelPatcher,
+    timestep: int,
+    patches: tuple[dict[str, Any], ...],
+    strength: float,
+) -> None:
+    for part in patches:
+        patcher.add_patches(part, strength)
+    patcher.set_attachments(_KEY, Attachment(timestep, patches, strength))
 
 
 def apply_weights(
@@ -72,16 +111,13 @@ def apply_weights(
         for name, tensor in weights.conv_in.items()
         for key in [_PREFIX + names[f"conv_in.{name}"]]
     }
-    model.add_patches(differences, unet_strength)
     lora = {_PREFIX + names[f"{name}.weight"]: _adapter(pair) for name, pair in weights.unet_lora.items()}
-    model.add_patches(lora, unet_strength)
-    model.set_attachments(_KEY, Attachment(weights.timestep))
+    _attach(model, weights.timestep, (differences, lora), unet_strength)
 
     vae = copy.copy(vae)
     vae.patcher = vae.patcher.clone()
-    vae.patcher.add_patches(
-        {of_vae[name]: _adapter(pair) for name, pair in weights.vae_lora.items()}, vae_strength
-    )
+    of_encoder = {of_vae[name]: _adapter(pair) for name, pair in weights.vae_lora.items()}
+    _attach(vae.patcher, weights.timestep, (of_encoder,), vae_strength)
     return model, vae
 
 

@@ -61,6 +61,7 @@ class OneStepSampler(comfy.samplers.Sampler):
             native_schedule(model.model_sampling),
             int(model.model_sampling.timestep(sigmas[:1])),
         )
+        generator.set_strength(step=self.strength)
         total = frames * tiles
         restored = latent_image.clone()
         for frame in range(frames):
@@ -72,19 +73,13 @@ class OneStepSampler(comfy.samplers.Sampler):
             latents = latent_image[frame : frame + 1]
             with _conds_of_frame(model_wrap, frame, frames):
                 x0 = generator.denoise(latents, None, tile, self.overlap, _GRID, progress=show)
-            restored[frame : frame + 1] = _blend(latents, x0, self.strength, denoise_mask, frame)
+            if denoise_mask is not None:
+                x0 = torch.lerp(latents, x0, denoise_mask[frame % denoise_mask.shape[0]][None].to(x0))
+            restored[frame : frame + 1] = x0
             if callback is not None:
                 shown = restored if frame + 1 == frames else restored[frame : frame + 1]
                 callback((frame + 1) * tiles - 1, shown, latent_image, total)
         return restored
-
-
-def _blend(latents: Tensor, x0: Tensor, strength: float, mask: Tensor | None, frame: int) -> Tensor:
-    if strength != 1:
-        x0 = torch.lerp(latents, x0, strength)
-    if mask is not None:
-        x0 = torch.lerp(latents, x0, mask[frame % mask.shape[0]][None].to(x0))
-    return x0
 
 
 def _refuse_regional(guider: comfy.samplers.CFGGuider) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..osediff_core.errors import OptionError
 from .folders import NONE
-from .inputs import base_input, color_inputs, scale_input, tile_input, weights_input
+from .inputs import base_input, color_inputs, fidelity_input, scale_input, tile_input, weights_input
 from .native_dape import NativeTagger
 from .prompt import EMBEDDED_TAGGER, NoTagger, TaggerSocket
 
@@ -46,6 +46,7 @@ class Upscale(io.ComfyNode):
                 ),
                 *color_inputs("color_fix", "color_weight"),
                 tile_input(advanced=True),
+                fidelity_input(optional=True),  # older graphs do not have it
                 io.Model.Input("model", optional=True, tooltip=_LOADED),
                 io.Clip.Input("clip", optional=True, tooltip=_LOADED),
                 io.Vae.Input("vae", optional=True, tooltip=_LOADED),
@@ -67,6 +68,7 @@ class Upscale(io.ComfyNode):
         color_fix: str,
         color_weight: float,
         tile: int,
+        fidelity: float = 0.0,
         model: ModelPatcher | None = None,
         clip: comfy.sd.CLIP | None = None,
         vae: comfy.sd.VAE | None = None,
@@ -85,6 +87,10 @@ class Upscale(io.ComfyNode):
             model, clip, vae = (loaded.out(slot) for slot in range(3))
         elif not all(connected):
             raise OptionError("Only some of model, clip and vae are connected; connect all three or none.")
+        strength = 1.0
+        if fidelity != 0:
+            adjusted = graph.node("OSEDiff_Fidelity", model=model, vae=vae, fidelity=fidelity)
+            model, vae, strength = (adjusted.out(slot) for slot in range(3))
         if tagger is None:
             loaded_tagger = graph.node("OSEDiff_LoadDAPE", tagger=EMBEDDED_TAGGER, dape=NONE, dtype="auto")
             tagger = loaded_tagger.out(0)
@@ -117,7 +123,7 @@ class Upscale(io.ComfyNode):
             latent=encoded.out(0),
             tile=tile,
             overlap=tile // 3,
-            strength=1.0,
+            strength=strength,
             cfg=1.0,
         )
         decoded = graph.node(

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .errors import BaseModelError, CheckpointError, ImageError, OptionError
 from .geometry import crop_back, pad_to_multiple
+from .levers import levers
 from .ports import LatentCodec, NoisePredictor, PromptEncoder
 from .precision import parse_device, parse_dtype, run_stage
 from .schedule import NoiseSchedule
@@ -49,7 +50,8 @@ class OneStepGenerator:
 
     A port may be None where no verb that needs it is called, as in a graph whose nodes do one step each.
     timestep: T, the schedule's last one if not given (999 for Stable Diffusion).
-    adapters: merged OSEDiff weights by part ("unet", "vae"), whose strength `set_strength` changes.
+    adapters: merged OSEDiff weights by part ("unet", "vae"), whose strength `set_strength` changes; it
+    also sets `step`, how much of the step is taken, which is all of it otherwise.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class OneStepGenerator:
         self.schedule = schedule
         self.timestep = schedule.num_timesteps - 1 if timestep is None else timestep
         self.adapters = dict(adapters or {})
+        self.step = 1.0
         if not 0 <= self.timestep < schedule.num_timesteps:
             raise OptionError(
                 f"Timestep {timestep} is outside the schedule's 0 to {schedule.num_timesteps - 1}; use "
@@ -82,6 +85,7 @@ class OneStepGenerator:
         dtype: str | torch.dtype = "auto",
         device: str | torch.device = "auto",
         strength: float | tuple[float, float] = 1.0,
+        fidelity: float = 0.0,
         keep_base: bool = True,
         allow_download: bool = False,
         revision: str | None = None,
@@ -94,6 +98,7 @@ class OneStepGenerator:
         dtype: auto, fp32, fp16, bf16; what is merged is merged in fp32 and then rounded to it.
         device: auto, cpu, cuda, mps, xpu.
         strength: of the weights, for UNet and VAE alike or as (unet, vae); 1 is the official result, 0 none.
+        fidelity: as in `set_fidelity`; its strengths are multiplied with `strength`.
         keep_base: keep the base's values of the adapted tensors, so that the strength can be changed later.
             They stay in the base's file, which must then not be overwritten, and cost no memory; only those
             of a torch file older than 2020 cost up to the UNet's size, in system memory.
@@ -107,6 +112,8 @@ class OneStepGenerator:
 
         device = parse_device(device)
         dtype = parse_dtype(dtype, device)
+        chosen = levers(fidelity)
+        for_unet, for_vae = (strength, strength) if isinstance(strength, int | float) else strength
         source = find_base(base, allow_download, revision)
         osediff = _weights_for(source, weights)
         loaded = load_base(source, None, "cpu", prediction_type=osediff.prediction_type)
@@ -118,7 +125,7 @@ class OneStepGenerator:
             osediff,
             loaded.unet.module,
             loaded.vae.module,
-            strength=(strength, strength) if isinstance(strength, int | float) else tuple(strength),
+            strength=(for_unet * chosen.unet, for_vae * chosen.vae),
             keep_base=keep_base,
             dtype=dtype,
         )
@@ -126,14 +133,21 @@ class OneStepGenerator:
             part.to(device, dtype)
         apply_speed(speed, loaded.unet.module, loaded.vae.module, dtype, device)
         adapters = {"unet": unet, "vae": vae}
-        return cls(loaded.vae, loaded.unet, loaded.text, loaded.schedule, osediff.timestep, adapters)
+        generator = cls(loaded.vae, loaded.unet, loaded.text, loaded.schedule, osediff.timestep, adapters)
+        generator.set_strength(step=chosen.step)
+        return generator
 
-    def set_strength(self, unet: float | None = None, vae: float | None = None) -> None:
-        """Change the strength of the OSEDiff weights; None leaves a part as it is.
+    def set_strength(
+        self, unet: float | None = None, vae: float | None = None, step: float | None = None
+    ) -> None:
+        """Change the strength of the OSEDiff weights, and of the step itself; None leaves a part as it is.
 
-        0 gives the base model, 1 the official result; in between and beyond, the weights are interpolated.
+        unet, vae: 0 gives the base model, 1 the official result; in between and beyond, the weights are interpolated.
+        step: 1 takes the restored latents, 0 leaves those of the input, in between they are blended.
         Raises OptionError if the weights were merged for good (keep_base=False) or if there are none.
         """
+        if step is not None:
+            self.step = step
         for part, strength in (("unet", unet), ("vae", vae)):
             if strength is None:
                 continue
@@ -142,6 +156,13 @@ class OneStepGenerator:
                     f"No OSEDiff weights are merged into the {part}; load the generator with weights."
                 )
             self.adapters[part].strength = strength
+
+    def set_fidelity(self, fidelity: float) -> None:
+        """Set all strengths by one slider: -1 more detail, 0 as trained, 1 nothing but the input (levers.py).
+
+        Raises OptionError as `set_strength` does, and outside [-1, 1].
+        """
+        self.set_strength(**levers(fidelity)._asdict())
 
     def encode(
         self,
@@ -198,7 +219,9 @@ class OneStepGenerator:
         model_output = self.predict(
             latents, prompt_embeds, tile, overlap, tile_grid, tile_batch=tile_batch, progress=progress
         )
-        return self.schedule.predict_x0(latents.to(model_output.device), model_output, self.timestep)
+        latents = latents.to(model_output.device)
+        restored = self.schedule.predict_x0(latents, model_output, self.timestep)
+        return restored if self.step == 1 else torch.lerp(latents.to(restored), restored, self.step)
 
     def predict(
         self,

@@ -231,6 +231,13 @@ def _add_restoration(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("restoration").add_argument
     add("--prompt", default="", metavar="TEXT", help="what the pictures show, behind the tags")
     add(
+        "--fidelity",
+        type=_fidelity,
+        default=0.0,
+        metavar="F",
+        help="-1: more detail; 0: as trained; 1: nothing but the input (default: 0)",
+    )
+    add(
         "--color-fix",
         choices=COLOR_FIXES,
         default="adain",
@@ -290,6 +297,13 @@ def _share(text: str) -> float:
     value = _number(text)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not between 0 and 1")
+    return value
+
+
+def _fidelity(text: str) -> float:
+    value = _number(text)
+    if not -1 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not between -1 and 1")
     return value
 
 

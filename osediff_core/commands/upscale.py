@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> Outcome:
     jobs = skip_existing(plan.jobs, results, UpscaleResult) if args.skip_existing else plan.jobs
     check_outputs(jobs)
     run = _Run(args)
-    options = {"base": args.base, "weights": args.weights}
+    options = {"base": args.base, "weights": args.weights, "fidelity": args.fidelity}
     try:
         run.restore_all(jobs, results)
     except KeyboardInterrupt:
@@ -158,6 +158,7 @@ class _Run:
                 dtype=args.dtype,
                 device=args.device,
                 strength=args.strength,
+                fidelity=args.fidelity,
                 keep_base=False,  # the strength stays during a run: no need for the base's values
                 allow_download=args.allow_download,
                 revision=args.revision,

@@ -126,6 +126,9 @@ def test_strength_and_tiles_reach_the_generator(osediff, model):
         "plain": [],
         "same": ["--strength", "1,1"],
         "base": ["--strength", "0"],
+        "faithful": ["--fidelity", "1"],
+        "detailed": ["--fidelity", "-1"],
+        "stronger": ["--strength", "1.25,1"],
         "tiled": ["--tile", "12", "--overlap", "4"],
         "whole": ["--tile", "0"],
     }.items():
@@ -135,6 +138,8 @@ def test_strength_and_tiles_reach_the_generator(osediff, model):
         pixels["plain"], pixels["whole"]
     )
     assert np.abs(pixels["plain"] - pixels["base"]).max() > 5
+    assert np.abs(pixels["plain"] - pixels["faithful"]).max() > 5
+    assert np.array_equal(pixels["detailed"], pixels["stronger"])
     assert np.abs(pixels["plain"] - pixels["tiled"]).max() > 0
 
 
@@ -149,6 +154,7 @@ def test_strength_and_tiles_reach_the_generator(osediff, model):
         ["--tile", "-1"],
         ["--tile", "8", "--overlap", "8"],
         ["--strength", "1,2,3"],
+        ["--fidelity", "1.1"],
         ["--color-fix", "hsv"],
         ["--dtype", "int8"],
         ["--no-such-option"],

@@ -79,6 +79,14 @@ def test_restored_photo(client, photo, tmp_path, name):
     assert psnr(only(run(client, graph)), command(photo, tmp_path)) >= 50
 
 
+def test_the_fidelity_of_the_box_is_that_of_the_command(client, photo, tmp_path):
+    graph = with_photo(workflow("one_box"), client.upload(photo))
+    by_class(graph, "OSEDiff_Upscale")["fidelity"] = 0.6
+    expected = command(photo, tmp_path, "--fidelity", "0.6")
+    found = only(run(client, graph))
+    assert psnr(found, expected) >= 50 > psnr(found, command(photo, tmp_path))
+
+
 def test_tiles(client, photo, tmp_path):
     """As shipped, but 528 pixels wide: larger than a tile of the step; the VAE's tiles of 512 do not come into it."""
     graph = with_photo(workflow("restore_4k_tiles"), client.upload(photo))

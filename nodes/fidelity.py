@@ -1,0 +1,45 @@
+"""Fidelity: one slider for how much of OSEDiff is taken."""
+
+from __future__ import annotations
+
+import comfy.sd
+from comfy.model_patcher import ModelPatcher
+from comfy_api.latest import io
+
+from ..osediff_core.levers import levers
+from .inputs import fidelity_input
+from .native_lora import scale_weights
+
+
+class Fidelity(io.ComfyNode):
+    """The core's levers on MODEL, VAE and the step."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """MODEL, VAE -> MODEL, VAE, FLOAT."""
+        return io.Schema(
+            node_id="OSEDiff_Fidelity",
+            display_name="Fidelity",
+            category="OSEDiff",
+            description="One slider between what is in the input and what OSEDiff invents. It changes the strengths of "
+            "OSEDiff on MODEL and VAE, and says how much of the step is to be taken.",
+            search_aliases=["fidelity", "detail", "creativity", "strength", "denoise", "blend"],
+            inputs=[
+                io.Model.Input("model", tooltip="The MODEL of Load OSEDiff or Apply OSEDiff."),
+                io.Vae.Input("vae", tooltip="The VAE of Load OSEDiff or Apply OSEDiff."),
+                fidelity_input(),
+            ],
+            outputs=[
+                io.Model.Output(),
+                io.Vae.Output(tooltip="For Encode LQ; its decoder is as before."),
+                io.Float.Output(
+                    "strength", display_name="strength", tooltip="For strength of One-Step Denoise."
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, model: ModelPatcher, vae: comfy.sd.VAE, fidelity: float) -> io.NodeOutput:
+        """Raises OptionError for a MODEL or VAE without OSEDiff."""
+        chosen = levers(fidelity)
+        return io.NodeOutput(*scale_weights(model, vae, chosen.unet, chosen.vae), chosen.step)
