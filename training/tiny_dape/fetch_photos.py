@@ -1,6 +1,6 @@
 """Fetch the photographs of `training.tiny`, and the openly licensed ones of one more Debian package.
 
-    python -m training.tiny_dape.fetch_photos --out photos
+python -m training.tiny_dape.fetch_photos --out photos
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ LOMIRI = DebianPackage("lomiri-wallpapers-16.04", "bookworm", "CC0-1.0, CC-BY-4.
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")

@@ -24,8 +24,8 @@ from .teacher import Teacher
 
 log = logging.getLogger(__name__)
 
-CHUNK = 500
-CROPS = {TRAIN: 24_000, CALIBRATION: 2_000}
+CHUNK = 400
+CROPS = {TRAIN: 16_000, CALIBRATION: 1_600}
 _BATCH = 20
 
 
@@ -48,9 +48,13 @@ class Labels:
         """All chunks of a split. Raises FileNotFoundError where there is none."""
         paths = sorted(folder.glob(f"{split}_*.npz"))
         if not paths:
-            raise FileNotFoundError(f"there are no labels of {split} in {folder}: run training.tiny_dape.label")
+            raise FileNotFoundError(
+                f"there are no labels of {split} in {folder}: run training.tiny_dape.label"
+            )
         chunks = [dict(np.load(path)) for path in paths]
-        return cls(**{name: np.concatenate([chunk.pop(name) for chunk in chunks]) for name in sorted(chunks[0])})
+        return cls(
+            **{name: np.concatenate([chunk.pop(name) for chunk in chunks]) for name in sorted(chunks[0])}
+        )
 
 
 def label_crops(teacher: Teacher, crops: list[Crop], rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -93,7 +97,9 @@ def _write_chunks(chunks: list[int], photos: Path, out: Path, split: str, count:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--photos", type=Path, required=True, help="the folder of fetch_photos")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--crops", type=int, default=CROPS[TRAIN], help="of the training photographs")

@@ -119,7 +119,9 @@ def train(photos: Path, labels: Path, out: Path, options: StageOptions = OPTIONS
     def validate() -> dict[str, float]:
         scores = scores_of(student.network, validation.images)
         precisions = average_precisions(scores, validation.wanted > SEEN, validation.weights > 0)
-        kinds = {kind: float(np.nanmean(precisions[vocabulary.of_kind(kind)])) for kind in set(vocabulary.kinds)}
+        kinds = {
+            kind: float(np.nanmean(precisions[vocabulary.of_kind(kind)])) for kind in set(vocabulary.kinds)
+        }
         return {f"map_{kind}": value for kind, value in sorted(kinds.items())}
 
     stage.run(loss, validate, validate_every=500)
@@ -167,7 +169,9 @@ def _groups(student: Student) -> list[dict]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--photos", type=Path, required=True, help="the folder of fetch_photos")
     parser.add_argument("--labels", type=Path, required=True, help="the folder of label")
     parser.add_argument("--out", type=Path, required=True)

@@ -46,7 +46,9 @@ def _synset(line: str) -> tuple[int, Synset]:
     count = int(fields[3], 16)
     pointers = fields[5 + 2 * count :]
     groups = [pointers[i : i + 4] for i in range(0, 4 * int(fields[4 + 2 * count]), 4)]
-    hypernyms = tuple(int(offset) for symbol, offset, kind, _ in groups if symbol in ("@", "@i") and kind == "n")
+    hypernyms = tuple(
+        int(offset) for symbol, offset, kind, _ in groups if symbol in ("@", "@i") and kind == "n"
+    )
     return int(fields[0]), Synset(tuple(fields[4 : 4 + 2 * count : 2]), hypernyms)
 
 
