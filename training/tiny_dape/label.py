@@ -25,7 +25,7 @@ from .teacher import Teacher
 log = logging.getLogger(__name__)
 
 CHUNK = 400
-CROPS = {TRAIN: 16_000, CALIBRATION: 1_600}
+CROPS = {TRAIN: 6_400, CALIBRATION: 1_600}
 _BATCH = 20
 
 

@@ -26,8 +26,7 @@ def prevalence(wanted: np.ndarray, known: np.ndarray) -> np.ndarray:
     return np.where((wanted & known).any(axis=0), share, np.nan)
 
 
-def agreement(scores: np.ndarray, reference: np.ndarray, k: int) -> float:
-    """Share of the rows of reference (N, tags) whose highest entry is among the k highest scores."""
-    best = reference.argmax(axis=1)
+def agreement(scores: np.ndarray, right: np.ndarray, k: int) -> float:
+    """Share of the rows that have a right answer (bool (N, tags)) among the k highest scores."""
     top = np.argsort(-scores, axis=1)[:, :k]
-    return float((top == best[:, None]).any(axis=1).mean())
+    return float(np.take_along_axis(right, top, axis=1).any(axis=1).mean())
