@@ -18,8 +18,10 @@ from .photographs import TRAIN, Photograph
 
 TEACHER, LISTED, MEASURED = "teacher", "listed", "measured"
 SEEN = 0.5  # probability from which on the teacher has seen a tag
-_PHOTOS, _SHARE = 3, 0.04  # photographs, and share of the crops of each, in which the teacher must see a tag
-_LISTED_PHOTOS = 4
+# What a tag needs to be learnt: from the lists photographs that have it; from the teacher crops in which it is seen, and
+# photographs whose crops have it with this mean probability, as what one photograph alone shows would be that one.
+_LISTED_PHOTOS = 3
+_CROPS, _PHOTOS, _PROBABILITY = 10, 2, 0.05
 _COLOURS = {name for _, name in HUES}
 _MEASURED = (*sorted(_COLOURS), "dark", "bright")  # what of appearance_tags is in RAM's list
 
@@ -61,9 +63,10 @@ def choose_vocabulary(photographs: list[Photograph], classes: np.ndarray, photos
     for name in sorted(set(listed)):
         if listed.count(name) >= _LISTED_PHOTOS:
             kinds.setdefault(_index()[name], LISTED)
-    seen = classes.astype(np.float32) @ class_matrix() > SEEN
-    often = np.stack([seen[photos == number].mean(axis=0) >= _SHARE for number in np.unique(photos)])
-    for tag in np.flatnonzero(often.sum(axis=0) >= _PHOTOS):
+    likely = np.minimum(classes.astype(np.float32) @ class_matrix(), 1)
+    means = np.stack([likely[photos == number].mean(axis=0) for number in np.unique(photos)])
+    known = ((likely > SEEN).sum(axis=0) >= _CROPS) & ((means >= _PROBABILITY).sum(axis=0) >= _PHOTOS)
+    for tag in np.flatnonzero(known):
         kinds.setdefault(int(tag), TEACHER)
     tags = tuple(sorted(kinds))
     return Vocabulary(tags, tuple(kinds[tag] for tag in tags))
