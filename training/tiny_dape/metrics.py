@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import torch
 from torchmetrics.functional.classification import multilabel_average_precision
@@ -10,13 +12,15 @@ from torchmetrics.functional.classification import multilabel_average_precision
 def average_precisions(scores: np.ndarray, wanted: np.ndarray, known: np.ndarray) -> np.ndarray:
     """Of each tag: scores (N, tags), wanted and known bool (N, tags) -> (tags,), NaN where it is never wanted."""
     target = np.where(known, wanted.astype(np.int64), -1)
-    found = multilabel_average_precision(
-        torch.from_numpy(scores).float(),
-        torch.from_numpy(target),
-        num_labels=scores.shape[1],
-        average="none",
-        ignore_index=-1,
-    ).numpy()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of tags without a positive, which become NaN below
+        found = multilabel_average_precision(
+            torch.from_numpy(scores).float(),
+            torch.from_numpy(target),
+            num_labels=scores.shape[1],
+            average="none",
+            ignore_index=-1,
+        ).numpy()
     return np.where((wanted & known).any(axis=0), found, np.nan)
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from osediff_core.dape.config import TaggerConfig
 
-# patches of 8 px, not RAM's 4: a quarter of the work for the same picture, which buys three more epochs
+# Patches of 16 px, not RAM's 4, and two stages: a sixteenth of the tokens for the same picture, so that some thousand
+# crops can be seen ten times in half an hour of one core.
 CONFIG = TaggerConfig(
     image_size=192,
-    patch_size=8,
-    swin_width=64,
-    swin_depths=(2, 4, 2),
-    swin_heads=(2, 4, 8),
+    patch_size=16,
+    swin_width=96,
+    swin_depths=(2, 4),
+    swin_heads=(3, 6),
     window_size=6,
     image_width=160,
     label_width=64,

@@ -18,8 +18,8 @@ from .photographs import TRAIN, Photograph
 
 TEACHER, LISTED, MEASURED = "teacher", "listed", "measured"
 SEEN = 0.5  # probability from which on the teacher has seen a tag
-# What a tag needs to be learnt: from the lists photographs that have it; from the teacher crops in which it is seen, and
-# photographs whose crops have it with this mean probability, as what one photograph alone shows would be that one.
+# What a tag needs to be learnt: from the lists, photographs that have it; from the teacher, crops in which it is seen,
+# and photographs whose crops have it with this mean probability, as what one photograph alone shows would be that one.
 _LISTED_PHOTOS = 3
 _CROPS, _PHOTOS, _PROBABILITY = 10, 2, 0.05
 _COLOURS = {name for _, name in HUES}

@@ -27,7 +27,7 @@ from ..tiny.photos import to_tensor
 from .label import Labels
 from .metrics import average_precisions
 from .model import CONFIG, GRID
-from .photographs import CALIBRATION, TRAIN, find_photographs
+from .photographs import CALIBRATION, TRAIN, Photograph, find_photographs
 from .targets import SEEN, Vocabulary, choose_vocabulary, targets
 from .teacher import CHANNELS
 
@@ -44,11 +44,15 @@ UNTRAINED_FILE, BASE_FILE = "uncalibrated.safetensors", "base.safetensors"
 
 @dataclass(frozen=True)
 class Examples:
-    """A split: images uint8 (N, size, size, 3), wanted and weights fp32 (N, tags)."""
+    """Of N crops: images uint8 (N, size, size, 3); of tags wanted and weights, fp32 (N, tags); of the teacher classes,
+    fp16 (N, 1000), and features, fp32 (N, grid, grid, width), on the axes of `feature_axes`.
+    """
 
     images: np.ndarray
     wanted: np.ndarray
     weights: np.ndarray
+    classes: np.ndarray
+    features: np.ndarray
 
 
 class Student(nn.Module):
@@ -101,20 +105,21 @@ def train(photos: Path, labels: Path, out: Path, options: StageOptions = OPTIONS
     found = Labels.read(labels, TRAIN)
     vocabulary = choose_vocabulary(photographs, found.classes, found.photos)
     log.info("%d tags: %s", len(vocabulary.tags), ", ".join(vocabulary.names))
-    examples = _examples(photographs, vocabulary, found)
-    validation = _examples(photographs, vocabulary, Labels.read(labels, CALIBRATION))
+    axes = feature_axes(found.features, CONFIG.image_width)
+    examples = _examples(photographs, vocabulary, found, axes)
+    validation = _examples(photographs, vocabulary, Labels.read(labels, CALIBRATION), axes)
+    del found
     torch.manual_seed(options.seed)
     student = Student(TaggerNetwork(replace(CONFIG, tags=vocabulary.tags)))
     with torch.no_grad():  # start from how often each tag is there: nearly never
         student.network.head.fc.bias.fill_(-4.0)
-    axes = feature_axes(found.features, CONFIG.image_width)
     stage = Stage("tagger", out, {"student": student}, _groups(student), options)
 
     def loss(_step: int, rng: np.random.Generator) -> dict[str, Tensor]:
         student.train()
         chosen = np.sort(rng.choice(len(examples.images), BATCH, replace=False))
         mirrored = torch.from_numpy(rng.random(BATCH) < 0.5)
-        return _loss(student, examples, found, axes, chosen, mirrored)
+        return _loss(student, examples, chosen, mirrored)
 
     def validate() -> dict[str, float]:
         scores = scores_of(student.network, validation.images)
@@ -130,31 +135,28 @@ def train(photos: Path, labels: Path, out: Path, options: StageOptions = OPTIONS
     return path
 
 
-def _examples(photographs: list, vocabulary: Vocabulary, found: Labels) -> Examples:
+def _examples(
+    photographs: list[Photograph], vocabulary: Vocabulary, found: Labels, axes: tuple[Tensor, Tensor]
+) -> Examples:
     wanted, weights = targets(
         vocabulary, photographs, found.images, found.photos, found.wide, found.mixed, found.classes
     )
-    return Examples(found.images, wanted, weights)
+    projected = [(torch.from_numpy(row).float() - axes[0]) @ axes[1] for row in found.features]
+    features = torch.stack(projected).unflatten(1, (GRID, GRID)).numpy()
+    return Examples(found.images, wanted, weights, found.classes, features)
 
 
-def _loss(
-    student: Student,
-    examples: Examples,
-    found: Labels,
-    axes: tuple[Tensor, Tensor],
-    chosen: np.ndarray,
-    mirrored: Tensor,
-) -> dict[str, Tensor]:
+def _loss(student: Student, examples: Examples, chosen: np.ndarray, mirrored: Tensor) -> dict[str, Tensor]:
+    mirrored = mirrored[:, None, None, None]
     pixels = pixels_of(examples.images[chosen])
-    pixels = torch.where(mirrored[:, None, None, None], pixels.flip(3), pixels)
-    features = (torch.from_numpy(found.features[chosen]).float() - axes[0]) @ axes[1]
-    grid = features.unflatten(1, (GRID, GRID))
-    features = torch.where(mirrored[:, None, None, None], grid.flip(2), grid).flatten(1, 2)
+    pixels = torch.where(mirrored, pixels.flip(3), pixels)
+    grid = torch.from_numpy(examples.features[chosen])
+    features = torch.where(mirrored, grid.flip(2), grid).flatten(1, 2)
     with torch.autocast("cpu", torch.bfloat16):
         tags, classes, cells = student(pixels)
     wanted, weights = (torch.from_numpy(array[chosen]) for array in (examples.wanted, examples.weights))
     bce = F.binary_cross_entropy_with_logits(tags.float(), wanted, weights, reduction="sum") / weights.sum()
-    probabilities = torch.from_numpy(found.classes[chosen]).float()
+    probabilities = torch.from_numpy(examples.classes[chosen]).float()
     cross_entropy = -(probabilities * classes.float().log_softmax(dim=1)).sum(dim=1).mean()
     distance = F.mse_loss(cells.float(), features)
     total = TAGS * bce + CLASSES * cross_entropy + FEATURES * distance
