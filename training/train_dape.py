@@ -49,7 +49,11 @@ class DapeTrainer(Loop):
 
     def __init__(self, config: DapeConfig) -> None:
         """Raises OSEDiffError for whatever keeps the run from starting; nothing is written before all is well."""
-        super().__init__(config, "Student and teacher are one network, which FSDP and DeepSpeed cannot wrap")
+        super().__init__(
+            config,
+            "Student and teacher are one network, which accelerate's FSDP and DeepSpeed cannot wrap; launch with "
+            "training/configs/accelerate/ddp.yaml.",
+        )
         model, optim = config.model, config.optim
         self.tagger = read_tagger(tagger_path(model.tagger), dape=False, dtype=DTYPES[model.dtype])
         self.network = self.tagger.network().to(self.device)

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from ..tiny.perceptual import efficientnet_lite
+from osediff_core.evaluate.perceptual import efficientnet_lite
+
 from ..tiny.photos import to_tensor
 
 SIDES = {0: 224, 2: 260}  # px: what each was trained for
