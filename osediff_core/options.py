@@ -215,7 +215,7 @@ def _add_tagger(parser: argparse.ArgumentParser) -> None:
     add(
         "--dape",
         metavar="FILE",
-        help="a tagger written by osediff convert (.safetensors), or DAPE.pth beside --ram",
+        help="tiny (the embedded tagger), a tagger written by osediff convert (.safetensors), or DAPE.pth beside --ram",
     )
     add("--ram", metavar="FILE", help="ram_swin_large_14m.pth; without --dape, RAM alone")
     add("--exclude-tags", type=_names, default=(), metavar="A,B", help="tags that are never used")

@@ -4,7 +4,7 @@
         state.safetensors    trained parameters, averages, Adam's moments
         state.json           step, schedules, loss scales, position in the data, best validation
         config.yaml          the configuration
-        weights.safetensors  the generator, as the core, the nodes and `osediff upscale --weights` read it
+        weights.safetensors  what is trained, as the core, the nodes and the command read it
 
 No generator's state is needed: every random number of a run follows from its seed and the number of the sample.
 """
@@ -25,8 +25,6 @@ from torch import Tensor
 
 from osediff_core.atomic import write_bytes_atomically
 from osediff_core.errors import first_line
-from osediff_core.formats import safetensors_bytes
-from osediff_core.weights import OSEDiffWeights
 
 from .errors import TrainingError
 
@@ -43,9 +41,11 @@ class Checkpoint:
 
 
 def save_checkpoint(
-    folder: Path, checkpoint: Checkpoint, weights: OSEDiffWeights, config: str, keep: int, best: int | None
+    folder: Path, checkpoint: Checkpoint, weights: bytes, config: str, keep: int, best: int | None
 ) -> Path:
     """Write step_N in `folder`; then drop all but the latest `keep` and that of step `best`.
+
+    weights: the content of weights.safetensors.
 
     Raises TrainingError (disk full, no permission); older checkpoints are untouched then.
     """
@@ -56,7 +56,7 @@ def save_checkpoint(
         "state.safetensors": lambda: save(
             {name: tensor.contiguous().cpu() for name, tensor in checkpoint.tensors.items()}
         ),
-        "weights.safetensors": lambda: safetensors_bytes(weights),
+        "weights.safetensors": lambda: weights,
         "config.yaml": config.encode,
         "state.json": json.dumps({"version": _VERSION, **checkpoint.values}, indent=1).encode,
     }

@@ -19,8 +19,10 @@ OURS, OTHER, REFERENCE = "#2f6fde", "#d9642c", "#8a93a3"
 # (title, its lines, a note below the title); what the log does not have is left out
 Panel = tuple[str, tuple[str, ...], str]
 TRAIN: tuple[Panel, ...] = (
-    ("Generator's loss", ("loss",), "weighted sum"),
+    ("Loss", ("loss",), "weighted sum"),
     ("L2", ("l2",), "to the HQ picture"),
+    ("Embeddings", ("features",), "squared distance to the teacher's"),
+    ("Logits", ("logits",), "cross-entropy against the teacher's"),
     ("Perceptual", ("perceptual",), "to the HQ picture"),
     ("Distillation", ("regulariser",), "mean squared direction; need not fall"),
     ("Adversarial", ("adversarial",), "of the generator"),
@@ -32,6 +34,7 @@ VALIDATION: tuple[Panel, ...] = (
     ("distance", ("distance", "bicubic_distance"), "lower is better"),
     ("PSNR-Y", ("psnr_y", "bicubic_psnr_y"), "dB, higher is better"),
     ("SSIM-Y", ("ssim_y", "bicubic_ssim_y"), "higher is better"),
+    ("tags", ("f1", "precision", "recall"), "the teacher's are the right ones"),
 )
 _LABELS = {"grad_norm": "generator", "regulariser_grad_norm": "regulariser"}
 _NO_CURVE = {"distance_ratio", "skipped", "enlarged"}

@@ -40,6 +40,7 @@ _FIGURES = {  # name -> (title, format, whether a higher value is better)
     "distance_ratio": ("Distance, of the enlarged LQ's", "{:.1%}", False),
     "psnr_y": ("PSNR-Y", "{:.2f} dB", True),
     "ssim_y": ("SSIM-Y", "{:.4f}", True),
+    "f1": ("Tags as the teacher's, F1", "{:.1%}", True),
 }
 _WIDEST = 1100  # px of an embedded sheet
 
@@ -118,7 +119,7 @@ def _cards(rows: Sequence[LogRow]) -> str:
         lines.append(f"best {form.format(values[best])} at step {int(steps[best]):,}")
         lines += [f"enlarged LQ {form.format(bicubic[-1])}"] if len(bicubic) else []
         cards.append(_card(title, form.format(values[-1]), lines))
-    for name, title in (("loss", "Generator's loss"), ("diffusion", "Regulariser's loss")):
+    for name, title in (("loss", "Loss"), ("diffusion", "Regulariser's loss")):
         _, values = series(rows, "train", name)
         if len(values):
             recent = values[-max(1, len(values) // 20) :].mean()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import asdict
 from pathlib import Path
 
@@ -10,17 +9,13 @@ from safetensors.torch import save
 from torch import Tensor
 
 from osediff_core.atomic import write_bytes_atomically
-from osediff_core.checkpoint import write_weights
-from osediff_core.errors import CheckpointError
-from osediff_core.weights import OSEDiffWeights
 
 from .checkpoints import Checkpoint, clear_leftovers, latest_checkpoint, save_checkpoint
-from .config import TrainConfig, as_yaml
 from .errors import TrainingError
 from .logs import RunLog
 from .report import write_report
-
-log = logging.getLogger("training")
+from .run_config import RunConfig
+from .settings import as_yaml
 
 
 class RunFolder:
@@ -29,7 +24,7 @@ class RunFolder:
     Raises TrainingError where a run would be overwritten.
     """
 
-    def __init__(self, config: TrainConfig) -> None:
+    def __init__(self, config: RunConfig) -> None:
         self.config, self.path = config, Path(config.output)
         self.checkpoints = self.path / "checkpoints"
         self.resumed = self._find_resumed()
@@ -58,7 +53,7 @@ class RunFolder:
             ) from error
         return RunLog(self.path, self.config.loggers, step, asdict(self.config))
 
-    def save(self, checkpoint: Checkpoint, weights: OSEDiffWeights, best: int | None) -> None:
+    def save(self, checkpoint: Checkpoint, weights: bytes, best: int | None) -> None:
         """Write a checkpoint and drop old ones. Raises TrainingError; older checkpoints stay."""
         save_checkpoint(self.checkpoints, checkpoint, weights, as_yaml(self.config), self.config.keep, best)
 
@@ -74,13 +69,7 @@ class RunFolder:
         write_bytes_atomically(path, save(tensors, {"names": "\n".join(names)}))
         return path
 
-    def finish(self, weights: OSEDiffWeights, run_log: RunLog) -> None:
-        """Export the weights and write the report."""
-        write_weights(self.path / "weights.safetensors", weights)
-        if self.config.export_pkl:
-            try:
-                write_weights(self.path / "weights.pkl", weights)
-            except CheckpointError as error:
-                log.info("weights.pkl is left out: %s", error)
+    def finish(self, run_log: RunLog) -> None:
+        """Close the log and write the report."""
         run_log.close()
         write_report(self.path)

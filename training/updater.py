@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from typing import Any
 
 import torch
 from diffusers.optimization import get_scheduler
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 
-from .config import OptimConfig
+from .run_config import AdamWConfig
 
 
 class Updater:
@@ -21,23 +23,22 @@ class Updater:
         self,
         parameters: dict[str, nn.Parameter],
         learning_rate: float,
-        config: OptimConfig,
+        config: AdamWConfig,
         steps: int,
         *,
+        conv_in_factor: float = 1.0,
         ema: float = 0.0,
         scale_loss: bool = False,
     ) -> None:
         self.parameters, self.clip, self.ema = parameters, config.clip, ema
         self.optimizer = torch.optim.AdamW(
-            _groups(parameters, learning_rate, config.conv_in_factor),
+            _groups(parameters, learning_rate, conv_in_factor),
             lr=learning_rate,
             betas=config.betas,
             weight_decay=config.weight_decay,
             eps=config.eps,
         )
-        self.schedule = get_scheduler(
-            config.schedule, self.optimizer, num_warmup_steps=config.warmup, num_training_steps=steps
-        )
+        self.schedule = _schedule(self.optimizer, config, steps)
         self.scaler = torch.amp.GradScaler(enabled=scale_loss)
         self.average = {name: p.detach().clone() for name, p in parameters.items()} if ema else {}
         self.updates = 0
@@ -53,7 +54,9 @@ class Updater:
         without one the caller must stop.
         """
         self.scaler.unscale_(self.optimizer)
-        norm = nn.utils.clip_grad_norm_(self.parameters.values(), self.clip)
+        norm = nn.utils.clip_grad_norm_(
+            self.parameters.values(), float("inf") if self.clip is None else self.clip
+        )
         if self.scaler.is_enabled() or bool(torch.isfinite(norm)):
             self.scaler.step(self.optimizer)
             self.schedule.step()
@@ -112,6 +115,19 @@ class Updater:
         self.schedule.load_state_dict(values["schedule"])
         self.scaler.load_state_dict(values["scaler"])
         self.updates = values["updates"]
+
+
+def _schedule(optimizer: torch.optim.Optimizer, config: AdamWConfig, steps: int) -> LambdaLR:
+    if config.schedule != "multistep":
+        return get_scheduler(
+            config.schedule, optimizer, num_warmup_steps=config.warmup, num_training_steps=steps
+        )
+
+    def share(step: int) -> float:
+        warm = min(1.0, (step + 1) / max(1, config.warmup))
+        return warm * config.gamma ** bisect_right(config.milestones, step)
+
+    return LambdaLR(optimizer, share)
 
 
 def _groups(

@@ -9,6 +9,7 @@ import torch
 
 from ..errors import OptionError
 from ..identify import identify
+from .embedded import tagger_path
 from .tagger import Tagger
 
 Name = str | os.PathLike[str]
@@ -21,8 +22,9 @@ def open_tagger(
     dtype: str | torch.dtype = "auto",
     device: str | torch.device = "auto",
 ) -> Tagger:
-    """dape: a tagger in one file (`osediff convert`), or DAPE.pth together with ram. ram alone: RAM without DAPE.
+    """dape: "tiny", the embedded one, a tagger in one file (`osediff convert`), or DAPE.pth together with ram.
 
+    ram alone: RAM without DAPE; "tiny" is the embedded tagger without its LoRA.
     Raises OptionError if neither is given, or DAPE.pth alone; CheckpointError for files that are something else.
     """
     path, lora = tagger_files(dape, ram)
@@ -32,11 +34,12 @@ def open_tagger(
 def tagger_files(dape: Name | None, ram: Name | None) -> tuple[Path, Path | bool]:
     """(the tagger's file, what `read_tagger` takes as `dape`); raises what `open_tagger` does."""
     if ram is not None:
-        return Path(ram), False if dape is None else Path(dape)
+        return tagger_path(ram), False if dape is None else Path(dape)
     if dape is None:
         raise OptionError("There is no tagger; give one (--dape), or RAM's weights (--ram).")
-    if identify(dape).kind == "dape":
+    path = tagger_path(dape)
+    if identify(path).kind == "dape":
         raise OptionError(
             f"{dape} is only what DAPE changes in RAM; give RAM's weights (ram_swin_large_14m.pth) as well."
         )
-    return Path(dape), True
+    return path, True

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from osediff_core.dape import Tagger, preprocess, read_tagger
+from training.dape_step import distances
 
 
 @pytest.fixture(scope="module")
@@ -66,10 +66,19 @@ def test_ram_and_dape_at_full_size(golden: dict[str, Tensor], official_files: tu
         assert [index for index, _ in tags] == golden[f"{name}_tag_index"].tolist()
         seen[name] = embeds, logits
     # what DAPE's training compares (SeeSR, dape_model.py)
-    (teacher, target), (student, logits) = seen["ram"], seen["dape"]
-    assert F.mse_loss(student, teacher).item() == pytest.approx(golden["loss_fea"].item(), rel=1e-4)
-    bce = F.binary_cross_entropy_with_logits(logits, target.sigmoid())
-    assert bce.item() == pytest.approx(golden["loss_logits"].item(), rel=1e-4)
+    losses = distances(seen["dape"], seen["ram"])
+    assert losses["features"].item() == pytest.approx(golden["loss_fea"].item(), rel=1e-4)
+    assert losses["logits"].item() == pytest.approx(golden["loss_logits"].item(), rel=1e-4)
+
+
+def test_loss_on_logits(golden: dict[str, Tensor]) -> None:
+    embeds = torch.zeros(1, 145, 512)
+    student, teacher = ((embeds, golden[f"{name}_logits"][None]) for name in ("dape", "ram"))
+    found = distances(student, teacher)
+    assert found["logits"].item() == pytest.approx(golden["loss_logits"].item(), rel=1e-5)
+    assert distances(teacher, student)["logits"].item() != pytest.approx(
+        golden["loss_logits"].item(), rel=1e-3
+    )
 
 
 @pytest.mark.parametrize(("antialias", "key"), [(False, "pre_noaa"), (True, "pre_aa")])

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from osediff_core.dape import Tagger as RamTagger
 from osediff_core.dape import prompt_of
+from osediff_core.dape.embedded import TINY, tagger_path
 from osediff_core.errors import CheckpointError
 from osediff_core.identify import identify
 
@@ -60,18 +61,20 @@ class Captions:
 
 
 def find_tagger(name: str) -> Tagger:
-    """`appearance` (colours and texture; what the embedded model knows), a file of RAM, or package.module:callable.
+    """`appearance` (colours and texture; what the embedded model knows), a tagger, or package.module:callable.
+
+    A tagger is a file of RAM or `tiny`, the embedded one.
 
     Raises DataError for anything else.
     """
     if name == "appearance":
         return _appearance
-    if Path(name).suffix in (".pth", ".safetensors"):
-        return RamCaptions(Path(name))
+    if name == TINY or Path(name).suffix in (".pth", ".safetensors"):
+        return RamCaptions(tagger_path(name))
     module, colon, attribute = name.partition(":")
     if not colon:
         raise DataError(
-            f"There is no tagger {name!r}; use appearance, a file of RAM, or your own as package.module:callable."
+            f"There is no tagger {name!r}; use appearance, tiny, a file of RAM, or your own as package.module:callable."
         )
     try:
         found = getattr(importlib.import_module(module), attribute)
