@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class OSEDiffError(Exception):
     """Any failure this package explains; catch it to catch them all."""
@@ -38,3 +40,12 @@ class NonFiniteError(OSEDiffError):
 def first_line(error: BaseException) -> str:
     """What a library says is wrong, short enough for one sentence of ours."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+NAMED = 5  # in a message about many
+
+
+def some_of(names: Sequence[str]) -> str:
+    """The first of them and how many there are besides: with a wrong file there are hundreds."""
+    more = len(names) - NAMED
+    return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from .errors import CheckpointError, OptionError
+from .errors import CheckpointError, OptionError, some_of
 from .peft_adapters import attach_peft, copy_into_peft, weights_from_peft
 from .targets import unet_targets, vae_targets
 from .weights import LoRAPair, OSEDiffWeights
@@ -32,7 +32,6 @@ logger = logging.getLogger(__name__)
 
 Shape = tuple[int, ...]
 
-_NAMED = 5  # tensors in an error message, of each kind
 LORA_ALPHA = 8  # peft's default; the official code never sets it and its checkpoints do not store it
 
 
@@ -89,7 +88,7 @@ def check_fits(weights: OSEDiffWeights, unet: Mapping[str, Shape], vae: Mapping[
 
 def _misfit(weights: OSEDiffWeights, unexpected: list[str], misshapen: list[str]) -> CheckpointError:
     kinds = {"missing": weights.missing, "unexpected": unexpected, "of another shape": misshapen}
-    report = [f"{len(names)} {kind} ({_some(names)})" for kind, names in kinds.items() if names]
+    report = [f"{len(names)} {kind} ({some_of(names)})" for kind, names in kinds.items() if names]
     logger.debug("all tensors that do not fit: %s", kinds)
     made_for = weights.metadata.get("base", "unknown")
     base = "the base they were made for" if made_for == "unknown" else f"their base ({made_for})"
@@ -97,12 +96,6 @@ def _misfit(weights: OSEDiffWeights, unexpected: list[str], misshapen: list[str]
         f"{weights.source} does not fit this base, so nothing was loaded; use it with {base} or, "
         f"if that is this one, download or export it again; tensors: {'; '.join(report)}."
     )
-
-
-def _some(names: list[str]) -> str:
-    """The first of them: with a wrong base there are hundreds, which the log has."""
-    more = len(names) - _NAMED
-    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _warn_of_gaps(weights: OSEDiffWeights, unet: Mapping[str, Shape]) -> None:

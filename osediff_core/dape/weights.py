@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..checkpoint import write_file
-from ..errors import CheckpointError, OptionError
+from ..errors import CheckpointError, OptionError, some_of
 from ..formats import sorted_safetensors
 from ..identify import TAGGER_FORMAT, identify
 from ..precision import DTYPES, short_name
@@ -30,7 +30,6 @@ logger = logging.getLogger(__name__)
 FORMAT_VERSION = "1"
 _WANTED = "RAM's weights (ram_swin_large_14m.pth) or a tagger written by osediff convert (.safetensors)"
 _DAPE_WANTED = "DAPE's weights (DAPE.pth)"
-_NAMED = 5  # tensors named in a message about many
 _PLUS_PLUS = 51 * 4585  # rows of RAM++'s label_embed: 51 descriptions of each tag
 _ENCODER_B = re.compile(r"tag_encoder\.encoder\.layer\.[01]\.crossattention\..*lora_B$")
 
@@ -191,17 +190,12 @@ def _check_shapes(path: Path, wanted: Mapping[str, Shape], found: Mapping[str, S
         if name in found and found[name] != shape
     ]
     kinds = {"missing": missing, "of another shape": misshapen}
-    report = [f"{len(names)} {kind} ({_some(names)})" for kind, names in kinds.items() if names]
+    report = [f"{len(names)} {kind} ({some_of(names)})" for kind, names in kinds.items() if names]
     if report:
         raise CheckpointError(
             f"{path} does not hold the {len(wanted)} tensors that it should; download or export it again; tensors: "
             f"{'; '.join(report)}."
         )
-
-
-def _some(names: list[str]) -> str:
-    more = len(names) - _NAMED
-    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _check_finite(path: Path, name: str, tensor: Tensor) -> None:
