@@ -57,6 +57,10 @@ def _check(args: argparse.Namespace) -> None:
     """What can be refused without torch is refused at once."""
     if args.tile and args.overlap is not None and args.overlap >= args.tile:
         raise OptionError(f"--overlap {args.overlap} must be smaller than --tile {args.tile}.")
+    if not (args.dape or args.ram) and (args.exclude_tags or args.tag_offset or args.official_prompt):
+        raise OptionError(
+            "--exclude-tags, --tag-offset and --official-prompt are for a tagger; give one by --dape or --ram."
+        )
 
 
 class _Run:

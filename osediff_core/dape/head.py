@@ -9,9 +9,8 @@ from torch import Tensor, nn
 from .config import TaggerConfig
 
 _EPS = 1e-12  # BERT's, where the head comes from
-LABELS_AT_ONCE = (
-    512  # labels do not see each other: taken in parts, intermediate values stay in the CPU's caches
-)
+# Labels times pictures: labels do not see each other, so that parts of them can be taken where memory would grow.
+ROWS_AT_ONCE = 2304
 
 
 class HeadLayer(nn.Module):
@@ -62,7 +61,8 @@ class TaggingHead(nn.Module):
     def forward(self, labels: Tensor, image: Tensor) -> Tensor:
         """labels (N, label_width), image (B, T, image_width) -> logits (B, N)."""
         seen = [layer.keys_values(image) for layer in self.layers]
-        return torch.cat([self._logits(part, seen) for part in labels.split(LABELS_AT_ONCE)], dim=1)
+        parts = labels.split(max(1, ROWS_AT_ONCE // len(image)))
+        return torch.cat([self._logits(part, seen) for part in parts], dim=1)
 
     def _logits(self, labels: Tensor, seen: list[tuple[Tensor, Tensor]]) -> Tensor:
         h = F.relu(self.wordvec_proj(labels))[

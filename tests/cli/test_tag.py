@@ -125,6 +125,12 @@ def test_without_files_there_is_no_tagger(osediff, files):
         assert (got, out) == (status, "") and len(err.splitlines()) == 1 and said in err
 
 
+def test_a_taggers_options_need_a_tagger(osediff):
+    for option in (["--exclude-tags", "sky"], ["--tag-offset", "0.1"], ["--official-prompt"]):
+        status, _, err = osediff("upscale", "a.png", "-o", "b.png", *option)
+        assert status == 2 and "give one by --dape or --ram" in err
+
+
 def test_convert_puts_both_into_one_small_file(osediff, files):
     ram, lora = files / "ram.safetensors", files / "DAPE.pth"
     status, out, err = osediff("convert", ram, "one.safetensors", "--dape", lora, "--json")
