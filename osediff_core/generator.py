@@ -16,10 +16,12 @@ from torch import Tensor
 
 from .errors import BaseModelError, CheckpointError, ImageError, OptionError
 from .geometry import crop_back, pad_to_multiple
+from .moments import split as split_moments
 from .ports import LatentCodec, NoisePredictor, PromptEncoder
 from .precision import parse_device, parse_dtype, run_stage
 from .schedule import NoiseSchedule
 from .tiled_unet import Progress, predict_tiled
+from .tiled_vae import AUTO, VAETiling, run
 from .tiling import lay_tiles
 
 if TYPE_CHECKING:
@@ -140,6 +142,9 @@ class OneStepGenerator:
         sample_posterior: bool = False,
         generator: torch.Generator | None = None,
         posterior_noise: Tensor | None = None,
+        *,
+        tiling: VAETiling = AUTO,
+        progress: Progress | None = None,
     ) -> Tensor:
         """LQ image -> scaled latents z_L, fp32.
 
@@ -147,13 +152,21 @@ class OneStepGenerator:
         The posterior's mode is taken; with sample_posterior, a draw from it (as the official code does,
         unseeded). The draw uses `generator`, on that generator's device, so that a CPU seed means the same
         everywhere; or posterior_noise, standard normal, of the latents' shape.
-        Raises ImageError if the shape does not suit.
+        tiling: how the VAE is tiled; by default where the image whole would need too much memory. Tiles give the same
+        result. progress(done, total): called as tiles are done; it may raise to stop the work.
+        Raises ImageError if the shape does not suit, OptionError for tiles while training, OutOfDisk.
         """
         self._check_image(lq)
+        lq = lq.contiguous()
+
+        def whole() -> Tensor:
+            mean, logvar = self.vae.encode(lq)
+            return torch.cat([mean.float(), logvar.float()], dim=1)
 
         def stage() -> Tensor:
-            mean, logvar = self.vae.encode(lq.contiguous())
-            return torch.cat([mean.float(), logvar.float()])
+            network = self.vae.encoder(*lq.shape[-2:])
+            moments = whole() if network is None else run("encode", network, lq, whole, tiling, progress)
+            return torch.cat(split_moments(moments, self.vae.latent_channels))
 
         mean, logvar = run_stage("encode", self.vae, stage).chunk(2)
         if sample_posterior or posterior_noise is not None:
@@ -222,10 +235,23 @@ class OneStepGenerator:
             lambda: predict_tiled(self.unet, latents, timesteps, prompt_embeds, tiles, tile_batch, progress),
         )
 
-    def decode(self, latents: Tensor) -> Tensor:
-        """Scaled latents z_H (B, C, h, w) -> restored image (B, 3, f h, f w), fp32, clamped to [-1, 1]."""
+    def decode(
+        self, latents: Tensor, *, tiling: VAETiling = AUTO, progress: Progress | None = None
+    ) -> Tensor:
+        """Scaled latents z_H (B, C, h, w) -> restored image (B, 3, f h, f w), fp32, clamped to [-1, 1].
+
+        tiling, progress: as in `encode`. Raises OptionError for tiles while training, OutOfDisk.
+        """
         unscaled = (latents / self.vae.scaling_factor).contiguous()
-        return run_stage("decode", self.vae, lambda: self.vae.decode(unscaled).float()).clamp(-1, 1)
+
+        def whole() -> Tensor:
+            return self.vae.decode(unscaled).float()
+
+        def stage() -> Tensor:
+            network = self.vae.decoder(*unscaled.shape[-2:])
+            return whole() if network is None else run("decode", network, unscaled, whole, tiling, progress)
+
+        return run_stage("decode", self.vae, stage).clamp(-1, 1)
 
     @torch.inference_mode()
     def restore(
@@ -238,6 +264,7 @@ class OneStepGenerator:
         tile_grid: str = "official",
         sample_posterior: bool = False,
         generator: torch.Generator | None = None,
+        vae_tiling: VAETiling = AUTO,
         progress: Progress | None = None,
     ) -> Tensor:
         """LQ image (B, 3, H, W) in [-1, 1], any size -> restored image of the same size, fp32, in [-1, 1].
@@ -250,9 +277,9 @@ class OneStepGenerator:
         _check_rgb(lq)
         padded, size = pad_to_multiple(lq, self.vae.downscale)
         prompt_embeds = self.encode_prompt(prompts)
-        latents = self.encode(padded, sample_posterior, generator)
+        latents = self.encode(padded, sample_posterior, generator, tiling=vae_tiling, progress=progress)
         latents = self.denoise(latents, prompt_embeds, tile, overlap, tile_grid, progress=progress)
-        return crop_back(self.decode(latents), size)
+        return crop_back(self.decode(latents, tiling=vae_tiling, progress=progress), size)
 
     def _check_image(self, lq: Tensor) -> None:
         _check_rgb(lq)
