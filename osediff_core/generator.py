@@ -20,9 +20,8 @@ from .moments import split as split_moments
 from .ports import LatentCodec, NoisePredictor, PromptEncoder
 from .precision import parse_device, parse_dtype, run_stage
 from .schedule import NoiseSchedule
-from .tiled_unet import Progress, predict_tiled
+from .tiled_unet import Progress, UNetTiling, predict
 from .tiled_vae import AUTO, VAETiling, run
-from .tiling import lay_tiles
 
 if TYPE_CHECKING:
     from .backends import Source
@@ -30,11 +29,6 @@ if TYPE_CHECKING:
     from .weights import OSEDiffWeights
 
 _BASE_KINDS = ("sd_checkpoint", "diffusers_folder")  # of identify.Identity
-
-
-def tiles_at_once(device: torch.device) -> int:
-    """How many tiles go through the UNet together: on a CPU more than one gains nothing and costs memory."""
-    return 1 if device.type == "cpu" else 4
 
 
 class OneStepGenerator:
@@ -194,10 +188,10 @@ class OneStepGenerator:
         """The one step: scaled latents z_L (B, C, h, w), prompt_embeds (B or 1, L, D) -> z_H, scaled, fp32.
 
         prompt_embeds: None for a UNet port that holds its own conditioning.
-        tile, overlap: in latents; areas above tile * tile are predicted in overlapping tiles and blended.
-        None is no tiling; overlap is a third of the tile if not given (the official pair is 96 and 32).
-        tile_batch: tiles at once. progress(done, total): called as tiles are done.
-        Raises OptionError for impossible tiles.
+        tile, overlap: in latents; areas above tile * tile are predicted in overlapping tiles and blended, in smaller
+        ones where memory is short. None is no tiling; overlap is a third of the tile if not given (the official pair is
+        96 and 32). tile_grid: "balanced" or "official". tile_batch: tiles at once. progress(done, total): called as
+        tiles are done. Raises OptionError for impossible tiles.
         """
         model_output = self.predict(
             latents, prompt_embeds, tile, overlap, tile_grid, tile_batch=tile_batch, progress=progress
@@ -217,22 +211,12 @@ class OneStepGenerator:
     ) -> Tensor:
         """The UNet's output at timestep T, whole or blended from tiles; arguments as in `denoise`."""
         latents = latents.contiguous()
-        batch, _, height, width = latents.shape
-        prompt_embeds = _one_for_each(prompt_embeds, batch)
+        batch = latents.shape[0]
+        embeds = _one_for_each(prompt_embeds, batch)
         timesteps = torch.full((batch,), self.timestep, dtype=torch.long, device=latents.device)
-        if overlap is None:
-            overlap = (tile or 0) // 3
-        tiles = lay_tiles(tile_grid, height, width, tile, overlap)
-        if len(tiles) == 1:
-            return run_stage(
-                "denoise", self.unet, lambda: self.unet(latents, timesteps, prompt_embeds).float()
-            )
-        if tile_batch is None:
-            tile_batch = tiles_at_once(latents.device)
+        tiling = UNetTiling(tile, overlap, tile_grid, tile_batch)
         return run_stage(
-            "denoise",
-            self.unet,
-            lambda: predict_tiled(self.unet, latents, timesteps, prompt_embeds, tiles, tile_batch, progress),
+            "denoise", self.unet, lambda: predict(self.unet, latents, timesteps, embeds, tiling, progress)
         )
 
     def decode(

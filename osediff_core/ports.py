@@ -62,7 +62,13 @@ class LatentCodec(HasFp32, Protocol):
 
 @runtime_checkable
 class NoisePredictor(HasFp32, Protocol):
-    """The UNet: what is predicted (noise, v) is said by the schedule's prediction_type."""
+    """The UNet: what is predicted (noise, v) is said by the schedule's prediction_type.
+
+    bytes_per_latent: about what it holds at its worst moment for each place of its input, besides its weights; None
+    where the runtime makes room by itself.
+    """
+
+    bytes_per_latent: int | None
 
     def __call__(self, latents: Tensor, timesteps: Tensor, prompt_embeds: Tensor | None) -> Tensor:
         """Scaled latents (B, C, h, w), timesteps (B,), prompt_embeds (B, L, D) -> prediction (B, C, h, w).

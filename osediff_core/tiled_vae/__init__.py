@@ -8,6 +8,6 @@ latent and takes the queries tile by tile (`attention`). `stage` decides whether
 """
 
 from .layers import Network
-from .stage import AUTO, VAETiling, run
+from .stage import ATTENTIONS, AUTO, VAETiling, run
 
-__all__ = ["AUTO", "Network", "VAETiling", "run"]
+__all__ = ["ATTENTIONS", "AUTO", "Network", "VAETiling", "run"]

@@ -115,7 +115,7 @@ class Network:
     """Layers in their order, where their weights are and in which dtype they compute.
 
     pixels: how many image pixels an input element spans along an axis: 1 for an encoder, f for a decoder.
-    requires_grad: whether any of the weights is trained.
+    requires_grad: whether any of the weights is trained. result_device: where the result is put; None: `device`.
     """
 
     layers: Sequence[Layer]
@@ -123,3 +123,4 @@ class Network:
     dtype: torch.dtype
     pixels: int
     requires_grad: Callable[[], bool] = lambda: False
+    result_device: torch.device | None = None

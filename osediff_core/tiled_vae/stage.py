@@ -154,7 +154,7 @@ def transform(
     with torch.no_grad():
         last = plan[-1]
         shape = (images, last.out_channels, last.height, last.width)
-        result = torch.empty(shape, dtype=torch.float32, device=device)
+        result = torch.empty(shape, dtype=torch.float32, device=network.result_device or device)
         for image in range(images):
             room = _room(split.features, most_features(plan, itemsize), tiling.folder, device)
             one = slice(image, image + 1)
