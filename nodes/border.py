@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,6 +79,17 @@ def each_frame(count: int) -> Iterator[int]:
         yield frame
         if bar is not None:
             bar.update_absolute(frame + 1, count)
+
+
+def tile_progress(frame: int, count: int) -> Callable[[int, int], None]:
+    """progress(done, total) within one of `count` frames; an interruption is noticed after each tile."""
+    bar = comfy.utils.ProgressBar(count)
+
+    def progress(done: int, total: int) -> None:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        bar.update_absolute(frame * total + done, count * total)
+
+    return progress
 
 
 def stamp(paths: Iterable[str | None]) -> str:

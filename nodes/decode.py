@@ -9,10 +9,10 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..osediff_core.geometry import crop_back
-from .border import each_frame, encoded_from, join_image
+from .border import each_frame, encoded_from, join_image, tile_progress
 from .color import fix_frame, reference_frames
-from .inputs import color_inputs, vae_tile_input
-from .native import codec_generator
+from .inputs import color_inputs, vae_attention_input, vae_tile_input, vae_tiling
+from .native_vae import codec_generator
 
 
 class TiledDecode(io.ComfyNode):
@@ -40,6 +40,7 @@ class TiledDecode(io.ComfyNode):
                     optional=True,
                     tooltip="Whose colours to take; if not connected, the picture that Encode LQ read.",
                 ),
+                vae_attention_input(),
             ],
             outputs=[io.Image.Output()],
         )
@@ -53,19 +54,22 @@ class TiledDecode(io.ComfyNode):
         color_fix: str,
         color_weight: float,
         reference: Tensor | None = None,
+        vae_attention: str = "auto",
     ) -> io.NodeOutput:
         """Raises ImageError if the reference has another number of pictures than the LATENT."""
         samples = latent["samples"]
-        generator = codec_generator(vae, tile)
+        generator, tiling = codec_generator(vae), vae_tiling(tile, vae_attention)
         downscale = generator.vae.downscale
-        decoded = (samples.shape[-2] * downscale, samples.shape[-1] * downscale)
-        source = encoded_from(latent, samples.shape[0], decoded)
+        size = (samples.shape[-2] * downscale, samples.shape[-1] * downscale)
+        source = encoded_from(latent, samples.shape[0], size)
         if reference is None and source is not None:
             reference = source.reference
         colours = None if reference is None else reference_frames(reference, samples.shape[0])
         frames = []
         for frame in each_frame(samples.shape[0]):
-            image = (generator.decode(samples[frame : frame + 1]) + 1) / 2
+            progress = tile_progress(frame, samples.shape[0])
+            decoded = generator.decode(samples[frame : frame + 1], tiling=tiling, progress=progress)
+            image = (decoded + 1) / 2
             if source is not None:
                 image = crop_back(image, source.size)
             if colours is not None:

@@ -15,7 +15,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..osediff_core.errors import OptionError
-from ..osediff_core.generator import tiles_at_once
+from ..osediff_core.tiled_unet import tiles_at_once
 from ..osediff_core.tiling import check_tile, needs_tiles
 from .inputs import tile_input
 from .native_lora import attachment_of

@@ -9,9 +9,9 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..osediff_core.geometry import enlarge, pad_to_multiple, target_size
-from .border import EncodedFrom, each_frame, join_image, split_image
-from .inputs import scale_input, vae_tile_input
-from .native import codec_generator
+from .border import EncodedFrom, each_frame, join_image, split_image, tile_progress
+from .inputs import scale_input, vae_attention_input, vae_tile_input, vae_tiling
+from .native_vae import codec_generator
 
 METHODS = ("bicubic", "lanczos", "bilinear", "area", "nearest-exact")
 _MAX = 16384
@@ -82,6 +82,7 @@ class EncodeLQ(io.ComfyNode):
                     advanced=True,
                     tooltip="Of the draw, the same for every frame; not used with posterior mode.",
                 ),
+                vae_attention_input(),
             ],
             outputs=[
                 io.Latent.Output(tooltip="For One-Step Denoise, or any node that takes latents."),
@@ -105,18 +106,21 @@ class EncodeLQ(io.ComfyNode):
         tile: int,
         posterior: str,
         seed: int,
+        vae_attention: str = "auto",
     ) -> io.NodeOutput:
         """Raises ImageError for an IMAGE without pixels, OptionError for an impossible size."""
         rgb, alpha = split_image(image)
         size = _target(rgb.shape[-1], rgb.shape[-2], scale, width, height)
-        generator = codec_generator(vae, tile)
+        generator, tiling = codec_generator(vae), vae_tiling(tile, vae_attention)
         references, alphas, latents = [], [], []
         for frame in each_frame(rgb.shape[0]):
             one = slice(frame, frame + 1)
             lq, lq_alpha = _resize(rgb[one], None if alpha is None else alpha[one], size, resize_method)
             padded, before = pad_to_multiple(lq * 2 - 1, generator.vae.downscale)
             draw = torch.Generator().manual_seed(seed) if posterior == "sample" else None
-            latents.append(generator.encode(padded, draw is not None, draw))
+            progress = tile_progress(frame, rgb.shape[0])
+            encoded = generator.encode(padded, draw is not None, draw, tiling=tiling, progress=progress)
+            latents.append(encoded)
             references.append(lq)
             alphas.append(lq_alpha)
         reference = join_image(references)

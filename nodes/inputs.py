@@ -6,6 +6,7 @@ from comfy_api.latest import io
 
 from ..osediff_core import color
 from ..osediff_core.precision import DTYPES
+from ..osediff_core.tiled_vae import ATTENTIONS, VAETiling
 from .folders import EMBEDDED, NONE, base_choices, weights_choices
 
 
@@ -99,7 +100,8 @@ def tile_input(advanced: bool = False) -> io.Input:
         step=8,
         advanced=advanced,
         tooltip="Side of a tile in latents (8 pixels each for Stable Diffusion, 4 for the embedded model); larger "
-        "pictures are denoised in overlapping tiles. 0: never. 96 is the official value.",
+        "pictures are denoised in overlapping tiles, smaller ones where memory is short. 0: never. 96 is the official "
+        "value.",
     )
 
 
@@ -112,9 +114,27 @@ def vae_tile_input() -> io.Input:
         max=4096,
         step=64,
         advanced=True,
-        tooltip="Side of the VAE's tiles in pixels for little memory; 0: whole, and tiles only if memory runs out. "
-        "Tiles change the result slightly.",
+        tooltip="Side of the VAE's tiles in pixels. 0: whole if memory suffices, else in tiles as memory allows. Tiles "
+        "give the same result.",
     )
+
+
+def vae_attention_input() -> io.Input:
+    """How the VAE attends. Optional, so that workflows saved without it still run."""
+    return io.Combo.Input(
+        "vae_attention",
+        options=list(ATTENTIONS),
+        default="auto",
+        optional=True,
+        advanced=True,
+        tooltip="How the VAE attends over large pictures. exact: over every place. pooled: over averages of 4 x 4 "
+        "places, with 16 times less work. auto: exact, unless it would take longer than the rest of the VAE.",
+    )
+
+
+def vae_tiling(tile: int, attention: str) -> VAETiling:
+    """What the two inputs above mean."""
+    return VAETiling(tile or None, attention=attention)
 
 
 def color_inputs(method: str, weight: str) -> list[io.Input]:

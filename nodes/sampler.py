@@ -66,9 +66,10 @@ class OneStepSampler(comfy.samplers.Sampler):
         restored = latent_image.clone()
         for frame in range(frames):
 
-            def show(done: int, _: int, frame: int = frame) -> None:
-                if callback is not None and done < tiles:
-                    callback(frame * tiles + done - 1, restored[frame : frame + 1], latent_image, total)
+            def show(done: int, of: int, frame: int = frame) -> None:
+                step = done * tiles // of  # where memory was short there are more tiles than were laid
+                if callback is not None and 0 < step < tiles:
+                    callback(frame * tiles + step - 1, restored[frame : frame + 1], latent_image, total)
 
             latents = latent_image[frame : frame + 1]
             with _conds_of_frame(model_wrap, frame, frames):

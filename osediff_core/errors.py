@@ -33,6 +33,10 @@ class OutOfMemory(OSEDiffError):
     """The device has too little memory for what was asked."""
 
 
+class OutOfDisk(OSEDiffError):
+    """Intermediate results that do not fit in memory do not fit on the disk either."""
+
+
 class NonFiniteError(OSEDiffError):
     """A stage gave NaN or infinity even when computed in fp32."""
 

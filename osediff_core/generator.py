@@ -17,11 +17,12 @@ from torch import Tensor
 from .errors import BaseModelError, CheckpointError, ImageError, OptionError
 from .geometry import crop_back, pad_to_multiple
 from .levers import levers
+from .moments import split as split_moments
 from .ports import LatentCodec, NoisePredictor, PromptEncoder
 from .precision import parse_device, parse_dtype, run_stage
 from .schedule import NoiseSchedule
-from .tiled_unet import Progress, predict_tiled
-from .tiling import lay_tiles
+from .tiled_unet import Progress, UNetTiling, predict
+from .tiled_vae import AUTO, VAETiling, run
 
 if TYPE_CHECKING:
     from .backends import Source
@@ -30,11 +31,6 @@ if TYPE_CHECKING:
     from .weights import OSEDiffWeights
 
 _BASE_KINDS = ("sd_checkpoint", "diffusers_folder")  # of identify.Identity
-
-
-def tiles_at_once(device: torch.device) -> int:
-    """How many tiles go through the UNet together: on a CPU more than one gains nothing and costs memory."""
-    return 1 if device.type == "cpu" else 4
 
 
 class OneStepGenerator:
@@ -170,6 +166,9 @@ class OneStepGenerator:
         sample_posterior: bool = False,
         generator: torch.Generator | None = None,
         posterior_noise: Tensor | None = None,
+        *,
+        tiling: VAETiling = AUTO,
+        progress: Progress | None = None,
     ) -> Tensor:
         """LQ image -> scaled latents z_L, fp32.
 
@@ -177,13 +176,21 @@ class OneStepGenerator:
         The posterior's mode is taken; with sample_posterior, a draw from it (as the official code does,
         unseeded). The draw uses `generator`, on that generator's device, so that a CPU seed means the same
         everywhere; or posterior_noise, standard normal, of the latents' shape.
-        Raises ImageError if the shape does not suit.
+        tiling: how the VAE is tiled; by default where the image whole would need too much memory. Tiles give the same
+        result. progress(done, total): called as tiles are done; it may raise to stop the work.
+        Raises ImageError if the shape does not suit, OptionError for tiles while training, OutOfDisk.
         """
         self._check_image(lq)
+        lq = lq.contiguous()
+
+        def whole() -> Tensor:
+            mean, logvar = self.vae.encode(lq)
+            return torch.cat([mean.float(), logvar.float()], dim=1)
 
         def stage() -> Tensor:
-            mean, logvar = self.vae.encode(lq.contiguous())
-            return torch.cat([mean.float(), logvar.float()])
+            network = self.vae.encoder(*lq.shape[-2:])
+            moments = whole() if network is None else run("encode", network, lq, whole, tiling, progress)
+            return torch.cat(split_moments(moments, self.vae.latent_channels))
 
         mean, logvar = run_stage("encode", self.vae, stage).chunk(2)
         if sample_posterior or posterior_noise is not None:
@@ -211,10 +218,10 @@ class OneStepGenerator:
         """The one step: scaled latents z_L (B, C, h, w), prompt_embeds (B or 1, L, D) -> z_H, scaled, fp32.
 
         prompt_embeds: None for a UNet port that holds its own conditioning.
-        tile, overlap: in latents; areas above tile * tile are predicted in overlapping tiles and blended.
-        None is no tiling; overlap is a third of the tile if not given (the official pair is 96 and 32).
-        tile_batch: tiles at once. progress(done, total): called as tiles are done.
-        Raises OptionError for impossible tiles.
+        tile, overlap: in latents; areas above tile * tile are predicted in overlapping tiles and blended, in smaller
+        ones where memory is short. None is no tiling; overlap is a third of the tile if not given (the official pair is
+        96 and 32). tile_grid: "balanced" or "official". tile_batch: tiles at once. progress(done, total): called as
+        tiles are done. Raises OptionError for impossible tiles.
         """
         model_output = self.predict(
             latents, prompt_embeds, tile, overlap, tile_grid, tile_batch=tile_batch, progress=progress
@@ -236,28 +243,31 @@ class OneStepGenerator:
     ) -> Tensor:
         """The UNet's output at timestep T, whole or blended from tiles; arguments as in `denoise`."""
         latents = latents.contiguous()
-        batch, _, height, width = latents.shape
-        prompt_embeds = _one_for_each(prompt_embeds, batch)
+        batch = latents.shape[0]
+        embeds = _one_for_each(prompt_embeds, batch)
         timesteps = torch.full((batch,), self.timestep, dtype=torch.long, device=latents.device)
-        if overlap is None:
-            overlap = (tile or 0) // 3
-        tiles = lay_tiles(tile_grid, height, width, tile, overlap)
-        if len(tiles) == 1:
-            return run_stage(
-                "denoise", self.unet, lambda: self.unet(latents, timesteps, prompt_embeds).float()
-            )
-        if tile_batch is None:
-            tile_batch = tiles_at_once(latents.device)
+        tiling = UNetTiling(tile, overlap, tile_grid, tile_batch)
         return run_stage(
-            "denoise",
-            self.unet,
-            lambda: predict_tiled(self.unet, latents, timesteps, prompt_embeds, tiles, tile_batch, progress),
+            "denoise", self.unet, lambda: predict(self.unet, latents, timesteps, embeds, tiling, progress)
         )
 
-    def decode(self, latents: Tensor) -> Tensor:
-        """Scaled latents z_H (B, C, h, w) -> restored image (B, 3, f h, f w), fp32, clamped to [-1, 1]."""
+    def decode(
+        self, latents: Tensor, *, tiling: VAETiling = AUTO, progress: Progress | None = None
+    ) -> Tensor:
+        """Scaled latents z_H (B, C, h, w) -> restored image (B, 3, f h, f w), fp32, clamped to [-1, 1].
+
+        tiling, progress: as in `encode`. Raises OptionError for tiles while training, OutOfDisk.
+        """
         unscaled = (latents / self.vae.scaling_factor).contiguous()
-        return run_stage("decode", self.vae, lambda: self.vae.decode(unscaled).float()).clamp(-1, 1)
+
+        def whole() -> Tensor:
+            return self.vae.decode(unscaled).float()
+
+        def stage() -> Tensor:
+            network = self.vae.decoder(*unscaled.shape[-2:])
+            return whole() if network is None else run("decode", network, unscaled, whole, tiling, progress)
+
+        return run_stage("decode", self.vae, stage).clamp(-1, 1)
 
     @torch.inference_mode()
     def restore(
@@ -270,6 +280,7 @@ class OneStepGenerator:
         tile_grid: str = "official",
         sample_posterior: bool = False,
         generator: torch.Generator | None = None,
+        vae_tiling: VAETiling = AUTO,
         progress: Progress | None = None,
     ) -> Tensor:
         """LQ image (B, 3, H, W) in [-1, 1], any size -> restored image of the same size, fp32, in [-1, 1].
@@ -282,9 +293,9 @@ class OneStepGenerator:
         _check_rgb(lq)
         padded, size = pad_to_multiple(lq, self.vae.downscale)
         prompt_embeds = self.encode_prompt(prompts)
-        latents = self.encode(padded, sample_posterior, generator)
+        latents = self.encode(padded, sample_posterior, generator, tiling=vae_tiling, progress=progress)
         latents = self.denoise(latents, prompt_embeds, tile, overlap, tile_grid, progress=progress)
-        return crop_back(self.decode(latents), size)
+        return crop_back(self.decode(latents, tiling=vae_tiling, progress=progress), size)
 
     def _check_image(self, lq: Tensor) -> None:
         _check_rgb(lq)

@@ -15,7 +15,8 @@ from .errors import OptionError
 
 # Kept here as text, as the modules that have them import torch; a test holds them equal.
 COLOR_FIXES = ("adain", "wavelet", "lab", "none")
-TILE_GRIDS = ("official",)
+TILE_GRIDS = ("balanced", "official")
+VAE_ATTENTIONS = ("auto", "exact", "pooled")
 DTYPES = ("fp32", "fp16", "bf16")
 FORMATS = ("png", "tiff", "webp", "jpeg")
 LANGUAGES = ("en", "zh")
@@ -255,7 +256,7 @@ def _add_restoration(parser: argparse.ArgumentParser) -> None:
         type=_natural,
         default=96,
         metavar="N",
-        help="tile side in latents, 0 for none (default: 96)",
+        help="tile side in latents, at most; less where memory is short, 0 for no tiles (default: 96)",
     )
     add(
         "--overlap",
@@ -264,6 +265,24 @@ def _add_restoration(parser: argparse.ArgumentParser) -> None:
         help="overlap of tiles in latents (default: a third of --tile)",
     )
     add("--tile-grid", choices=TILE_GRIDS, default="official", help="how tiles are laid (default: official)")
+    add(
+        "--vae-tile",
+        type=_vae_tile,
+        metavar="N",
+        help="side of the VAE's tiles in pixels, 0 for none (default: auto, as memory allows; the result is the same)",
+    )
+    add(
+        "--vae-memory",
+        type=_gigabytes,
+        metavar="GB",
+        help="what the VAE may take besides its weights (default: 60%% of what is free)",
+    )
+    add(
+        "--vae-attention",
+        choices=VAE_ATTENTIONS,
+        default="auto",
+        help="exact, pooled (faster, nearly the same), or auto: exact unless that takes very long (default: auto)",
+    )
     add(
         "--sample-posterior",
         action="store_true",
@@ -311,6 +330,15 @@ def _natural(text: str) -> int:
     if not text.isascii() or not text.isdigit() or len(text) > 18:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 0 or more")
     return int(text)
+
+
+def _vae_tile(text: str) -> int | None:
+    return None if text == "auto" else _natural(text)
+
+
+def _gigabytes(text: str) -> int:
+    """Bytes."""
+    return int(_scale(text) * 10**9)
 
 
 def _size(text: str) -> tuple[int, int]:

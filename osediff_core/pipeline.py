@@ -14,6 +14,7 @@ from . import color
 from .geometry import enlarge, target_size
 from .picture import Picture
 from .precision import clear_memory_errors
+from .tiled_vae import AUTO, VAETiling
 
 if TYPE_CHECKING:
     from .generator import OneStepGenerator
@@ -28,9 +29,11 @@ class RestoreOptions:
     prompt: what the picture shows; helps the restoration, may be empty. color_fix: adain, wavelet, lab or
     none; color_weight: 1 is the whole fix, 0 none of it.
     tile, overlap: in latents (8 pixels each for Stable Diffusion); larger pictures are denoised in tiles,
-    which bounds memory and costs speed; None or 0 is no tiling; overlap None is a third of the tile.
-    tile_grid: how tiles are laid. sample_posterior: draw the latent from the VAE's posterior, as the official
-    code does, instead of its mode; `seed` makes the draw repeatable.
+    which bounds memory and costs speed, and in smaller ones where memory is short; None or 0 is no tiling; overlap
+    None is a third of the tile.
+    tile_grid: how tiles are laid. vae: how the VAE is tiled; its tiles change nothing.
+    sample_posterior: draw the latent from the VAE's posterior, as the official code does, instead of its mode;
+    `seed` makes the draw repeatable.
     """
 
     scale: float = 4.0
@@ -43,6 +46,7 @@ class RestoreOptions:
     tile_grid: str = "official"
     sample_posterior: bool = False
     seed: int = 0
+    vae: VAETiling = AUTO
 
     def target_for(self, picture: Picture) -> tuple[int, int]:
         """The (width, height) that `picture` will get. Raises OptionError if that is not possible."""
@@ -60,7 +64,7 @@ def restore_picture(
 
     progress(done, total) is called as tiles are done. prompter makes the prompt, instead of options.prompt, from the
     enlarged picture (1, 3, H, W) in [-1, 1], which is what the official code's tagger looks at.
-    Raises OptionError, ImageError, OutOfMemory, NonFiniteError.
+    Raises OptionError, ImageError, OutOfMemory, OutOfDisk, NonFiniteError.
     """
     options = options or RestoreOptions()
     width, height = options.target_for(picture)
@@ -74,6 +78,7 @@ def restore_picture(
         tile_grid=options.tile_grid,
         sample_posterior=options.sample_posterior,
         generator=torch.Generator().manual_seed(options.seed) if options.sample_posterior else None,
+        vae_tiling=options.vae,
         progress=progress,
     )
     with clear_memory_errors("colour fix"), torch.inference_mode():

@@ -7,10 +7,13 @@ another runtime may bring its own.
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from .tiled_vae import Network
 
 
 @runtime_checkable
@@ -37,6 +40,17 @@ class LatentCodec(HasFp32, Protocol):
     latent_channels: int
     scaling_factor: float
 
+    def encoder(self, height: int, width: int) -> Network | None:
+        """The encoder as layers, for tiles: image (B, 3, H, W) -> moments (`moments.split`).
+
+        Ready for images of that size: what has to be loaded is loaded. None if it has layers that cannot be described.
+        """
+        ...
+
+    def decoder(self, height: int, width: int) -> Network | None:
+        """The decoder as layers, for tiles: unscaled latents (B, C, h, w) -> image; as `encoder`."""
+        ...
+
     def encode(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """image (B, 3, H, W) in [-1, 1], sides multiples of f -> posterior mean, logvar (B, C, H/f, W/f)."""
         ...
@@ -48,7 +62,13 @@ class LatentCodec(HasFp32, Protocol):
 
 @runtime_checkable
 class NoisePredictor(HasFp32, Protocol):
-    """The UNet: what is predicted (noise, v) is said by the schedule's prediction_type."""
+    """The UNet: what is predicted (noise, v) is said by the schedule's prediction_type.
+
+    bytes_per_latent: about what it holds at its worst moment for each place of its input, besides its weights; None
+    where the runtime makes room by itself.
+    """
+
+    bytes_per_latent: int | None
 
     def __call__(self, latents: Tensor, timesteps: Tensor, prompt_embeds: Tensor | None) -> Tensor:
         """Scaled latents (B, C, h, w), timesteps (B,), prompt_embeds (B, L, D) -> prediction (B, C, h, w).

@@ -2,15 +2,123 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from .errors import OutOfMemory
+from .memory import free_memory, release_memory
 from .ports import NoisePredictor
-from .tiling import Tile, gaussian_weights
+from .precision import clear_memory_errors
+from .tiling import Tile, gaussian_weights, lay_tiles
 
 Progress = Callable[[int, int], None]
+
+logger = logging.getLogger(__name__)
+
+LEAST_TILE = 32  # latents; a UNet trained on 64 x 64 makes little of less
+_SHARE = 0.8  # of the free memory; the rest is for what is not counted
+_HELP = (
+    "The denoise stage ran out of memory even in tiles of {tile} latents; close other programs, use fp16 or bf16, or "
+    "another device."
+)
+
+
+def tiles_at_once(device: torch.device) -> int:
+    """How many tiles go through the UNet together: on a CPU more than one gains nothing and costs memory."""
+    return 1 if device.type == "cpu" else 4
+
+
+@dataclass(frozen=True)
+class UNetTiling:
+    """How the UNet takes latents.
+
+    tile: the tiles' side in latents, at most: it is made smaller where memory is short; areas up to tile * tile go
+    whole. None: always whole. overlap: None is a third of the tile. grid: a name in `tiling.GRIDS`.
+    batch: tiles at once; None: as many as suit the device.
+    """
+
+    tile: int | None = None
+    overlap: int | None = None
+    grid: str = "official"
+    batch: int | None = None
+
+    def lay(self, height: int, width: int) -> list[Tile]:
+        """The tiles of an area. Raises OptionError for impossible sizes or an unknown grid."""
+        overlap = (self.tile or 0) // 3 if self.overlap is None else self.overlap
+        return lay_tiles(self.grid, height, width, self.tile, overlap)
+
+    def smaller(self, height: int, width: int) -> UNetTiling | None:
+        """What needs about half the memory for that area; None below the floor, or if it must go whole."""
+        if self.tile is None:
+            return None
+        tiles = self.lay(height, width)
+        if len(tiles) > 1 and self.batch != 1:
+            return replace(self, batch=1)
+        side = max(tiles[0].height, tiles[0].width) * 7 // 10 // 8 * 8
+        if side < LEAST_TILE:
+            return None
+        overlap = None if self.overlap is None else self.overlap * side // self.tile
+        return replace(self, tile=side, overlap=overlap)
+
+
+def predict(
+    unet: NoisePredictor,
+    latents: Tensor,
+    timesteps: Tensor,
+    prompt_embeds: Tensor | None,
+    tiling: UNetTiling,
+    progress: Progress | None = None,
+) -> Tensor:
+    """The prediction for latents (B, C, h, w), whole or blended from tiles, fp32; smaller tiles where memory is short.
+
+    Other arguments as in `predict_tiled`. Raises OptionError for impossible tiles, OutOfMemory if not even small ones
+    fit.
+    """
+    size = latents.shape[-2:]
+    if not torch.is_grad_enabled():
+        tiling = _within_memory(unet, latents, tiling)
+    while True:
+        tiles = tiling.lay(*size)
+        try:
+            with clear_memory_errors("denoise"):
+                if len(tiles) == 1:
+                    return unet(latents, timesteps, prompt_embeds).float()
+                batch = tiling.batch or tiles_at_once(latents.device)
+                return predict_tiled(unet, latents, timesteps, prompt_embeds, tiles, batch, progress)
+        except OutOfMemory:
+            if tiling.tile is None or torch.is_grad_enabled():
+                raise
+        # Outside of the handler, as the error's traceback holds the tensors that were too large.
+        release_memory(latents.device)
+        smaller = tiling.smaller(*size)
+        if smaller is None:
+            raise OutOfMemory(_HELP.format(tile=tiling.tile))
+        logger.warning("denoise ran out of memory; trying again in tiles of %d latents", smaller.tile)
+        tiling = smaller
+
+
+def _within_memory(unet: NoisePredictor, latents: Tensor, tiling: UNetTiling) -> UNetTiling:
+    """Tiles that are expected to fit; on a CPU there may be no second try, as the system ends the process."""
+    if tiling.tile is None or unet.bytes_per_latent is None:
+        return tiling
+    batch, _, *size = latents.shape
+    free = free_memory(latents.device) * _SHARE
+    chosen = tiling
+    while True:
+        tiles = chosen.lay(*size)
+        at_once = min(len(tiles), chosen.batch or tiles_at_once(latents.device))
+        needed = unet.bytes_per_latent * batch * at_once * tiles[0].height * tiles[0].width
+        smaller = chosen.smaller(*size) if needed > free else None
+        if smaller is None:
+            break
+        chosen = smaller
+    if chosen.tile != tiling.tile:
+        logger.warning("memory is short: tiles of %d latents instead of %d", chosen.tile, tiling.tile)
+    return chosen
 
 
 def predict_tiled(

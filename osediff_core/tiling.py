@@ -56,7 +56,24 @@ def official_grid(height: int, width: int, tile: int, overlap: int) -> list[Tile
     ]
 
 
-GRIDS: dict[str, Callable[[int, int, int, int], list[Tile]]] = {"official": official_grid}
+def balanced_grid(height: int, width: int, tile: int, overlap: int) -> list[Tile]:
+    """As few tiles as the official grid needs, but all as small as covers the area, and spread evenly.
+
+    The official grid's last tiles are shifted inwards and do most of their work again: at 128 x 128 latents, tile 96
+    and overlap 32 it computes 2.25 times the area, this one 1.56 times. No tile is larger than `tile` along a side, no
+    overlap smaller than `overlap`; sides are multiples of 8 where that is possible, as a UNet halves them three times.
+    Raises OptionError as `official_grid` does.
+    """
+    check_tile(tile, overlap)
+    tile_h, rows = _balanced(height, tile, overlap)
+    tile_w, columns = _balanced(width, tile, overlap)
+    return [Tile(y, x, tile_h, tile_w) for x in columns for y in rows]
+
+
+GRIDS: dict[str, Callable[[int, int, int, int], list[Tile]]] = {
+    "balanced": balanced_grid,
+    "official": official_grid,
+}
 
 
 def check_tile(tile: int, overlap: int) -> None:
@@ -113,3 +130,13 @@ def _offsets(length: int, tile: int, overlap: int) -> list[int]:
     stride = tile - overlap
     count = math.ceil((length - tile) / stride) + 1
     return [min(i * stride, length - tile) for i in range(count)]
+
+
+def _balanced(length: int, tile: int, overlap: int) -> tuple[int, list[int]]:
+    """(side, where tiles begin) along an axis."""
+    if length <= tile:
+        return length, [0]
+    count = math.ceil((length - overlap) / (tile - overlap))
+    side = math.ceil((length + (count - 1) * overlap) / count)
+    side = min(-(-side // 8) * 8, tile)
+    return side, [round(i * (length - side) / (count - 1)) for i in range(count)]

@@ -117,6 +117,7 @@ class _Run:
 
     def _options(self) -> RestoreOptions:
         from ..pipeline import RestoreOptions
+        from ..tiled_vae import VAETiling
 
         args = self.args
         return RestoreOptions(
@@ -130,6 +131,7 @@ class _Run:
             tile_grid=args.tile_grid,
             sample_posterior=args.sample_posterior,
             seed=args.seed,
+            vae=VAETiling(args.vae_tile, args.vae_memory, args.vae_attention),
         )
 
     def _prompt(self, lq: Tensor, result: UpscaleResult) -> str:

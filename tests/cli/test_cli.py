@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import osediff_core
-from osediff_core import color, options, precision, tiling
+from osediff_core import color, options, precision, tiled_vae, tiling
 from osediff_core.commands import jobs
 from osediff_core.dape.tags import LANGUAGES
 from osediff_core.degrade import PRESETS
@@ -131,6 +131,9 @@ def test_strength_and_tiles_reach_the_generator(osediff, model):
         "stronger": ["--strength", "1.25,1"],
         "tiled": ["--tile", "12", "--overlap", "4"],
         "whole": ["--tile", "0"],
+        "vae": ["--vae-tile", "16", "--vae-attention", "exact"],
+        "little": ["--vae-memory", "0.001"],
+        "auto": ["--vae-tile", "auto"],
     }.items():
         assert osediff("upscale", "in.png", "-o", f"{name}.png", *model, *extra)[0] == 0
     pixels = {p.stem: np.asarray(Image.open(p)).astype(int) for p in Path().glob("*.png") if p.stem != "in"}
@@ -141,6 +144,13 @@ def test_strength_and_tiles_reach_the_generator(osediff, model):
     assert np.abs(pixels["plain"] - pixels["faithful"]).max() > 5
     assert np.array_equal(pixels["detailed"], pixels["stronger"])
     assert np.abs(pixels["plain"] - pixels["tiled"]).max() > 0
+    for exact in (
+        "vae",
+        "little",
+        "auto",
+    ):  # float error may cross a level, before the colour fix and after it
+        difference = np.abs(pixels["plain"] - pixels[exact])
+        assert difference.max() <= 2 and (difference > 0).mean() < 1e-3, exact
 
 
 @pytest.mark.parametrize(
@@ -153,6 +163,10 @@ def test_strength_and_tiles_reach_the_generator(osediff, model):
         ["--size", "0x5"],
         ["--tile", "-1"],
         ["--tile", "8", "--overlap", "8"],
+        ["--tile-grid", "round"],
+        ["--vae-tile", "-1"],
+        ["--vae-memory", "0"],
+        ["--vae-attention", "some"],
         ["--strength", "1,2,3"],
         ["--fidelity", "1.1"],
         ["--color-fix", "hsv"],
@@ -283,6 +297,7 @@ def test_version(osediff):
 def test_choices_are_those_of_the_core():
     assert options.COLOR_FIXES == tuple(color.METHODS)
     assert options.TILE_GRIDS == tuple(tiling.GRIDS)
+    assert options.VAE_ATTENTIONS == tiled_vae.ATTENTIONS
     assert options.FORMATS == tuple(jobs.FORMATS)
     assert options.DTYPES == tuple(precision.DTYPES)
     assert options.PRESETS == tuple(PRESETS)

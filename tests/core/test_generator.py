@@ -325,6 +325,9 @@ class _Failing:
     def __init__(self, message: str) -> None:
         self.message = message
 
+    def encoder(self, height: int, width: int) -> None:
+        return None  # not one that is tiled
+
     def encode(self, image: Tensor) -> tuple[Tensor, Tensor]:
         raise RuntimeError(self.message)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import logging
 import math
 import random
 
@@ -9,9 +11,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from osediff_core.errors import OptionError
-from osediff_core.tiled_unet import predict_tiled
-from osediff_core.tiling import Tile, gaussian_weights, make_grid, needs_tiles, official_grid
+from osediff_core.errors import OptionError, OutOfMemory
+from osediff_core.tiled_unet import UNetTiling, predict, predict_tiled
+from osediff_core.tiling import (
+    Tile,
+    balanced_grid,
+    gaussian_weights,
+    make_grid,
+    needs_tiles,
+    official_grid,
+)
 
 
 def grid_of_the_official_loops(h: int, w: int, tile: int, overlap: int) -> list[tuple[int, int]]:
@@ -59,6 +68,34 @@ def test_every_latent_is_covered_and_no_tile_sticks_out() -> None:
         assert all_covered(h, w, official_grid(h, w, tile, rng.randint(0, tile - 1)))
 
 
+def test_the_balanced_grid_covers_everything_with_no_more_work_than_the_official_one() -> None:
+    rng = random.Random(2)
+    for _ in range(150):
+        h, w, tile = rng.randint(1, 300), rng.randint(1, 300), rng.randint(1, 100)
+        overlap = rng.randint(0, tile - 1)
+        tiles, official = balanced_grid(h, w, tile, overlap), official_grid(h, w, tile, overlap)
+        assert all_covered(h, w, tiles)
+        assert len({(t.height, t.width) for t in tiles}) == 1 and len(set(tiles)) == len(tiles)
+        assert max(tiles[0].height, tiles[0].width) <= tile
+        if min(h, w) >= tile:  # where it is not, the official tiles are smaller squares
+            assert len(tiles) <= len(official)
+            assert work(tiles) <= work(official)
+        for axis, side in ((0, tiles[0].height), (1, tiles[0].width)):
+            starts = sorted({t[axis] for t in tiles})
+            assert all(b - a <= side - overlap for a, b in itertools.pairwise(starts))
+
+
+def work(tiles: list[Tile]) -> int:
+    return sum(t.height * t.width for t in tiles)
+
+
+def test_what_the_balanced_grid_saves_at_1024_pixels() -> None:
+    assert work(official_grid(128, 128, 96, 32)) / 128**2 == 2.25
+    tiles = balanced_grid(128, 128, 96, 32)
+    assert work(tiles) / 128**2 == 1.5625 and tiles[0][2:] == (80, 80)
+    assert {t.x for t in tiles} == {0, 48}
+
+
 def all_covered(h: int, w: int, tiles: list[Tile]) -> bool:
     seen = torch.zeros(h, w, dtype=torch.bool)
     for tile in tiles:
@@ -104,6 +141,7 @@ class LocalNet:
     """A stand-in that treats each latent by itself, so that tiles must not change its result."""
 
     dtype = torch.float32
+    bytes_per_latent = None
 
     def __init__(self) -> None:
         self.batches: list[int] = []
@@ -131,3 +169,67 @@ def test_gradients_pass_through_tiles() -> None:
     tiles = official_grid(12, 20, 8, 4)
     predict_tiled(LocalNet(), latents, torch.tensor([2]), torch.zeros(1, 77, 4), tiles).sum().backward()
     torch.testing.assert_close(latents.grad, torch.full_like(latents, 2.0))
+
+
+# --- memory ---
+
+
+class ShortOfMemory(LocalNet):
+    """Fails for more than `most` latents at once."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most, self.sizes = most, []
+
+    def __call__(self, latents: Tensor, timesteps: Tensor, prompt_embeds: Tensor) -> Tensor:
+        self.sizes.append((latents.shape[0], *latents.shape[-2:]))
+        if latents[:, 0].numel() > self.most:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
+        return super().__call__(latents, timesteps, prompt_embeds)
+
+
+@pytest.mark.parametrize("grid", ["official", "balanced"])
+def test_where_memory_ends_smaller_tiles_are_tried(grid: str, caplog: pytest.LogCaptureFixture) -> None:
+    latents, t, embeds = torch.randn(1, 4, 150, 200), torch.tensor([3]), torch.zeros(1, 77, 4)
+    net = ShortOfMemory(3000)
+    with torch.no_grad(), caplog.at_level(logging.WARNING):
+        found = predict(net, latents, t, embeds, UNetTiling(96, 32, grid, 4))
+    torch.testing.assert_close(found, latents * 3, rtol=1e-5, atol=1e-5)
+    assert net.sizes[0][0] == 4 and net.sizes[1][0] == 1, "first fewer tiles at once, then smaller ones"
+    assert max(net.sizes[-1][1:]) < 96 and "trying again" in caplog.text
+
+
+def test_a_whole_area_that_does_not_fit_is_tiled_only_if_tiles_are_allowed() -> None:
+    latents, t, embeds = torch.randn(1, 4, 90, 90), torch.tensor([3]), torch.zeros(1, 77, 4)
+    with torch.no_grad():
+        net = ShortOfMemory(5000)
+        assert predict(net, latents, t, embeds, UNetTiling(96)).shape == latents.shape
+        assert net.sizes[0] == (1, 90, 90) and net.sizes[-1][1] < 90
+        with pytest.raises(OutOfMemory, match="denoise stage ran out of memory; use"):
+            predict(ShortOfMemory(5000), latents, t, embeds, UNetTiling(None))
+
+
+def test_below_the_floor_it_says_what_would_help() -> None:
+    with torch.no_grad(), pytest.raises(OutOfMemory, match="close other programs"):
+        predict(
+            ShortOfMemory(10),
+            torch.randn(1, 4, 90, 90),
+            torch.tensor([3]),
+            torch.zeros(1, 77, 4),
+            UNetTiling(96),
+        )
+
+
+def test_tiles_are_chosen_by_free_memory_beforehand(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    latents, t, embeds = torch.randn(1, 4, 150, 200), torch.tensor([3]), torch.zeros(1, 77, 4)
+    for free, side in ((10**9, 96), (5_000_000, 64), (1, 40)):
+        net = ShortOfMemory(10**9)
+        net.bytes_per_latent = 1000
+        monkeypatch.setattr("osediff_core.tiled_unet.free_memory", lambda _, free=free: free)
+        caplog.clear()
+        with torch.no_grad():
+            predict(net, latents, t, embeds, UNetTiling(96, None, "balanced"))
+        assert max(max(size[1:]) for size in net.sizes) <= side, free
+        assert ("memory is short" in caplog.text) == (side < 96)

@@ -74,6 +74,8 @@ def test_a_users_checkpoint_equals_the_core(pack, checkpoint, photo):
     positive = prompt(pack, clip, text)
     restored = denoise(pack, model, positive, latent)
     decoded = pack.decode.TiledDecode.execute(restored, vae, 0, "none", 1.0).args[0]
+    tiled_latent, _ = encode(pack, photo, vae, scale=2.0, tile=40)
+    tiled = pack.decode.TiledDecode.execute(restored, vae, 40, "none", 1.0).args[0]
     del model, clip, vae
     import comfy.model_management
 
@@ -93,4 +95,6 @@ def test_a_users_checkpoint_equals_the_core(pack, checkpoint, photo):
         assert distance(x0, core.denoise(latents, embeds)) < 1e-4
         expected = core.decode(x0)
         assert distance(planes(decoded), expected) < 1e-4
+        assert distance(tiled_latent["samples"], latent["samples"]) < 1e-4
+        assert distance(planes(tiled), expected) < 1e-4
         assert 0.05 < expected.std() < 1, "the decoded values say nothing"

@@ -1,0 +1,133 @@
+"""diffusers' AutoencoderKL as the layers that osediff_core/tiled_vae walks over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import zip_longest
+
+from diffusers import AutoencoderKL
+from diffusers.models.attention_processor import Attention as DiffusersAttention
+from diffusers.models.downsampling import Downsample2D
+from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.upsampling import Upsample2D
+from torch import Tensor, nn
+
+from ..tiled_vae.layers import Attention, Convolution, Head, Layer, Norm, Resnet
+
+
+class UnknownLayer(Exception):
+    """The network has a layer that is not Stable Diffusion's VAE's; what it is."""
+
+
+def encoder_layers(vae: AutoencoderKL) -> list[Layer]:
+    """Image -> moments (mean and logvar). Raises UnknownLayer."""
+    encoder = vae.encoder
+    layers: list[Layer] = [_conv(encoder.conv_in)]
+    for block in encoder.down_blocks:
+        layers += _blocks(block.resnets, getattr(block, "attentions", None))
+        layers += [_down(layer) for layer in block.downsamplers or ()]
+    layers += _blocks(encoder.mid_block.resnets, encoder.mid_block.attentions)
+    layers.append(Head(_norm(_silu(encoder.conv_act, encoder.conv_norm_out)), _conv(encoder.conv_out)))
+    return layers if vae.quant_conv is None else [*layers, _conv(vae.quant_conv)]
+
+
+def decoder_layers(vae: AutoencoderKL) -> list[Layer]:
+    """Latents -> image. Raises UnknownLayer."""
+    decoder = vae.decoder
+    layers: list[Layer] = [] if vae.post_quant_conv is None else [_conv(vae.post_quant_conv)]
+    layers.append(_conv(decoder.conv_in))
+    layers += _blocks(decoder.mid_block.resnets, decoder.mid_block.attentions)
+    for block in decoder.up_blocks:
+        layers += _blocks(block.resnets, getattr(block, "attentions", None))
+        layers += [_up(layer) for layer in block.upsamplers or ()]
+    return [*layers, Head(_norm(_silu(decoder.conv_act, decoder.conv_norm_out)), _conv(decoder.conv_out))]
+
+
+def _blocks(resnets: nn.ModuleList, attentions: nn.ModuleList | None) -> list[Layer]:
+    """Resnets, each with its attention behind it if there is one; the mid-block has one resnet more."""
+    layers: list[Layer] = []
+    for resnet, attention in zip_longest(resnets, attentions or ()):
+        layers.append(_resnet(resnet))
+        if attention is not None:
+            layers.append(_attention(attention))
+    return layers
+
+
+def _resnet(block: nn.Module) -> Resnet:
+    plain = (
+        isinstance(block, ResnetBlock2D)
+        and block.time_emb_proj is None
+        and block.time_embedding_norm != "scale_shift"
+        and block.upsample is None
+        and block.downsample is None
+        and block.output_scale_factor == 1
+    )
+    if not plain:
+        raise UnknownLayer(f"a {type(block).__name__} with options of its own")
+    return Resnet(
+        _norm(_silu(block.nonlinearity, block.norm1)),
+        _conv(block.conv1),
+        _norm(block.norm2),
+        _conv(block.conv2),
+        None if block.conv_shortcut is None else _conv(block.conv_shortcut),
+    )
+
+
+def _attention(block: nn.Module) -> Attention:
+    plain = (
+        isinstance(block, DiffusersAttention)
+        and block.group_norm is not None
+        and block.spatial_norm is None
+        and block.norm_q is None
+        and block.norm_k is None
+        and block.residual_connection
+        and block.rescale_output_factor == 1
+    )
+    if not plain:
+        raise UnknownLayer(f"a {type(block).__name__} with options of its own")
+
+    def project(linear: nn.Module) -> Callable[[Tensor], Tensor]:
+        return lambda x: linear(x.flatten(2).transpose(1, 2))
+
+    return Attention(
+        _norm(block.group_norm),
+        project(block.to_q),
+        project(block.to_k),
+        project(block.to_v),
+        block.to_out[0],
+        block.to_q.in_features,
+        block.to_q.out_features,
+        block.heads,
+    )
+
+
+def _conv(conv: nn.Module, change: str = "same", apply: nn.Module | None = None) -> Convolution:
+    return Convolution(
+        apply or conv, conv.in_channels, conv.out_channels, reach=conv.kernel_size[0] // 2, change=change
+    )
+
+
+def _down(layer: nn.Module) -> Convolution:
+    if not (isinstance(layer, Downsample2D) and layer.use_conv and layer.padding == 0 and layer.norm is None):
+        raise UnknownLayer(f"a {type(layer).__name__} that does not pad at the bottom and right")
+    return _conv(layer.conv, "half", layer)
+
+
+def _up(layer: nn.Module) -> Convolution:
+    plain = isinstance(layer, Upsample2D) and layer.use_conv and not layer.use_conv_transpose
+    if not (plain and layer.interpolate and layer.norm is None):
+        raise UnknownLayer(f"a {type(layer).__name__} without nearest enlargement and convolution")
+    return _conv(layer.conv, "double", layer)
+
+
+def _norm(norm: nn.Module) -> Norm:
+    if not isinstance(norm, nn.GroupNorm):
+        raise UnknownLayer(f"a {type(norm).__name__}")
+    return Norm(norm.num_groups, norm.eps, lambda: (norm.weight, norm.bias))
+
+
+def _silu(activation: nn.Module, norm: nn.Module) -> nn.Module:
+    """The norm, if the activation behind it is the one that the walk applies."""
+    if not isinstance(activation, nn.SiLU):
+        raise UnknownLayer(f"the activation {type(activation).__name__}")
+    return norm

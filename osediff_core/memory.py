@@ -1,0 +1,57 @@
+"""How much memory is free, for choosing tiles by."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import psutil
+import torch
+
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that can be had on a device at this moment: what the system reports, within the process's own limits."""
+    if device.type == "cpu":
+        return max(0, min(psutil.virtual_memory().available, *_container_limits(), *_process_limits()))
+    if device.type == "mps":
+        return max(0, torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
+    backend = getattr(torch, device.type)
+    free, _ = backend.mem_get_info(device)
+    # PyTorch's allocator holds on to memory that it has given back to nobody
+    return free + backend.memory_reserved(device) - backend.memory_allocated(device)
+
+
+def release_memory(device: torch.device) -> None:
+    """Lets the accelerator's allocator give back what it only holds on to."""
+    if device.type != "cpu":
+        getattr(torch, device.type).empty_cache()
+
+
+def _container_limits() -> list[int]:
+    """What a Linux container (cgroup 2 or 1) still allows; file caches count as free, as they give way."""
+    found = []
+    for limit, used, cache in (
+        ("memory.max", "memory.current", "inactive_file"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        try:
+            most = int((_CGROUP / limit).read_text())
+            now = int((_CGROUP / used).read_text())
+            lines = (_CGROUP / used).with_name("memory.stat").read_text().splitlines()
+        except (OSError, ValueError):  # no such limit: "max", or no such file
+            continue
+        stat = dict(line.split() for line in lines)
+        found.append(most - now + int(stat.get(cache, 0)))
+    return found
+
+
+def _process_limits() -> list[int]:
+    """What `ulimit -v` still allows."""
+    if sys.platform == "win32":
+        return []
+    import resource
+
+    most, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return [] if most == resource.RLIM_INFINITY else [most - psutil.Process().memory_info().vms]

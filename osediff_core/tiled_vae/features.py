@@ -1,0 +1,188 @@
+"""Feature maps in horizontal bands, each of them kept in memory or on disk as the room allows."""
+
+from __future__ import annotations
+
+import errno
+import tempfile
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..errors import OutOfDisk
+from .layers import Span
+
+
+class Room:
+    """How many bytes of features may stay in memory; what is beyond goes to files in `folder`.
+
+    Two memories: the device's, and behind an accelerator the host's. The files have no name, so that the system removes
+    them whatever happens to the process.
+    """
+
+    def __init__(self, device: torch.device, device_bytes: int, host_bytes: int, folder: Path | None) -> None:
+        self.device = device
+        self.folder = folder
+        self._left = {device: device_bytes}
+        if device.type != "cpu":
+            self._left[torch.device("cpu")] = host_bytes
+        self.bytes_on_disk = 0
+        self.most_on_disk = 0
+
+    def keep(self, band: Tensor) -> _Band:
+        """Keeps a band, computed on the device, where there is room."""
+        size = band.numel() * band.element_size()
+        for device, left in self._left.items():
+            if size <= left:
+                self._left[device] -= size
+                return _InMemory(band.to(device), self)
+        return _OnDisk(band.to("cpu"), self)
+
+    def give_back(self, device: torch.device, size: int) -> None:
+        """That many bytes of memory are free again."""
+        self._left[device] += size
+
+    def disk(self, change: int) -> None:
+        """Counts what lies on disk."""
+        self.bytes_on_disk += change
+        self.most_on_disk = max(self.most_on_disk, self.bytes_on_disk)
+
+
+class _InMemory:
+    def __init__(self, tensor: Tensor, room: Room) -> None:
+        self._tensor, self._room = tensor, room
+
+    def load(self) -> Tensor:
+        return self._tensor.to(self._room.device, non_blocking=True)
+
+    def free(self) -> None:
+        self._room.give_back(self._tensor.device, self._tensor.numel() * self._tensor.element_size())
+        del self._tensor
+
+
+class _OnDisk:
+    def __init__(self, tensor: Tensor, room: Room) -> None:
+        self._shape, self._dtype, self._room = tensor.shape, tensor.dtype, room
+        self._bytes = tensor.numel() * tensor.element_size()
+        try:
+            self._file = tempfile.TemporaryFile(dir=room.folder, buffering=0)
+            _write_all(self._file, memoryview(_raw(tensor)))
+        except OSError as error:
+            raise disk_error(error, room.folder) from error
+        room.disk(self._bytes)
+
+    def load(self) -> Tensor:
+        tensor = torch.empty(self._shape, dtype=self._dtype)
+        view = memoryview(_raw(tensor))
+        self._file.seek(0)
+        done = 0
+        while done < len(view):
+            count = self._file.readinto(view[done:])
+            if not count:
+                raise OutOfDisk(
+                    "A file of intermediate features was cut short; check the disk, and try again."
+                )
+            done += count
+        return tensor.to(self._room.device)
+
+    def free(self) -> None:
+        self._file.close()
+        self._room.disk(-self._bytes)
+
+
+_Band = _InMemory | _OnDisk
+
+
+class FeatureMap:
+    """(1, channels, height, width) on the way from one sweep to the next.
+
+    Bands are put in from the top down, and may be dropped from the top down while the next map grows.
+    """
+
+    def __init__(self, channels: int, height: int, width: int, dtype: torch.dtype, room: Room) -> None:
+        self.channels, self.height, self.width, self.dtype = channels, height, width, dtype
+        self._room = room
+        self._bands: dict[Span, _Band] = {}
+        self._loaded: dict[Span, Tensor] = {}
+
+    def new_band(self, rows: Span) -> Tensor:
+        """Empty memory (1, channels, rows, width) to be filled and then given to `put`."""
+        shape = (1, self.channels, rows.length, self.width)
+        return torch.empty(shape, dtype=self.dtype, device=self._room.device)
+
+    def put(self, rows: Span, band: Tensor) -> None:
+        """Takes over a filled band."""
+        self._bands[rows] = self._room.keep(band)
+
+    def pieces(self, rows: Span, columns: Span) -> list[Tensor]:
+        """The window as views (1, C, some rows, columns) on the device, from top to bottom."""
+        found = []
+        for span, band in self._bands.items():
+            start, stop = max(rows.start, span.start), min(rows.stop, span.stop)
+            if start < stop:
+                if span not in self._loaded:
+                    self._loaded[span] = band.load()
+                tensor = self._loaded[span]
+                found.append(tensor[:, :, start - span.start : stop - span.start, slice(*columns)])
+        return found
+
+    def unload(self, row: int) -> None:
+        """No window will begin above `row` in this sweep: what was fetched from elsewhere can go."""
+        for span in [span for span in self._loaded if span.stop <= row]:
+            del self._loaded[span]
+
+    def drop(self, row: int) -> None:
+        """Nothing above `row` will ever be asked for again."""
+        self.unload(row)
+        for span in [span for span in self._bands if span.stop <= row]:
+            self._bands.pop(span).free()
+
+
+class WholeTensor:
+    """A tensor (1, C, H, W), somewhere, that is read or written like a feature map: the walk's two ends."""
+
+    def __init__(self, tensor: Tensor, device: torch.device, dtype: torch.dtype) -> None:
+        self.tensor, self.device, self.dtype = tensor, device, dtype
+        self.channels, self.height, self.width = tensor.shape[1:]
+
+    def new_band(self, rows: Span) -> Tensor:
+        """The place itself."""
+        return self.tensor[:, :, slice(*rows)]
+
+    def put(self, rows: Span, band: Tensor) -> None:
+        """Nothing: the band was written in its place."""
+
+    def pieces(self, rows: Span, columns: Span) -> list[Tensor]:
+        """The window, on the device, in the network's dtype."""
+        return [self.tensor[:, :, slice(*rows), slice(*columns)].to(self.device, self.dtype)]
+
+    def unload(self, row: int) -> None:
+        """Nothing is fetched from elsewhere."""
+
+    def drop(self, row: int) -> None:
+        """It belongs to the caller."""
+
+
+def _raw(tensor: Tensor) -> memoryview:
+    """The bytes of a contiguous CPU tensor; NumPy has no bfloat16."""
+    return memoryview(tensor.contiguous().view(torch.uint8).numpy().reshape(-1))
+
+
+def _write_all(file: tempfile._TemporaryFileWrapper, view: memoryview) -> None:
+    done = 0
+    while done < len(view):
+        done += file.write(view[done:])
+
+
+def disk_error(error: OSError, folder: Path | None) -> OutOfDisk:
+    """What to tell the user when files of features in `folder` fail."""
+    where = folder or tempfile.gettempdir()
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return OutOfDisk(
+            f"The disk of {where} is full, and the features of this image do not fit in memory; free some space, point "
+            "TMPDIR at a larger disk, or use a smaller target size."
+        )
+    return OutOfDisk(
+        f"Intermediate features cannot be written to {where} ({error.strerror or error}); point TMPDIR at a folder "
+        "that can be written."
+    )

@@ -1,0 +1,219 @@
+"""Whether to tile, in which budget, and the walk itself, image after image."""
+
+from __future__ import annotations
+
+import logging
+import math
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..errors import OptionError, OutOfDisk, OutOfMemory
+from ..memory import free_memory, release_memory
+from ..precision import clear_memory_errors
+from .features import Room, disk_error
+from .layers import Network
+from .plan import MIB, AttentionSweep, Budget, Sweep, make_plan, most_features, multiplications, untiled_bytes
+from .walk import Walk
+
+Progress = Callable[[int, int], None]
+
+logger = logging.getLogger(__name__)
+
+ATTENTIONS = ("auto", "exact", "pooled")
+LEAST_BUDGET = 64 * MIB
+_LEAST_TILE = 64
+# What is measured as free is not all to be had, nor in one piece.
+_SHARE = 0.6
+_HOST_SHARE = 0.4  # of the host's memory, behind an accelerator
+_POOLED_SIDE = 4
+# What exact attention may always take under "auto", in multiplications: some minutes on two CPU cores, a minute on an
+# accelerator.
+_FREE_ATTENTION = 2**43
+_FREE_ATTENTION_ACCELERATOR = 2**53
+_HELP = (
+    "The {stage} stage ran out of memory even in the smallest tiles; close other programs, use a smaller target size, "
+    "fp16 or bf16, or another device."
+)
+
+
+@dataclass(frozen=True)
+class VAETiling:
+    """How the VAE takes an image: whole, or in tiles with the same result.
+
+    tile: the tiles' side in image pixels. None: whole if memory suffices, else in tiles as memory allows. 0: always
+    whole.
+    memory: bytes that activations may take; None is a share of what is free. Feature maps that do not fit go to
+    nameless files in `folder` (None: the system's folder for temporary files).
+    attention: "exact"; "pooled": keys and values averaged over squares of 4 x 4 places or more, another result by a
+    little; "auto": exact, but where it would take longer than the convolutions and than some minutes, pooled as little
+    as brings it down to that, with a warning.
+    """
+
+    tile: int | None = None
+    memory: int | None = None
+    attention: str = "auto"
+    folder: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Raises OptionError for impossible values."""
+        if self.tile is not None and self.tile < 0:
+            raise OptionError(
+                f"A VAE tile of {self.tile} pixels is impossible; use 1 or more, or 0 for none."
+            )
+        if self.memory is not None and self.memory < 1:
+            raise OptionError(f"A memory of {self.memory} bytes is impossible; give more, or leave it out.")
+        if self.attention not in ATTENTIONS:
+            raise OptionError(f"VAE attention {self.attention!r} is unknown; use {', '.join(ATTENTIONS)}.")
+
+
+AUTO = VAETiling()
+
+
+def budget_of(tiling: VAETiling, device: torch.device) -> int:
+    """Bytes that activations may take on the device."""
+    if tiling.memory is not None:
+        return tiling.memory
+    return max(LEAST_BUDGET, int(free_memory(device) * _SHARE))
+
+
+def goes_whole(network: Network, height: int, width: int, tiling: VAETiling, budget: int) -> bool:
+    """Whether an input of (height, width) is left to the network itself."""
+    if tiling.tile is not None:
+        return not tiling.tile or max(height, width) * network.pixels <= tiling.tile
+    return untiled_bytes(network, height, width, network.dtype.itemsize) <= budget
+
+
+def run(
+    stage: str,
+    network: Network,
+    source: Tensor,
+    whole: Callable[[], Tensor],
+    tiling: VAETiling,
+    progress: Progress | None = None,
+) -> Tensor:
+    """source (B, C, h, w) through the network: by whole() or in tiles, and in smaller ones where memory ends.
+
+    stage: its name in errors. While gradients are recorded an image goes whole, unless tiles are asked for.
+    Raises OptionError for tiles that would cut gradients off, OutOfMemory if not even the smallest tiles fit,
+    OutOfDisk.
+    """
+    _check_gradients(network, source, tiling)
+    if tiling.tile is None and torch.is_grad_enabled():
+        return whole()
+    budget = budget_of(tiling, network.device)
+    size = source.shape[-2:]
+    is_whole = goes_whole(network, *size, tiling, budget)
+    while True:
+        try:
+            with clear_memory_errors(stage):
+                return whole() if is_whole else transform(network, source, tiling, budget, progress)
+        except OutOfMemory:
+            if tiling.tile == 0:
+                raise
+        # Outside of the handler, as the error's traceback holds the tensors that were too large.
+        release_memory(network.device)
+        if is_whole:
+            is_whole, budget = False, min(budget, untiled_bytes(network, *size, network.dtype.itemsize))
+        elif budget <= LEAST_BUDGET:
+            raise OutOfMemory(_HELP.format(stage=stage))
+        budget = max(LEAST_BUDGET, budget // 2)
+        if tiling.tile is not None:
+            tiling = replace(tiling, tile=max(_LEAST_TILE, tiling.tile // 2))
+        logger.warning("%s ran out of memory; trying again in tiles, within %.2f GB", stage, budget / 1e9)
+
+
+def transform(
+    network: Network, source: Tensor, tiling: VAETiling, budget: int, progress: Progress | None = None
+) -> Tensor:
+    """source (B, C, h, w), on any device -> (B, C', h', w') in fp32 on the network's device, tile by tile.
+
+    Each image by itself; without gradients. budget: bytes of activations. progress(done, total): after each tile; it
+    may raise to stop the work.
+    Raises OutOfDisk, and what the runtime raises when memory ends.
+    """
+    images, _, height, width = source.shape
+    itemsize, device = network.dtype.itemsize, network.device
+    split = Budget.of(budget, device.type, tiling.tile)
+    plan = make_plan(network, height, width, split, itemsize)
+    side = _pooled_side(plan, tiling.attention, device)
+    total = images * sum(sweep.tiles for sweep in plan)
+    done = 0
+
+    def step() -> None:
+        nonlocal done
+        done += 1
+        if progress is not None:
+            progress(done, total)
+
+    with torch.no_grad():
+        last = plan[-1]
+        shape = (images, last.out_channels, last.height, last.width)
+        result = torch.empty(shape, dtype=torch.float32, device=network.result_device or device)
+        for image in range(images):
+            room = _room(split.features, most_features(plan, itemsize), tiling.folder, device)
+            one = slice(image, image + 1)
+            Walk(network, plan, room, step, side).run(source[one], result[one])
+    return result
+
+
+def _check_gradients(network: Network, source: Tensor, tiling: VAETiling) -> None:
+    if tiling.tile and torch.is_grad_enabled() and (source.requires_grad or network.requires_grad()):
+        raise OptionError("Tiles of the VAE pass no gradients; train with whole images (no VAE tile).")
+
+
+def _room(in_memory: int, needed: int, folder: Path | None, device: torch.device) -> Room:
+    """Room for the feature maps: the device's memory, behind an accelerator the host's, then files."""
+    behind = int(free_memory(torch.device("cpu")) * _HOST_SHARE) if device.type != "cpu" else 0
+    on_disk = needed - in_memory - behind
+    if on_disk > 0:
+        folder = folder or _temporary_folder()
+        try:
+            free = shutil.disk_usage(folder).free
+        except OSError as error:
+            raise disk_error(error, folder) from error
+        if free < on_disk:
+            raise OutOfDisk(
+                f"The VAE's features of this image need {on_disk / 1e9:.1f} GB of disk, but {folder} has "
+                f"{free / 1e9:.1f} GB free; point TMPDIR at a larger disk, allow more memory, or use a smaller target "
+                "size."
+            )
+        logger.info("up to %.1f GB of the VAE's features go to files in %s", on_disk / 1e9, folder)
+    return Room(device, in_memory, behind, folder)
+
+
+def _temporary_folder() -> Path:
+    """The system's folder for temporary files; not a RAM disk, where files take the memory that they shall spare."""
+    folder, on_disk = Path(tempfile.gettempdir()), Path("/var/tmp")
+    try:
+        mounts = [line.split()[1:3] for line in Path("/proc/self/mounts").read_text().splitlines()]
+    except OSError:  # no Linux
+        return folder
+    kinds = {mount: kind for mount, kind in mounts}
+    home = next((str(p) for p in (folder, *folder.resolve().parents) if str(p) in kinds), "")
+    return on_disk if kinds.get(home) in ("tmpfs", "ramfs") and on_disk.is_dir() else folder
+
+
+def _pooled_side(plan: list[Sweep | AttentionSweep], attention: str, device: torch.device) -> int:
+    """The side of the squares over which keys and values are averaged; 1 is exact."""
+    if attention == "exact":
+        return 1
+    convolutions, exact = multiplications(plan)
+    allowed = _FREE_ATTENTION if device.type == "cpu" else _FREE_ATTENTION_ACCELERATOR
+    side = math.ceil(math.sqrt(exact / max(convolutions, allowed))) if exact else 1
+    if attention == "pooled":
+        return max(_POOLED_SIDE, side)
+    if side > 1:
+        logger.warning(
+            "the VAE's attention sees keys averaged over %d x %d places, as exact attention over an image of this size "
+            "would take %.0f times as long as the rest of the VAE; to have it all the same, ask for exact attention",
+            side,
+            side,
+            exact / convolutions,
+        )
+    return max(1, side)

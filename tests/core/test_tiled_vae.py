@@ -1,0 +1,391 @@
+"""Tiles of the VAE against the whole image by diffusers itself: any size, any tile, any precision, little memory."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import random
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL
+from PIL import Image
+from sd_models import tiny_vae
+from torch import Tensor
+
+from osediff_core import OneStepGenerator
+from osediff_core.backends.adapters import DiffusersVAE
+from osediff_core.errors import OptionError, OutOfDisk, OutOfMemory
+from osediff_core.tiled_vae import VAETiling
+from osediff_core.tiled_vae.features import FeatureMap, Room
+from osediff_core.tiled_vae.layers import Convolution, Norm, Span
+from osediff_core.tiled_vae.plan import Budget, make_plan, most_features
+from osediff_core.tiled_vae.stage import run, transform
+from osediff_core.tiled_vae.statistics import Moments
+from osediff_core.tiled_vae.walk import Walk
+
+MIB = 2**20
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(autouse=True)
+def _no_gradients():
+    with torch.inference_mode():
+        yield
+
+
+@pytest.fixture(scope="module")
+def vae() -> DiffusersVAE:
+    """Three levels (f = 4), widths that change, two layers a block, mid-block attention."""
+    module = tiny_vae(
+        block_out_channels=(8, 16, 16),
+        layers_per_block=2,
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+    )
+    _make_lively(module)
+    return DiffusersVAE(module)
+
+
+def _make_lively(module: torch.nn.Module) -> None:
+    """Norms and attention that matter: fresh ones scale by one and attend to everything alike."""
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            if "norm" in name:
+                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.3)
+            if "to_q" in name or "to_k" in name:
+                parameter.mul_(6)
+
+
+def image(height: int, width: int, batch: int = 1) -> Tensor:
+    """Not the same everywhere: statistics of a part are not those of the whole."""
+    noise = torch.rand(batch, 3, height, width, generator=torch.Generator().manual_seed(height * width))
+    ramp = torch.linspace(-1, 1, width).expand(height, width) * torch.linspace(0, 1, height)[:, None]
+    return noise * 0.5 + ramp
+
+
+def latents(height: int, width: int, batch: int = 1) -> Tensor:
+    z = torch.randn(batch, 4, height, width, generator=torch.Generator().manual_seed(height + width))
+    return z + torch.linspace(-2, 2, width)
+
+
+def encode(vae: DiffusersVAE, x: Tensor, budget: int = 8 * MIB, **tiling: object) -> Tensor:
+    return transform(vae.encoder(*x.shape[-2:]), x, VAETiling(**tiling), budget)
+
+
+def decode(vae: DiffusersVAE, z: Tensor, budget: int = 8 * MIB, **tiling: object) -> Tensor:
+    return transform(vae.decoder(*z.shape[-2:]), z, VAETiling(**tiling), budget)
+
+
+# --- exactness ---
+
+
+@pytest.mark.parametrize("tile", [8, 17, 40, 1000, None])
+@pytest.mark.parametrize("size", [(4, 4), (4, 84), (36, 52)])
+def test_tiles_give_the_result_of_the_whole_image(vae, size, tile):
+    x, z = image(*size), latents(size[0] // 4, size[1] // 4)
+    moments, decoded = vae.module.encode(x).latent_dist.parameters, vae.module.decode(z).sample
+    assert (encode(vae, x, tile=tile) - moments).abs().max() <= 2e-5
+    assert (decode(vae, z, tile=tile) - decoded).abs().max() <= 2e-5
+
+
+def test_sizes_tiles_and_budgets_at_random(vae):
+    rng = random.Random(0)
+    for _ in range(12):
+        x = image(rng.randint(4, 70), rng.randint(4, 70))  # odd sizes, too: the network itself takes them
+        z = latents(rng.randint(1, 17), rng.randint(1, 17))
+        options = {
+            "tile": rng.choice([None, rng.randint(1, 60)]),
+            "budget": rng.choice([20_000, 200_000, 8 * MIB]),
+        }
+        if options["tile"] is not None and options["tile"] < 8:
+            x, z = x[..., :24, :24], z[..., :6, :6]
+        moments, decoded = vae.module.encode(x).latent_dist.parameters, vae.module.decode(z).sample
+        assert (encode(vae, x, **options) - moments).abs().max() <= 2e-5, (x.shape, options)
+        assert (decode(vae, z, **options) - decoded).abs().max() <= 2e-5, (z.shape, options)
+
+
+@pytest.mark.parametrize("direction", ["encode", "decode"])
+def test_each_image_of_a_batch_has_its_own_statistics(vae, direction):
+    x = latents(9, 12, batch=3) if direction == "decode" else image(36, 48, batch=3)
+    x[1] *= 3
+    tiled = {"encode": encode, "decode": decode}[direction]
+    together = tiled(vae, x, tile=16)
+    for i in range(3):
+        torch.testing.assert_close(together[i : i + 1], tiled(vae, x[i : i + 1], tile=16), rtol=0, atol=1e-5)
+    whole = (
+        vae.module.decode(x).sample if direction == "decode" else vae.module.encode(x).latent_dist.parameters
+    )
+    assert (together - whole).abs().max() <= 3e-5
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"mid_block_add_attention": False},
+        {"use_quant_conv": False, "use_post_quant_conv": False},
+        {
+            "block_out_channels": (16,),
+            "down_block_types": ("DownEncoderBlock2D",),
+            "up_block_types": ("UpDecoderBlock2D",),
+        },
+        {
+            "down_block_types": ("DownEncoderBlock2D", "AttnDownEncoderBlock2D"),
+            "up_block_types": ("AttnUpDecoderBlock2D", "UpDecoderBlock2D"),
+        },
+    ],
+)
+def test_other_architectures_of_the_same_class(changes):
+    vae = DiffusersVAE(tiny_vae(**changes))
+    _make_lively(vae.module)
+    f = vae.downscale
+    x, z = image(16 * f, 12 * f), latents(16, 12)
+    moments, decoded = vae.module.encode(x).latent_dist.parameters, vae.module.decode(z).sample
+    assert (encode(vae, x, tile=6 * f) - moments).abs().max() <= 2e-5
+    assert (decode(vae, z, tile=6 * f) - decoded).abs().max() <= 2e-5
+
+
+def test_an_architecture_that_cannot_be_tiled_is_left_whole():
+    assert DiffusersVAE(tiny_vae(act_fn="gelu")).decoder(8, 8) is None
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_as_near_as_the_whole_image_in_it(vae, dtype):
+    half = DiffusersVAE(AutoencoderKL(**vae.module.config).to(dtype))
+    half.module.load_state_dict(vae.module.state_dict())
+    z = latents(16, 20)
+    exact, whole = vae.module.decode(z).sample, half.module.decode(z.to(dtype)).sample.float()
+    tiled = decode(half, z, tile=24)
+    assert tiled.dtype == torch.float32
+    assert (tiled - exact).square().mean() < 1.5 * (whole - exact).square().mean()
+
+
+def test_official_tiles_are_not_exact_on_this_very_network(vae):
+    """What the bound above is worth: diffusers' own tiles on the same image."""
+    z = latents(16, 20)
+    whole = vae.module.decode(z).sample
+    vae.module.enable_tiling()
+    vae.module.tile_sample_min_size, vae.module.tile_latent_min_size = 32, 8
+    try:
+        theirs = vae.module.decode(z).sample
+    finally:
+        vae.module.disable_tiling()
+    assert (theirs - whole).abs().max() > 0.05
+
+
+# --- attention ---
+
+
+@pytest.fixture(scope="module")
+def trained() -> tuple[DiffusersVAE, Tensor]:
+    """The embedded model's VAE and a photograph's latents."""
+    with torch.inference_mode(False), torch.no_grad():
+        vae = OneStepGenerator.load("tiny", dtype="fp32", device="cpu").vae
+        with Image.open(Path(__file__).parents[2] / "examples" / "photos" / "barn.png") as barn:
+            pixels = np.array(barn.convert("RGB").resize((384, 256), Image.Resampling.BICUBIC))
+        photo = torch.from_numpy(pixels).permute(2, 0, 1)[None] / 127.5 - 1
+        return vae, vae.encode(photo)[0]
+
+
+def test_pooled_attention_is_near_on_a_trained_vae(trained):
+    vae, z = trained
+    exact, pooled = (decode(vae, z, tile=128, attention=kind) for kind in ("exact", "pooled"))
+    error = (pooled - exact).abs()
+    assert 1e-6 < error.max() < 8e-3, "one level of an 8-bit picture is 8e-3"
+    assert error.square().mean().sqrt() < 5e-4
+
+
+def test_pooling_is_announced_and_only_where_exact_attention_would_take_long(trained, monkeypatch, caplog):
+    vae, z = trained
+    exact = decode(vae, z, tile=128, attention="exact")
+    with caplog.at_level(logging.WARNING):
+        assert torch.equal(decode(vae, z, tile=128), exact)
+    assert not caplog.records
+    monkeypatch.setattr("osediff_core.tiled_vae.stage._FREE_ATTENTION", 0)
+    monkeypatch.setattr("osediff_core.tiled_vae.stage.multiplications", lambda plan: (100, 380))
+    with caplog.at_level(logging.WARNING):
+        pooled = decode(vae, z, tile=128)
+    assert "averaged over 2 x 2 places" in caplog.text and "ask for exact attention" in caplog.text
+    assert 1e-7 < (pooled - exact).abs().max() < 8e-3
+    assert torch.equal(decode(vae, z, tile=128, attention="exact"), exact)
+
+
+# --- statistics ---
+
+
+@pytest.mark.parametrize("offset", [0.0, 5.0, 3000.0])
+def test_statistics_are_those_of_group_norm_in_float64(offset):
+    x = torch.randn(1, 12, 37, 51, dtype=torch.float64) * torch.rand(12, 1, 1) + offset
+    weight, bias = torch.randn(12), torch.randn(12)
+    moments = Moments()
+    for rows, cols in itertools.product((slice(0, 5), slice(5, 37)), (slice(0, 50), slice(50, 51))):
+        moments.add(x.float()[..., rows, cols])
+    scale, shift = moments.affine(Norm(4, 1e-6, lambda: (weight, bias)), x.device)
+    exact = torch.nn.functional.group_norm(x, 4, weight.double(), bias.double(), eps=1e-6)
+    found = x * scale.double() + shift.double()
+    # scale and shift are fp32, which at an offset of 3000 spreads leaves four digits
+    assert (found - exact).abs().max() < 2e-6 * max(1.0, offset)
+
+
+# --- windows ---
+
+
+@pytest.mark.parametrize("change", ["same", "half", "double"])
+@pytest.mark.parametrize("length", [1, 2, 5, 8])
+def test_what_a_convolution_reads_is_enough_and_no_more_than_the_input(change, length):
+    conv = Convolution(lambda x: x, 1, 1, 1, change)
+    out = conv.size(length)
+    for start, stop in itertools.combinations(range(out + 1), 2):
+        (first, last), offset = conv.reads(Span(start, stop), length)
+        assert 0 <= first < last <= length and offset >= 0
+        assert conv.size(last - first) >= offset + stop - start
+
+
+# --- memory and disk ---
+
+
+def test_features_beyond_the_budget_go_to_disk_and_leave_nothing(vae, tmp_path, caplog):
+    z = latents(24, 16)
+    exact = vae.module.decode(z).sample
+    with caplog.at_level(logging.INFO):
+        found = decode(vae, z, budget=150_000, folder=tmp_path)
+    assert (found - exact).abs().max() <= 2e-5
+    assert str(tmp_path) in caplog.text and not os.listdir(tmp_path)
+
+
+def test_a_band_is_kept_where_there_is_room_and_room_comes_back():
+    room = Room(torch.device("cpu"), 1000, 0, None)
+    x = FeatureMap(1, 6, 50, torch.float32, room)
+    bands = {}
+    for top in (0, 2, 4):
+        band = x.new_band(Span(top, top + 2))
+        bands[top] = band.copy_(torch.randn(1, 1, 2, 50)).clone()
+        x.put(Span(top, top + 2), band)
+    assert room.bytes_on_disk == 400  # two bands of 400 bytes fit
+    whole = torch.cat(list(bands.values()), dim=2)
+    assert torch.equal(torch.cat(x.pieces(Span(1, 6), Span(3, 50)), dim=2), whole[:, :, 1:6, 3:])
+    x.drop(4)
+    assert room.bytes_on_disk == 400 and x.pieces(Span(0, 4), Span(0, 50)) == []
+    x.drop(6)
+    assert room.bytes_on_disk == 0 and room.most_on_disk == 400
+
+
+def test_the_forecast_of_features_is_what_is_stored(vae):
+    network, device = vae.decoder(24, 24), torch.device("cpu")
+    plan = make_plan(network, 24, 24, Budget(60_000, 0), 4)
+    forecast, room = most_features(plan, 4), Room(device, 0, 0, None)
+    Walk(network, plan, room, lambda: None).run(latents(24, 24), torch.empty(1, 3, 96, 96))
+    assert forecast <= room.most_on_disk <= 1.15 * forecast and room.bytes_on_disk == 0
+
+
+def test_a_full_disk_is_said_in_one_sentence(vae, tmp_path, monkeypatch):
+    real = shutil.disk_usage
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: real(path)._replace(free=10_000))
+    with pytest.raises(OutOfDisk, match=r"GB of disk, but .* free; point TMPDIR"):
+        decode(vae, latents(24, 24), budget=100_000, folder=tmp_path)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
+def test_a_disk_that_fills_up_on_the_way_is_said_too(vae, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: open("/dev/full", "wb", buffering=0))
+    with pytest.raises(OutOfDisk, match="is full"):
+        decode(vae, latents(24, 24), budget=100_000, folder=tmp_path)
+    monkeypatch.undo()
+    with pytest.raises(OutOfDisk, match="cannot be written"):
+        decode(vae, latents(24, 24), budget=100_000, folder=tmp_path / "missing" / "folder")
+
+
+# --- when ---
+
+
+def test_small_images_go_whole_and_large_ones_in_tiles(vae):
+    z, calls = latents(16, 16), []
+
+    def whole() -> Tensor:
+        calls.append("whole")
+        return vae.decode(z)
+
+    def how(**tiling: object) -> str:
+        calls.clear()
+        run("decode", vae.decoder(16, 16), z, whole, VAETiling(**tiling), lambda *_: calls.append("tile"))
+        return calls[0]
+
+    assert how() == how(tile=0) == how(tile=64) == how(tile=0, memory=1) == "whole"
+    assert how(memory=100_000) == how(tile=63) == "tile"
+
+
+def test_progress_counts_tiles_and_may_stop(vae):
+    seen = []
+    z = latents(8, 8, batch=2)
+    run("decode", vae.decoder(8, 8), z, lambda: vae.decode(z), VAETiling(16), lambda *step: seen.append(step))
+    total = seen[0][1]
+    assert seen == [(i + 1, total) for i in range(total)] and total > 20
+
+    def stop(*_: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run("decode", vae.decoder(8, 8), z, lambda: vae.decode(z), VAETiling(16), stop)
+
+
+@pytest.mark.parametrize("tile", [None, 256])
+def test_where_memory_ends_smaller_tiles_are_tried_and_then_help_is_offered(vae, tile, monkeypatch, caplog):
+    z, asked = latents(32, 32), []
+    exact = vae.module.decode(z).sample
+
+    def fails(times: int) -> Tensor:
+        asked.clear()
+
+        def short_of_memory(
+            network: object, source: Tensor, tiling: VAETiling, budget: int, progress: object
+        ) -> Tensor:
+            asked.append((tiling.tile, budget))
+            if len(asked) <= times:
+                raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+            return transform(network, source, tiling, budget, progress)
+
+        monkeypatch.setattr("osediff_core.tiled_vae.stage.transform", short_of_memory)
+        monkeypatch.setattr("osediff_core.tiled_vae.stage.goes_whole", lambda *_: False)
+        tiling = VAETiling(tile, memory=1024 * MIB)
+        return run("decode", vae.decoder(32, 32), z, lambda: vae.decode(z), tiling)
+
+    assert (fails(2) - exact).abs().max() < 2e-5
+    assert [budget // MIB for _, budget in asked] == [1024, 512, 256]
+    assert [t for t, _ in asked] == ([None] * 3 if tile is None else [256, 128, 64])
+    assert "trying again" in caplog.text
+    with pytest.raises(OutOfMemory, match="smallest tiles; close other programs"):
+        fails(100)
+    assert asked[-1][1] == 64 * MIB
+
+
+def test_an_image_that_fails_whole_is_tried_in_tiles(vae):
+    z = latents(8, 8)
+
+    def whole() -> Tensor:
+        raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    found = run("decode", vae.decoder(8, 8), z, whole, VAETiling(memory=1024 * MIB))
+    assert (found - vae.module.decode(z).sample).abs().max() < 2e-5
+
+
+def test_training_goes_whole_and_refuses_tiles(vae):
+    z = latents(8, 8)
+    with torch.inference_mode(False), torch.enable_grad():
+        z = z.clone().requires_grad_()
+        network = vae.decoder(8, 8)
+        run("decode", network, z, lambda: vae.decode(z), VAETiling(memory=1000)).sum().backward()
+        assert z.grad.abs().sum() > 0
+        with pytest.raises(OptionError, match="no gradients"):
+            run("decode", network, z, lambda: vae.decode(z), VAETiling(8))
+
+
+@pytest.mark.parametrize("wrong", [{"tile": -1}, {"memory": 0}, {"attention": "some"}])
+def test_impossible_options_are_refused(wrong):
+    with pytest.raises(OptionError):
+        VAETiling(**wrong)
