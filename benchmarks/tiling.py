@@ -1,0 +1,195 @@
+"""Tiles of the VAE (ours, diffusers', ComfyUI's) against the whole image, and tiles of the UNet: error, time, memory.
+
+    python -m benchmarks.tiling [--quick] [--only vae|unet] [--out docs/tiling_benchmark]
+
+Every VAE case runs in a process of its own. Needs Linux (for peak memory). ComfyUI is measured where make test has put
+it or OSEDIFF_COMFYUI says. Writes OUT.json and OUT.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+
+from .unet_tiles import measure
+
+ROOT = Path(__file__).parents[1]
+GB = 10**9
+# An untiled decode of Stable Diffusion's VAE holds about this much per pixel in fp32, as measured.
+_UNTILED = {
+    ("sd21", "decode"): 4200,
+    ("sd21", "encode"): 2700,
+    ("tiny", "decode"): 1000,
+    ("tiny", "encode"): 600,
+}
+CASES = [("tiny", 1024), ("tiny", 2048), ("sd21", 1024), ("sd21", 2048)]
+QUICK = [("tiny", 512)]
+
+
+def main() -> int:
+    """Measures and writes the report."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="one small case of each")
+    parser.add_argument("--only", choices=("vae", "unet"))
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "tiling_benchmark")
+    args = parser.parse_args()
+    path = args.out.with_suffix(".json")
+    report: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    report["machine"] = _machine()
+    if args.only != "unet":
+        report["vae"] = [
+            row
+            for vae, size in (QUICK if args.quick else CASES)
+            for direction in ("encode", "decode")
+            for row in measure_vae(vae, direction, size)
+        ]
+    if args.only != "vae":
+        report["unet"] = measure(256, 1) if args.quick else measure(512, 4)
+    path.write_text(json.dumps(report, indent=2) + "\n")
+    args.out.with_suffix(".md").write_text(markdown(report))
+    return 0
+
+
+def measure_vae(vae: str, direction: str, size: int) -> list[dict[str, Any]]:
+    """A row for each method. Errors are against the untiled result, or where memory does not allow it, against ours."""
+    comfyui = _comfyui()
+    base = {"vae": vae, "direction": direction, "size": size}
+    fits = _UNTILED[vae, direction] * size**2 * 1.15 < psutil.virtual_memory().available
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        reference = None
+        for name, options in _methods(vae, size, comfyui, fits):
+            if name == "ours, the memory of diffusers'":
+                options = {"method": "ours", "memory": _peak(rows, "diffusers")}
+            save = f"{folder}/{len(rows)}.npy"
+            row = {"name": name, **base, **_run({**base, **options, "save": save})}
+            found = np.load(save)
+            reference = found if reference is None else reference
+            error = np.abs(
+                found[:, : reference.shape[1]].clip(-1, 1) - reference[:, : found.shape[1]].clip(-1, 1)
+            )
+            if direction == "encode":
+                error = np.abs(found[:, : found.shape[1]] - reference[:, : found.shape[1]])
+            row["max_error"], row["psnr"] = float(error.max()), _psnr(error, reference)
+            row["against"] = rows[0]["name"] if rows else "itself"
+            os.unlink(save)
+            rows.append(row)
+            sys.stderr.write(f"{json.dumps(row)}\n")
+    return rows
+
+
+def _methods(vae: str, size: int, comfyui: Path | None, fits: bool) -> list[tuple[str, dict[str, Any]]]:
+    found: list[tuple[str, dict[str, Any]]] = [("untiled", {"method": "untiled"})] if fits else []
+    found.append(("ours, 4 tiles", {"method": "ours", "tile": size // 2}))
+    found.append(("diffusers", {"method": "diffusers"}))
+    found.append(("ours, the memory of diffusers'", {}))
+    found.append(("ours, pooled attention", {"method": "ours", "tile": size // 2, "attention": "pooled"}))
+    if comfyui is not None and vae == "sd21":
+        found.append(("ComfyUI", {"method": "comfyui", "comfyui": str(comfyui)}))
+    return found
+
+
+def _run(case: dict[str, Any]) -> dict[str, Any]:
+    command = [sys.executable, "-m", "benchmarks.vae_methods", json.dumps(case)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, cwd=ROOT)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _peak(rows: list[dict[str, Any]], name: str) -> int:
+    """A budget such that what is measured stays at or below the peak of another method."""
+    return int(0.8 * next(row["peak_bytes"] for row in rows if row["name"] == name))
+
+
+def _psnr(error: np.ndarray, reference: np.ndarray) -> float:
+    """In dB, of the range -1 to 1, for moments of the range of the reference."""
+    mean = float(np.square(error, dtype=np.float64).mean())
+    peak = max(2.0, float(reference.max() - reference.min()))
+    return math.inf if mean == 0 else 10 * math.log10(peak**2 / mean)
+
+
+def _comfyui() -> Path | None:
+    named = os.environ.get("OSEDIFF_COMFYUI")
+    folder = Path(named) if named else Path.home() / ".cache/osediff/comfyui-0.30.0"
+    return folder if (folder / "comfy" / "sd.py").is_file() else None
+
+
+def _machine() -> dict[str, Any]:
+    return {
+        "processor": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "dtype": "fp32",
+    }
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """The report as tables."""
+    machine = report["machine"]
+    lines = [
+        "# Tiles, measured",
+        "",
+        "`python -m benchmarks.tiling` makes this page. What the tiles do: [tiling.md](tiling.md).",
+        "",
+        f"{machine['dtype']}, {machine['threads']} CPU threads, torch {machine['torch']}. Memory is the peak above the "
+        "weights; CPU seconds are of all threads together. `tiny` is the embedded model's VAE (trained); `sd21` has "
+        "the size of Stable Diffusion 2.1's VAE and random weights. Errors are the largest difference of a value of "
+        "the image (range -1 to 1) or of the posterior's moments.",
+        "",
+    ]
+    if "vae" in report:
+        lines += ["## VAE", ""]
+        cases = dict.fromkeys((r["vae"], r["direction"], r["size"]) for r in report["vae"])
+        for vae, direction, size in cases:
+            rows = [
+                r for r in report["vae"] if (r["vae"], r["direction"], r["size"]) == (vae, direction, size)
+            ]
+            lines += [
+                f"### {vae}, {direction}, {size} x {size}",
+                "",
+                "| | max error | PSNR | peak memory | CPU time | of the first |",
+                "| --- | --- | --- | --- | --- | --- |",
+            ]
+            for row in rows:
+                psnr = "" if math.isinf(row["psnr"]) else f"{row['psnr']:.1f} dB"
+                error = "reference" if row is rows[0] else f"{row['max_error']:.1e}"
+                lines.append(
+                    f"| {row['name']} | {error} | {psnr} | {row['peak_bytes'] / GB:.2f} GB | {row['cpu_s']:.0f} s | "
+                    f"{row['cpu_s'] / rows[0]['cpu_s']:.2f} |"
+                )
+            lines.append("")
+    if "unet" in report:
+        lines += [
+            "## UNet",
+            "",
+            "`tiny` on photographs, 512 x 512 pixels (128 x 128 latents), against the untiled step. Work: latents "
+            "computed per latent. Seam: how much steeper the error is across the borders of tiles than elsewhere "
+            "(1: not at all). Shared: group norms with the statistics of all tiles together.",
+            "",
+            "| grid | tile | overlap | work | PSNR | seam | PSNR, shared | seam, shared |",
+            "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        ]
+        for own, shared in zip(report["unet"][::2], report["unet"][1::2], strict=True):
+            lines.append(
+                f"| {own['grid']} | {own['tile']} | {own['overlap']} | {own['work']:.2f} | {own['psnr']:.2f} dB | "
+                f"{own['seam']:.3f} | {shared['psnr']:.2f} dB | {shared['seam']:.3f} |"
+            )
+        lines.append("")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
