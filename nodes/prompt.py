@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..osediff_core.dape import fitting_prompt, prompt_of
+from ..osediff_core.dape.embedded import TINY_TAGGER
 from ..osediff_core.errors import CheckpointError, OptionError
 from ..osediff_core.precision import DTYPES
 from .border import stamp
@@ -29,16 +29,6 @@ RAM_ALONE = "RAM alone"
 _RAM_SOURCE = "https://huggingface.co/spaces/xinyu1205/recognize-anything"
 
 
-@dataclass(frozen=True)
-class NoTagger:
-    """The embedded tagger of this version, which finds no tags."""
-
-    def tag(self, image: Tensor, exclude: list[str], threshold_offset: float) -> list[list[str]]:
-        """IMAGE (B, H, W, C) -> the tags of each picture: none."""
-        logger.info("The embedded tagger finds no tags: the prompt is the text alone.")
-        return [[] for _ in range(image.shape[0])]
-
-
 class LoadDAPE(io.ComfyNode):
     """The tagger's weights."""
 
@@ -51,7 +41,7 @@ class LoadDAPE(io.ComfyNode):
             display_name="Load DAPE",
             category="OSEDiff",
             description="Loads the tagger that reads a prompt from a picture: RAM, with DAPE for degraded pictures. "
-            "The embedded one finds no tags yet.",
+            "The embedded one is small and knows few tags.",
             search_aliases=["ram", "recognize anything", "tagger", "prompt extractor"],
             inputs=[
                 io.Combo.Input(
@@ -59,7 +49,7 @@ class LoadDAPE(io.ComfyNode):
                     options=[EMBEDDED_TAGGER, *files],
                     default=EMBEDDED_TAGGER,
                     tooltip="In models/osediff: ram_swin_large_14m.pth, or RAM and DAPE in one small file, written by "
-                    "the command osediff convert. 'embedded' comes with the pack; in this version it finds no tags.",
+                    "the command osediff convert. 'embedded' comes with the pack; it is small and knows few tags.",
                 ),
                 io.Combo.Input(
                     "dape",
@@ -83,17 +73,17 @@ class LoadDAPE(io.ComfyNode):
     @classmethod
     def execute(cls, tagger: str, dape: str, dtype: str) -> io.NodeOutput:
         """Raises CheckpointError for files that are missing or something else, OptionError for DAPE without RAM."""
-        if tagger == EMBEDDED_TAGGER:
-            if dape not in (NONE, RAM_ALONE):
-                raise OptionError(
-                    "The embedded tagger takes no DAPE; choose RAM's weights as the tagger, or 'none' as dape."
-                )
-            return io.NodeOutput(NoTagger())
+        if tagger == EMBEDDED_TAGGER and dape not in (NONE, RAM_ALONE):
+            raise OptionError(
+                "The embedded tagger takes no DAPE; choose RAM's weights as the tagger, or 'none' as dape."
+            )
         lora = dape == NONE if dape in (NONE, RAM_ALONE) else _tagger_file(dape)
         return io.NodeOutput(load_tagger(_tagger_file(tagger), lora, DTYPES.get(dtype)))
 
 
 def _tagger_file(name: str) -> Path:
+    if name == EMBEDDED_TAGGER:
+        return TINY_TAGGER
     path = folder_paths.get_full_path(FOLDER, name)
     if path is None:
         wanted = f"the tagger's weights (ram_swin_large_14m.pth, from {_RAM_SOURCE})"
@@ -192,7 +182,7 @@ class DAPEPrompt(io.ComfyNode):
         threshold_offset: float,
         prompt_override: str,
         image: Tensor | None = None,
-        tagger: NativeTagger | NoTagger | None = None,
+        tagger: NativeTagger | None = None,
         official: bool = False,
     ) -> io.NodeOutput:
         """Raises OptionError for a CLIP that is missing."""

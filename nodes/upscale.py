@@ -12,7 +12,7 @@ from ..osediff_core.errors import OptionError
 from .folders import NONE
 from .inputs import base_input, color_inputs, fidelity_input, scale_input, tile_input, weights_input
 from .native_dape import NativeTagger
-from .prompt import EMBEDDED_TAGGER, NoTagger, TaggerSocket
+from .prompt import EMBEDDED_TAGGER, TaggerSocket
 
 _LOADED = (
     "Of Load OSEDiff, connected together with the other two: a large model then stays loaded from one picture to the "
@@ -72,7 +72,7 @@ class Upscale(io.ComfyNode):
         model: ModelPatcher | None = None,
         clip: comfy.sd.CLIP | None = None,
         vae: comfy.sd.VAE | None = None,
-        tagger: NativeTagger | NoTagger | None = None,
+        tagger: NativeTagger | None = None,
     ) -> io.NodeOutput:
         """The chain; every input that is not given here has its own node's default.
 

@@ -86,6 +86,8 @@ def _attention(block: nn.Module) -> Attention:
     if not plain:
         raise UnknownLayer(f"a {type(block).__name__} with options of its own")
 
+    inner = getattr(block.to_q, "base_layer", block.to_q)
+
     def project(linear: nn.Module) -> Callable[[Tensor], Tensor]:
         return lambda x: linear(x.flatten(2).transpose(1, 2))
 
@@ -95,15 +97,16 @@ def _attention(block: nn.Module) -> Attention:
         project(block.to_k),
         project(block.to_v),
         block.to_out[0],
-        block.to_q.in_features,
-        block.to_q.out_features,
+        inner.in_features,
+        inner.out_features,
         block.heads,
     )
 
 
 def _conv(conv: nn.Module, change: str = "same", apply: nn.Module | None = None) -> Convolution:
+    plain = getattr(conv, "base_layer", conv)  # peft wraps what is being trained
     return Convolution(
-        apply or conv, conv.in_channels, conv.out_channels, reach=conv.kernel_size[0] // 2, change=change
+        apply or conv, plain.in_channels, plain.out_channels, reach=plain.kernel_size[0] // 2, change=change
     )
 
 

@@ -65,9 +65,8 @@ class TaggingHead(nn.Module):
         return torch.cat([self._logits(part, seen) for part in parts], dim=1)
 
     def _logits(self, labels: Tensor, seen: list[tuple[Tensor, Tensor]]) -> Tensor:
-        h = F.relu(self.wordvec_proj(labels))[
-            None
-        ]  # (1, N, width): the first queries are the same for every image
+        # (1, N, width): the first queries are the same for every image
+        h = F.relu(self.wordvec_proj(labels)).unsqueeze(0)
         for layer, (keys, values) in zip(self.layers, seen, strict=True):
             h = layer(h, keys, values)
         return self.fc(h).squeeze(-1)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL
+from peft import LoraConfig, inject_adapter_in_model
 from PIL import Image
 from sd_models import tiny_vae
 from torch import Tensor
@@ -149,6 +150,18 @@ def test_other_architectures_of_the_same_class(changes):
     moments, decoded = vae.module.encode(x).latent_dist.parameters, vae.module.decode(z).sample
     assert (encode(vae, x, tile=6 * f) - moments).abs().max() <= 2e-5
     assert (decode(vae, z, tile=6 * f) - decoded).abs().max() <= 2e-5
+
+
+def test_layers_that_peft_wraps_are_tiled_with_their_adapters():
+    module = tiny_vae()
+    before = module.encode(image(40, 56)).latent_dist.parameters
+    targets = ["conv_in", "conv1", "conv", "to_q", "conv_shortcut"]
+    inject_adapter_in_model(
+        LoraConfig(r=2, target_modules=targets, init_lora_weights=False), module.encoder, "default"
+    )
+    moments = module.encode(image(40, 56)).latent_dist.parameters
+    assert (moments - before).abs().max() > 1e-3
+    assert (encode(DiffusersVAE(module), image(40, 56), tile=16) - moments).abs().max() <= 2e-5
 
 
 def test_an_architecture_that_cannot_be_tiled_is_left_whole():

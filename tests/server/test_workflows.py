@@ -14,11 +14,15 @@ from server_graphs import ROOT, by_class, load_png, with_photo
 
 from osediff_core import OneStepGenerator, Picture, RestoreOptions, read_image, restore_picture
 from osediff_core.cli import main as osediff
+from osediff_core.dape import prompt_of
+from osediff_core.dape.choice import open_tagger
 from osediff_core.degrade import degrade
 from osediff_core.evaluate import evaluate, pair_up, parse_metrics
+from osediff_core.geometry import resize_clipped
 
 API = ROOT / "example_workflows" / "api"
 NAMES = sorted(path.stem for path in API.glob("*.json"))
+TAGGED = ("--dape", "tiny")  # most workflows have the embedded tagger
 
 
 def workflow(name):
@@ -76,22 +80,22 @@ def test_the_shipped_ones_are_tested_here():
 @pytest.mark.parametrize("name", ["restore_photo", "one_box"])
 def test_restored_photo(client, photo, tmp_path, name):
     graph = with_photo(workflow(name), client.upload(photo))
-    assert psnr(only(run(client, graph)), command(photo, tmp_path)) >= 50
+    assert psnr(only(run(client, graph)), command(photo, tmp_path, *TAGGED)) >= 50
 
 
 def test_the_fidelity_of_the_box_is_that_of_the_command(client, photo, tmp_path):
     graph = with_photo(workflow("one_box"), client.upload(photo))
     by_class(graph, "OSEDiff_Upscale")["fidelity"] = 0.6
-    expected = command(photo, tmp_path, "--fidelity", "0.6")
+    expected = command(photo, tmp_path, *TAGGED, "--fidelity", "0.6")
     found = only(run(client, graph))
-    assert psnr(found, expected) >= 50 > psnr(found, command(photo, tmp_path))
+    assert psnr(found, expected) >= 50 > psnr(found, command(photo, tmp_path, *TAGGED))
 
 
 def test_tiles(client, photo, tmp_path):
     """As shipped, but 528 pixels wide: larger than a tile of the step; the VAE's tiles of 512 do not come into it."""
     graph = with_photo(workflow("restore_4k_tiles"), client.upload(photo))
     by_class(graph, "OSEDiff_EncodeLQ")["width"] = 528
-    expected = command(photo, tmp_path, "--size", "528x352")
+    expected = command(photo, tmp_path, *TAGGED, "--size", "528x352")
     assert psnr(only(run(client, graph)), expected) >= 50
 
 
@@ -116,7 +120,9 @@ def test_degrade_restore_compare(client, tmp_path):
     settings = by_class(graph, "OSEDiff_Degrade")
     lq, _ = degrade(hq, settings["preset"], settings["scale"], settings["seed"])
     picture = Picture(lq[0].permute(1, 2, 0).numpy())
-    expected = restore_picture(OneStepGenerator.load("tiny", dtype="fp32", device="cpu"), picture)
+    generator = OneStepGenerator.load("tiny", dtype="fp32", device="cpu")
+    (tags,) = open_tagger("tiny", dtype="fp32", device="cpu").tag(resize_clipped(lq, hq.shape[-2:]) * 2 - 1)
+    expected = restore_picture(generator, picture, RestoreOptions(prompt=prompt_of(tags)))
     assert psnr(restored[0], expected.samples()) >= 50
     assert compared[0].shape == (96, 3 * 128 + 2 * 8, 3)
     assert psnr(compared[0][:, 128 + 8 : 256 + 8], restored[0]) > 45  # in the middle of the sheet
@@ -149,7 +155,7 @@ def test_folder(client, server, tmp_path):
         (restored,) = run(client, workflow("folder")).values()
         restored = {picture.shape[:2]: picture for picture in restored}
         for photo in folder.iterdir():
-            expected = command(photo, tmp_path)
+            expected = command(photo, tmp_path, *TAGGED)
             assert psnr(restored.pop(expected.shape[:2]), expected) >= 50
         assert not restored
     finally:
@@ -200,10 +206,10 @@ def test_the_options_of_the_command_have_their_inputs(client, photo, tmp_path):
     by_class(graph, "OSEDiff_Load").update(unet_strength=0.9, vae_strength=0.8)
     options = "--size 201x150 --sample-posterior --seed 5 --tile 24 --overlap 8 --color-fix wavelet --color-weight 0.5"
     expected = command(
-        photo, tmp_path, *options.split(), "--prompt", "a red barn, grass", "--strength", "0.9,0.8"
+        photo, tmp_path, *TAGGED, *options.split(), "--prompt", "a red barn, grass", "--strength", "0.9,0.8"
     )
     assert psnr(only(run(client, graph)), expected) >= 50
-    plain = command(photo, tmp_path, "--size", "201x150")
+    plain = command(photo, tmp_path, *TAGGED, "--size", "201x150")
     assert psnr(expected, plain) < 45, "the options change nothing"
 
 

@@ -5,12 +5,13 @@ import pytest
 from PIL import Image
 
 from osediff_core.dape import tag_names
-from training.tiny.tags import imagenet_names
+from training.tiny.tags import appearance_tags, imagenet_names
 from training.tiny_dape import class_tags as classes
 from training.tiny_dape.calibrate import threshold_for, thresholds
 from training.tiny_dape.crops import as_student_sees, draw_crop
 from training.tiny_dape.metrics import agreement, average_precisions, prevalence
 from training.tiny_dape.photographs import HELD_OUT, TRAIN, Photograph, find_photographs, listed_tags, splits
+from training.tiny_dape.recolour import recoloured
 from training.tiny_dape.targets import LISTED, MEASURED, TEACHER, choose_vocabulary, targets
 from training.tiny_dape.wordnet import Nouns
 
@@ -130,14 +131,24 @@ def test_thresholds_reach_the_precision_they_are_chosen_for():
     assert threshold_for(scores, ~wanted, 0.9) == 1.0  # the best guess is wrong already: never
 
     rng = np.random.default_rng(0)
-    wanted = rng.random((2000, 3)) < (0.3, 0.3, 0.002)
+    photos = np.repeat(np.arange(20), 100)
+    wanted = rng.random((2000, 3)) < (0.3, 0.3, 0.3)
+    wanted[photos >= 3, 2] = False
     scores = np.clip(0.3 * wanted + rng.normal(0.4, 0.15, wanted.shape), 0, 1)
-    known = np.ones_like(wanted)
-    found = thresholds(scores, wanted, known, np.array(["a", "a", "a"]), precision=0.8)
+    found = thresholds(scores, wanted, np.ones_like(wanted), photos, [0.8, 0.9, 0.8])
     given = scores > found
-    for tag in range(2):
-        assert (wanted & given)[:, tag].sum() / given[:, tag].sum() == pytest.approx(0.8, abs=0.02)
-    assert given[:, 2].mean() < 0.01  # too rare to be judged: seldom given
+    for tag, precision in enumerate((0.8, 0.9)):
+        assert (wanted & given)[:, tag].sum() / given[:, tag].sum() == pytest.approx(precision, abs=0.02)
+    assert found[2] == 1.0  # in too few photographs to be judged: never given
+
+
+def test_recoloured_photographs_have_other_colours_and_the_same_shapes(photos):
+    images = np.stack([np.asarray(photo.resize((64, 64))) for photo in photos])
+    seen = [recoloured(images, np.random.default_rng(seed)) for seed in range(40)]
+    assert seen[0].shape == images.shape and seen[0].dtype == np.uint8
+    assert np.array_equal(seen[3], recoloured(images, np.random.default_rng(3)))
+    tags = {tag for several in seen for image in several for tag in appearance_tags(image)}
+    assert {"red", "yellow", "green", "blue", "purple", "dark"} <= tags
 
 
 def test_figures():

@@ -93,7 +93,12 @@ def targets(
     wanted[:, listed] = has[:, listed]
     unknown = np.where(has, ~wide[:, None], mixed[:, None])
     weights[:, listed] = ~unknown[:, listed]
-    for n, image in enumerate(images):
-        found = appearance_tags(image)
-        wanted[n, measured] = [name in found for name in np.array(vocabulary.names)[measured]]
+    wanted[:, measured] = measured_targets(vocabulary, images)
     return wanted, weights
+
+
+def measured_targets(vocabulary: Vocabulary, images: np.ndarray) -> np.ndarray:
+    """uint8 (N, H, W, 3) -> (N, tags that are measured) of 0 and 1."""
+    names = np.array(vocabulary.names)[vocabulary.of_kind(MEASURED)]
+    found = [appearance_tags(image) for image in images]
+    return np.array([[name in tags for name in names] for tags in found], np.float32)

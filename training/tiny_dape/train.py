@@ -4,6 +4,7 @@
 
 Three things are learnt at once: the tags, the teacher's classes from the image's mean token, and the teacher's
 features in every cell of the grid. The latter two are dense where tags are sparse; their layers are not exported.
+Tags that are measured on pixels are learnt from recoloured crops as well.
 """
 
 from __future__ import annotations
@@ -28,16 +29,17 @@ from .label import Labels
 from .metrics import average_precisions
 from .model import CONFIG, GRID
 from .photographs import CALIBRATION, TRAIN, Photograph, find_photographs
-from .targets import SEEN, Vocabulary, choose_vocabulary, targets
+from .recolour import recoloured
+from .targets import MEASURED, SEEN, Vocabulary, choose_vocabulary, measured_targets, targets
 from .teacher import CHANNELS
 
 log = logging.getLogger(__name__)
 
-BATCH = 16
+BATCH, RECOLOURED = 12, 6
 OPTIONS = StageOptions(  # about 16 minutes of one core
     steps=2400, learning_rate=1e-3, warmup=100, ema_decay=0.998, save_every=100, log_every=100
 )
-TAGS, CLASSES, FEATURES = 20.0, 0.3, 1.0  # weights of the losses
+TAGS, COLOURS, CLASSES, FEATURES = 20.0, 4.0, 0.3, 1.0  # weights of the losses; colours: of recoloured crops
 WEIGHT_DECAY = 0.05
 UNTRAINED_FILE, BASE_FILE = "uncalibrated.safetensors", "base.safetensors"
 
@@ -117,7 +119,8 @@ def train(photos: Path, labels: Path, out: Path, options: StageOptions = OPTIONS
         student.train()
         chosen = np.sort(rng.choice(len(examples.images), BATCH, replace=False))
         mirrored = torch.from_numpy(rng.random(BATCH) < 0.5)
-        return _loss(student, examples, chosen, mirrored)
+        images = recoloured(examples.images[rng.choice(len(examples.images), RECOLOURED, replace=False)], rng)
+        return _loss(student, examples, chosen, mirrored, images, vocabulary)
 
     def validate() -> dict[str, float]:
         scores = scores_of(student.network, validation.images)
@@ -144,21 +147,34 @@ def _examples(
     return Examples(found.images, wanted, weights, found.classes, features)
 
 
-def _loss(student: Student, examples: Examples, chosen: np.ndarray, mirrored: Tensor) -> dict[str, Tensor]:
+def _loss(
+    student: Student,
+    examples: Examples,
+    chosen: np.ndarray,
+    mirrored: Tensor,
+    images: np.ndarray,
+    vocabulary: Vocabulary,
+) -> dict[str, Tensor]:
+    """chosen, mirrored: which examples, and whether each is mirrored. images: recoloured ones."""
     mirrored = mirrored[:, None, None, None]
     pixels = pixels_of(examples.images[chosen])
     pixels = torch.where(mirrored, pixels.flip(3), pixels)
     grid = torch.from_numpy(examples.features[chosen])
     features = torch.where(mirrored, grid.flip(2), grid).flatten(1, 2)
     with torch.autocast("cpu", torch.bfloat16):
-        tags, classes, cells = student(pixels)
+        tags, classes, cells = student(torch.cat([pixels, pixels_of(images)]))
+    (tags, more), classes, cells = tags.float().split([BATCH, RECOLOURED]), classes[:BATCH], cells[:BATCH]
     wanted, weights = (torch.from_numpy(array[chosen]) for array in (examples.wanted, examples.weights))
-    bce = F.binary_cross_entropy_with_logits(tags.float(), wanted, weights, reduction="sum") / weights.sum()
+    bce = F.binary_cross_entropy_with_logits(tags, wanted, weights, reduction="sum") / weights.sum()
+    measured = torch.from_numpy(vocabulary.of_kind(MEASURED))
+    colours = F.binary_cross_entropy_with_logits(
+        more[:, measured], torch.from_numpy(measured_targets(vocabulary, images))
+    )
     probabilities = torch.from_numpy(examples.classes[chosen]).float()
     cross_entropy = -(probabilities * classes.float().log_softmax(dim=1)).sum(dim=1).mean()
     distance = F.mse_loss(cells.float(), features)
-    total = TAGS * bce + CLASSES * cross_entropy + FEATURES * distance
-    return {"loss": total, "tags": bce, "classes": cross_entropy, "features": distance}
+    total = TAGS * bce + COLOURS * colours + CLASSES * cross_entropy + FEATURES * distance
+    return {"loss": total, "tags": bce, "colours": colours, "classes": cross_entropy, "features": distance}
 
 
 def _groups(student: Student) -> list[dict]:
