@@ -73,6 +73,7 @@ class OneStepGenerator:
             )
 
     @classmethod
+    @torch.inference_mode(False)  # weights that are loaded within an inference mode serve outside of it, too
     def load(
         cls,
         base: str | Path = "tiny",

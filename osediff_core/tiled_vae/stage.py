@@ -32,6 +32,7 @@ _LEAST_TILE = 64
 _SHARE = 0.6
 _HOST_SHARE = 0.4  # of the host's memory, behind an accelerator
 _POOLED_SIDE = 4
+_POOLED_SHARE = 0.1  # of the convolutions' work, that pooled attention may take: it then grows as the image's area does
 # What exact attention may always take under "auto", in multiplications: some minutes on two CPU cores, a minute on an
 # accelerator.
 _FREE_ATTENTION = 2**43
@@ -50,14 +51,9 @@ class VAETiling:
     whole.
     memory: bytes that activations may take; None is a share of what is free. Feature maps that do not fit go to
     nameless files in `folder` (None: the system's folder for temporary files).
-    attention: "exact"; "pooled": keys and values averaged over squares of 4 x 4 places or more, another result by a
-    little; "auto": exact, but where it would take longer than the convolutions and than some minutes, pooled as little
-    as brings it down to that, with a warning.
-    """
-
-    tile: int | None = None
-    memory: int | None = None
-    attention: str = "auto"
+    attention: "exact"; "pooled": keys and values averaged over squares of 4 x 4 places, or of more, so that attention
+    takes at most a tenth of the convolutions' work: another result by a little; "auto": exact, but where it would take
+    longer than the convolutions and than some minutes, pooled as little as brings it down to that, with a warning.
     folder: Path | None = None
 
     def __post_init__(self) -> None:
@@ -204,10 +200,10 @@ def _pooled_side(plan: list[Sweep | AttentionSweep], attention: str, device: tor
     if attention == "exact":
         return 1
     convolutions, exact = multiplications(plan)
+    if attention == "pooled":
+        return max(_POOLED_SIDE, math.ceil(math.sqrt(exact / (_POOLED_SHARE * convolutions))))
     allowed = _FREE_ATTENTION if device.type == "cpu" else _FREE_ATTENTION_ACCELERATOR
     side = math.ceil(math.sqrt(exact / max(convolutions, allowed))) if exact else 1
-    if attention == "pooled":
-        return max(_POOLED_SIDE, side)
     if side > 1:
         logger.warning(
             "the VAE's attention sees keys averaged over %d x %d places, as exact attention over an image of this size "

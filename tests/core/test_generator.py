@@ -38,6 +38,14 @@ def image(height: int = 32, width: int = 48, batch: int = 1) -> Tensor:
 # --- the verbs ---
 
 
+def test_it_loads_within_an_inference_mode_and_serves_outside_of_it() -> None:
+    with torch.inference_mode():
+        generator = OneStepGenerator.load("tiny", dtype="fp32", device="cpu")
+    lq = torch.zeros(1, 3, 16, 16, requires_grad=True)
+    generator.decode(generator.denoise(generator.encode(lq), generator.encode_prompt([""]))).sum().backward()
+    assert lq.grad.abs().sum() > 0
+
+
 def test_shapes_and_ranges_along_the_way(mini_generator: OneStepGenerator) -> None:
     lq = image(32, 48, batch=2)
     with torch.inference_mode():
