@@ -54,6 +54,11 @@ class VAETiling:
     attention: "exact"; "pooled": keys and values averaged over squares of 4 x 4 places, or of more, so that attention
     takes at most a tenth of the convolutions' work: another result by a little; "auto": exact, but where it would take
     longer than the convolutions and than some minutes, pooled as little as brings it down to that, with a warning.
+    """
+
+    tile: int | None = None
+    memory: int | None = None
+    attention: str = "auto"
     folder: Path | None = None
 
     def __post_init__(self) -> None:
