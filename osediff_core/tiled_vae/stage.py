@@ -32,7 +32,9 @@ _LEAST_TILE = 64
 _SHARE = 0.6
 _HOST_SHARE = 0.4  # of the host's memory, behind an accelerator
 _POOLED_SIDE = 4
-_POOLED_SHARE = 0.1  # of the convolutions' work, that pooled attention may take: it then grows as the image's area does
+_POOLED_SHARE = (
+    0.1  # of the convolutions' work, that pooled attention may take: it then grows as the image's area does
+)
 # What exact attention may always take under "auto", in multiplications: some minutes on two CPU cores, a minute on an
 # accelerator.
 _FREE_ATTENTION = 2**43

@@ -1,0 +1,117 @@
+"""The measured numbers as a page and a plot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from . import speed, tiling
+
+_INTRO = """# Speed, memory, exactness
+
+`make bench` (`python -m benchmarks`) makes this page, its numbers ([benchmarks.json](benchmarks.json)) and its plot.
+What is compared: `plain diffusers` is fp32 with the LoRA unmerged and the official tiles, as the official code runs
+it. Full size means Stable Diffusion 2.1's, with random weights (benchmarks/full_size.py); `tiny` is the embedded
+model. Ratios are taken within one run, in which all take turns; seconds depend on the machine."""
+_MEGAPIXELS = """Restored pixels against seconds a megapixel and peak memory of the whole process. `auto` and `pooled`
+are the VAE's attention ([tiling.md](tiling.md)): exact attention grows with the square of the area, whatever the
+tiles."""
+_VAE = """fp32. Errors are the largest difference of a value of the image (range -1 to 1) or of the posterior's moments
+from the first row, which is the whole image where memory allowed it. Memory is the peak above the weights; CPU time is
+of all threads together."""
+_UNET = """`tiny` on photographs, 512 x 512 pixels, against the untiled step. Work: latents computed per latent. Seam:
+how much steeper the error is across the borders of tiles than elsewhere (1: not at all). Shared: group norms with the
+statistics of all tiles together."""
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """The page; parts that were not measured are left out."""
+    machine = report["machine"]
+    lines = [
+        _INTRO,
+        "",
+        f"Measured on {machine['processor']} ({machine['capability']}), {machine['cores']} cores, "
+        f"{machine['threads']} threads, torch {machine['torch']}.",
+    ]
+    if "peak" in report:
+        lines += ["", "## What the machine can do", "", *_peaks(report["peak"])]
+    for name in ("speed512", "speed1024"):
+        if name in report:
+            part = report[name]
+            lines += ["", f"## Full size, {part['pixels']} x {part['pixels']} pixels", ""]
+            lines.append(speed.table(part["rows"]))
+            if part["operations"] and "peak" in report:
+                lines += ["", *_shares(part, report["peak"])]
+    rows = [*report.get("megapixels", []), *report.get("megapixels_full", [])]
+    if rows:
+        lines += [
+            "",
+            "## A megapixel",
+            "",
+            _MEGAPIXELS,
+            "",
+            "![plot](benchmarks.png)",
+            "",
+            *_megapixels(rows),
+        ]
+    if "vae" in report:
+        lines += ["", "## Tiles of the VAE", "", _VAE, "", tiling.vae_tables(report["vae"]).rstrip()]
+    if "unet" in report:
+        lines += ["", "## Tiles of the UNet", "", _UNET, "", tiling.unet_table(report["unet"])]
+    return "\n".join(lines) + "\n"
+
+
+def _peaks(found: dict[str, dict[str, float]]) -> list[str]:
+    lines = ["| GFLOP/s | matrix product | 3x3 convolution |", "| --- | ---: | ---: |"]
+    return lines + [f"| {name} | {row['matmul']:.0f} | {row['conv']:.0f} |" for name, row in found.items()]
+
+
+def _shares(part: dict[str, Any], peak: dict[str, dict[str, float]]) -> list[str]:
+    """Operations of each stage in its seconds, as a share of the better peak of the dtype."""
+    operations = part["operations"]
+    lines = [
+        f"| share of the peak | {' | '.join(f'{s} ({operations[s] / 1e12:.1f} TFLOP)' for s in speed.STAGES)} |",
+        "| --- | ---: | ---: | ---: |",
+    ]
+    for name, row in part["rows"].items():
+        best = max(peak["bfloat16" if "bf16" in name else "float32"].values())
+        shares = (operations[stage] / row[stage] / 1e9 / best for stage in speed.STAGES)
+        lines.append(f"| {name} | {' | '.join(f'{100 * share:.0f} %' for share in shares)} |")
+    return lines
+
+
+def _megapixels(rows: list[dict[str, Any]]) -> list[str]:
+    lines = [
+        "| model | attention | pixels | encode | denoise | decode | **s a megapixel** | memory GB |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for row in rows:
+        each = [row["seconds"][stage] / row["megapixels"] for stage in speed.STAGES]
+        lines.append(
+            f"| {row['model']}, {row['dtype']} | {row['attention']} | {row['side']} x {row['side']} | "
+            f"{' | '.join(f'{value:.1f}' for value in each)} | **{sum(each):.1f}** | {row['peak_bytes'] / 1e9:.1f} |"
+        )
+    return lines
+
+
+def plot(report: dict[str, Any], path: Path) -> None:
+    """Seconds a megapixel and peak memory over megapixels, as PNG; nothing if they were not measured."""
+    rows = [*report.get("megapixels", []), *report.get("megapixels_full", [])]
+    if not rows:
+        return
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for model, attention in dict.fromkeys((r["model"], r["attention"]) for r in rows):
+        own = [r for r in rows if (r["model"], r["attention"]) == (model, attention)]
+        sizes = [r["megapixels"] for r in own]
+        seconds = [sum(r["seconds"].values()) / r["megapixels"] for r in own]
+        label = f"{model} {own[0]['dtype']}, {attention} attention"
+        left.plot(sizes, seconds, marker="o", label=label)
+        right.plot(sizes, [r["peak_bytes"] / 1e9 for r in own], marker="o", label=label)
+    for axes, title in ((left, "seconds a megapixel"), (right, "peak memory, GB")):
+        axes.set(xscale="log", xlabel="megapixels", title=title, ylim=(0, None))
+        axes.grid(alpha=0.3)
+    left.legend(fontsize=8)
+    figure.savefig(path, dpi=110)
