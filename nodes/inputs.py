@@ -128,7 +128,8 @@ def vae_attention_input() -> io.Input:
         optional=True,
         advanced=True,
         tooltip="How the VAE attends over large pictures. exact: over every place. pooled: over averages of 4 x 4 "
-        "places or more, at a tenth of the rest's work. auto: exact, unless it would take longer than the rest of the VAE.",
+        "places or more, at a tenth of the rest's work. auto: exact, unless it would take longer than the rest of the "
+        "VAE.",
     )
 
 

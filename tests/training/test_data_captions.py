@@ -162,3 +162,11 @@ def test_embeddings_are_those_the_trainer_looks_for(folder, tmp_path):
     text = load_base("tiny", "fp32", torch.device("cpu")).text
     assert torch.allclose(found[:2], text(prompts[:2]), atol=1e-5)
     assert stems(take(loader(folder), 1))
+
+
+def test_taggers_by_name():
+    assert find_tagger("appearance")(torch.zeros(2, 3, 8, 8)) == ["black and white, blurry"] * 2
+    assert find_tagger("builtins:len") is len
+    for name in ("dape", "no.such.module:tag"):
+        with pytest.raises(DataError):
+            find_tagger(name)

@@ -2,7 +2,10 @@
 
 import json
 import os
+import subprocess
+import sys
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +15,8 @@ from data_pictures import assert_same, config, encoded, fill, loader, stems, tak
 from osediff_core.degrade import degrade_pair
 from training.data import DataError, SourceConfig
 from training.data.sampler import Sampler
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +44,17 @@ def test_hq_is_a_crop_of_the_named_picture_and_lq_the_core_s_degradation(folder)
             (torch.from_numpy(crop).permute(2, 0, 1).float() / 255)[None], seed=5, index=n
         )
         assert torch.allclose(expected[0] * 2 - 1, lq, atol=1e-6)
+
+
+def test_a_source_may_have_a_degradation_of_its_own(folder):
+    sources = [folder, SourceConfig(str(folder), degradation="jpeg")]
+    found = {"light": 0, "jpeg": 0}
+    for batch in take(loader(*sources, degradation="light"), 8):
+        for n, lq, hq in zip(batch.indices, batch.lq, batch.hq, strict=True):
+            for preset in found:
+                expected, _, _ = degrade_pair((hq[None] + 1) / 2, preset, seed=5, index=n)
+                found[preset] += torch.allclose(expected[0] * 2 - 1, lq, atol=1e-6)
+    assert found["light"] >= 4 and found["jpeg"] >= 4 and sum(found.values()) == 16
 
 
 @pytest.mark.parametrize("degradation", ["realesrgan", "bsrgan"])
@@ -210,6 +226,7 @@ def test_extreme_shapes_cost_no_memory(tmp_path):
         ({"prompt_dropout": 2.0}, "data.prompt_dropout"),
         ({"workers": -1}, "data.workers"),
         ({"degradation": "rain"}, "rain"),
+        ({"sources": (SourceConfig("here", degradation="snow"),)}, "snow"),
         ({"scale": 0.5}, "scale"),
         ({"captions": "telepathy"}, "tagger:NAME"),
         ({"captions": "tagger:dape"}, "use appearance"),
@@ -278,3 +295,29 @@ def test_no_worker_is_left_behind(folder):
     assert len(multiprocessing.active_children()) == 2
     batches.close()
     assert not [child for child in multiprocessing.active_children() if child.is_alive()] and os.getpid()
+
+
+def test_a_worker_outlives_a_signal_but_not_the_trainer(folder):
+    script = f"""
+import multiprocessing, os, signal
+from training.data import DataConfig, PairLoader, SourceConfig
+data = DataConfig([SourceConfig({str(folder)!r})], resolution=32, degradation="light", workers=1, prefetch=1)
+batches = iter(PairLoader(data, 2, 0))
+next(batches)
+(worker,) = multiprocessing.active_children()
+for _ in range(3):
+    os.kill(worker.pid, signal.SIGTERM)
+    next(batches)
+assert worker.is_alive()
+print("going", flush=True)
+"""  # and ends with the iterator in its hands, as after an error
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0 and "going" in done.stdout, done.stderr
+
+
+def test_half_of_the_prompts_are_dropped(folder):
+    batches = take(loader(folder, batch=50, captions="text:x", prompt_dropout=0.5), 4)
+    prompts = [prompt for batch in batches for prompt in batch.prompts]
+    assert 70 <= prompts.count("") <= 130

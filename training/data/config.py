@@ -24,6 +24,7 @@ class SourceConfig:
     weight: float = 1.0  # share of the samples, relative to the other sources
     limit: int = 0  # only the first pictures, in order of their names; 0: all
     exclude: tuple[str, ...] = ()  # of folders: patterns of paths below it, such as "kodak/*"
+    degradation: str | None = None  # instead of the one for all; a folder may be listed once for each
     # of data sets:
     split: str = "train"
     image_column: str | None = None  # None: the first one that holds pictures

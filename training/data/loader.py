@@ -270,6 +270,7 @@ def _check(config: DataConfig, seed: int, multiple: int) -> None:
                 f"{source.path} cannot be streamed as kind {source.kind}; leave out streaming, or use kind dataset."
             )
     try:
-        draw(config.degradation, (config.resolution, config.resolution), config.scale)
+        for preset in {config.degradation, *(source.degradation for source in config.sources)} - {None}:
+            draw(preset, (config.resolution, config.resolution), config.scale)
     except OSEDiffError as error:
         raise DataError(f"data.degradation: {error}") from error

@@ -77,7 +77,7 @@ class Pairs(torch.utils.data.Dataset):
             with _one_thread():
                 for place, ticket in enumerate(tickets):
                     before = len(made.skipped)
-                    sample = self._first_usable(ticket.n, self._candidates(ticket), made)
+                    sample = self._first_usable(ticket, self._candidates(ticket), made)
                     if sample is not None:
                         made.put(place, sample)
                     elif ticket.row is not None:
@@ -95,7 +95,7 @@ class Pairs(torch.utils.data.Dataset):
             order = generator(self.seed, Purpose.REPLACEMENT, ticket.n).permutation(len(window))
             before = len(made.skipped)
             with _one_thread():
-                sample = self._first_usable(ticket.n, (_of_row(window[i]) for i in order), made)
+                sample = self._first_usable(ticket, (_of_row(window[i]) for i in order), made)
             if sample is None:
                 raise _hopeless(made.skipped[before:])
             made.put(place, sample)
@@ -112,7 +112,7 @@ class Pairs(torch.utils.data.Dataset):
             if index != ticket.index:
                 yield _of_source(source, int(index))
 
-    def _first_usable(self, n: int, candidates: Iterable[Candidate], made: Made) -> Sample | None:
+    def _first_usable(self, ticket: Ticket, candidates: Iterable[Candidate], made: Made) -> Sample | None:
         for name, read, caption in islice(candidates, ATTEMPTS):
             try:
                 image = decode(read())
@@ -128,17 +128,20 @@ class Pairs(torch.utils.data.Dataset):
                     made.skipped.append((name, reason))
                     continue
                 made.small.append(name)
-            return self._pair(n, name, image, caption)
+            return self._pair(ticket, name, image, caption)
         return None
 
-    def _pair(self, n: int, name: str, image: Image.Image, caption: Callable[[], str | None]) -> Sample:
-        config = self.config
+    def _pair(
+        self, ticket: Ticket, name: str, image: Image.Image, caption: Callable[[], str | None]
+    ) -> Sample:
+        config, n = self.config, ticket.n
         crop = random_crop(
             image, config.resolution, generator(self.seed, Purpose.CROP, n), config.flip
         ).transpose(2, 0, 1)
         hq = torch.from_numpy(np.ascontiguousarray(crop)).float()[None] / 255
         official = True if config.degradation_official else None
-        lq, hq, _ = degrade_pair(hq, config.degradation, config.scale, self.seed, n, official)
+        preset = config.sources[ticket.source].degradation or config.degradation
+        lq, hq, _ = degrade_pair(hq, preset, config.scale, self.seed, n, official)
         dropped = generator(self.seed, Purpose.DROPOUT, n).random() < config.prompt_dropout
         prompt = "" if dropped else self.captions.prompt(name, caption)
         return Sample(lq[0] * 2 - 1, hq[0] * 2 - 1, prompt, name)
