@@ -103,7 +103,7 @@ def test_broken_pictures_are_listed_and_the_rest_is_done(folder, tmp_path, caplo
 def test_errors_are_one_sentence(folder, tmp_path, caplog):
     out = tmp_path / "captions.jsonl"
     for arguments, words in (
-        (["--tagger", "ram", str(folder)], "use appearance, a file of RAM"),
+        (["--tagger", "ram", str(folder)], "use appearance, tiny, a file of RAM"),
         (["--tagger", "ram.pth", str(folder)], "ram.pth does not exist"),
         (["--tagger", "appearance", str(tmp_path / "nowhere")], "no folder"),
         (["--tagger", "appearance", str(folder), "--embeddings", str(tmp_path)], "--base"),

@@ -5,9 +5,10 @@ import pytest
 from PIL import Image
 
 from osediff_core.dape import tag_names
-from training.tiny.tags import appearance_tags, imagenet_names
+from training.tiny.tags import imagenet_names
 from training.tiny_dape import class_tags as classes
 from training.tiny_dape.calibrate import threshold_for, thresholds
+from training.tiny_dape.colours import colour_tags
 from training.tiny_dape.crops import as_student_sees, draw_crop
 from training.tiny_dape.metrics import agreement, average_precisions, prevalence
 from training.tiny_dape.photographs import HELD_OUT, TRAIN, Photograph, find_photographs, listed_tags, splits
@@ -147,8 +148,20 @@ def test_recoloured_photographs_have_other_colours_and_the_same_shapes(photos):
     seen = [recoloured(images, np.random.default_rng(seed)) for seed in range(40)]
     assert seen[0].shape == images.shape and seen[0].dtype == np.uint8
     assert np.array_equal(seen[3], recoloured(images, np.random.default_rng(3)))
-    tags = {tag for several in seen for image in several for tag in appearance_tags(image)}
+    tags = {tag for several in seen for image in several for tag in colour_tags(image)}
     assert {"red", "yellow", "green", "blue", "purple", "dark"} <= tags
+
+
+def test_a_colour_is_named_where_enough_of_the_picture_is_clearly_of_it():
+    picture = np.full((10, 10, 3), 128, np.uint8)
+    assert colour_tags(picture) == set()
+    picture[:3] = (20, 60, 220)
+    assert colour_tags(picture) == {"blue"}
+    picture[3:6] = (220, 30, 40)
+    assert colour_tags(picture) == {"blue", "red"}
+    picture[5:] = 10
+    assert colour_tags(picture) == {"blue"}  # two tenths of red are too few
+    assert colour_tags(picture // 4) == {"dark"} and colour_tags(picture // 8 + 220) == {"bright"}
 
 
 def test_figures():

@@ -12,8 +12,8 @@ import numpy as np
 
 from osediff_core.dape.tags import tag_names
 
-from ..tiny.tags import HUES, appearance_tags
 from .class_tags import class_tags
+from .colours import NAMES, colour_tags
 from .photographs import TRAIN, Photograph
 
 TEACHER, LISTED, MEASURED = "teacher", "listed", "measured"
@@ -22,8 +22,6 @@ SEEN = 0.5  # probability from which on the teacher has seen a tag
 # and photographs whose crops have it with this mean probability, as what one photograph alone shows would be that one.
 _LISTED_PHOTOS = 3
 _CROPS, _PHOTOS, _PROBABILITY = 10, 2, 0.05
-_COLOURS = {name for _, name in HUES}
-_MEASURED = (*sorted(_COLOURS), "dark", "bright")  # what of appearance_tags is in RAM's list
 
 
 @lru_cache
@@ -58,7 +56,7 @@ class Vocabulary:
 
 def choose_vocabulary(photographs: list[Photograph], classes: np.ndarray, photos: np.ndarray) -> Vocabulary:
     """The tags that can be learnt from the training crops: classes (N, 1000) of the teacher, photos (N,) numbers."""
-    kinds = {_index()[name]: MEASURED for name in _MEASURED}
+    kinds = {_index()[name]: MEASURED for name in NAMES}
     listed = [tag for photo in photographs if photo.split == TRAIN for tag in photo.tags]
     for name in sorted(set(listed)):
         if listed.count(name) >= _LISTED_PHOTOS:
@@ -100,5 +98,5 @@ def targets(
 def measured_targets(vocabulary: Vocabulary, images: np.ndarray) -> np.ndarray:
     """uint8 (N, H, W, 3) -> (N, tags that are measured) of 0 and 1."""
     names = np.array(vocabulary.names)[vocabulary.of_kind(MEASURED)]
-    found = [appearance_tags(image) for image in images]
+    found = [colour_tags(image) for image in images]
     return np.array([[name in tags for name in names] for tags in found], np.float32)
