@@ -161,7 +161,7 @@ def test_a_colour_is_named_where_enough_of_the_picture_is_clearly_of_it():
     assert colour_tags(picture) == {"blue", "red"}
     picture[5:] = 128
     assert colour_tags(picture) == {"blue"}  # two tenths of red are too few
-    assert colour_tags(picture // 4) == {"dark"} and colour_tags(picture // 8 + 220) == {"bright"}
+    assert colour_tags(picture // 5) == {"dark"} and colour_tags(picture // 8 + 220) == {"bright"}
 
 
 def test_figures():
