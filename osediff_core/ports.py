@@ -6,25 +6,14 @@ another runtime may bring its own.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-import torch
 from torch import Tensor
+
+from .precision import HasFp32
 
 if TYPE_CHECKING:
     from .tiled_vae import Network
-
-
-@runtime_checkable
-class HasFp32(Protocol):
-    """A part that can compute in fp32 for a while, whatever the dtype its weights are kept in."""
-
-    dtype: torch.dtype
-
-    def fp32(self) -> AbstractContextManager[None]:
-        """Inside this context the part computes with its weights in fp32; afterwards they are as before."""
-        ...
 
 
 @runtime_checkable

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from .errors import NonFiniteError, OptionError, OutOfMemory
-from .ports import HasFp32
 
 logger = logging.getLogger(__name__)
 
@@ -92,6 +92,17 @@ def weights_in_fp32(module: nn.Module) -> Iterator[None]:
         with torch.inference_mode(False):
             for tensor, data in kept:
                 tensor.data = data
+
+
+@runtime_checkable
+class HasFp32(Protocol):
+    """A part that can compute in fp32 for a while, whatever the dtype its weights are kept in."""
+
+    dtype: torch.dtype
+
+    def fp32(self) -> AbstractContextManager[None]:
+        """Inside this context the part computes with its weights in fp32; afterwards they are as before."""
+        ...
 
 
 def run_stage(name: str, part: HasFp32, stage: Callable[[], Tensor]) -> Tensor:

@@ -19,7 +19,8 @@ from ..image_io import read_image
 from ..picture import Picture
 from .folders import PicturePair
 from .measuring import LEAST_FOR_FID, Figures, figures_of, load_measures
-from .metrics import METRICS, ORDER, Measure, Metric
+from .metric import Measure, Metric
+from .metrics import METRICS, ORDER
 from .statistics import Mean, mean_of
 
 logger = logging.getLogger(__name__)

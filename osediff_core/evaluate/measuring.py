@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from ..errors import first_line
-from .metrics import Measure, Metric, MetricUnavailable, load_measure
+from .metric import Measure, Metric, MetricUnavailable
+from .metrics import load_measure
 
 logger = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ..errors import first_line
-from .metrics import Measure, Metric, MetricUnavailable
+from .metric import Measure, Metric, MetricUnavailable
 
 # pyiqa's name and what differs from its defaults
 _SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {

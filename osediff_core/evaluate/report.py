@@ -17,7 +17,8 @@ from PIL import Image
 
 from ..image_io import read_image
 from .evaluation import BICUBIC, DIFFERENCE, RESULT, Case, Evaluation, enlarged
-from .metrics import METRICS, Metric
+from .metric import Metric
+from .metrics import METRICS
 from .tables import interval_shown, mean_shown
 
 _TEMPLATE = Path(__file__).with_name("report.html")

@@ -7,7 +7,7 @@ import io
 from collections.abc import Sequence
 
 from .evaluation import BICUBIC, DIFFERENCE, RESULT, Case, Evaluation
-from .metrics import Metric
+from .metric import Metric
 from .statistics import Mean
 
 

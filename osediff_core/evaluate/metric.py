@@ -1,0 +1,49 @@
+"""What a metric is to the rest: something that is known of it, and a function of pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..errors import OSEDiffError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# (image, ground truth or None), both (1, 3, H, W) in [-1, 1] with 8-bit levels -> the figure
+Measure = Callable[["Tensor", "Tensor | None"], float]
+
+
+class MetricUnavailable(OSEDiffError):
+    """A metric cannot be computed here; the sentence says why and what would help."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What is to be known of a metric without computing it.
+
+    higher: whether more is better. truth: whether it compares with the ground truth. digits: behind the point in
+    tables. least: the shortest side in px that it can take. library: what computes it. of_set: one figure for all
+    pictures together, none for each.
+    """
+
+    name: str
+    title: str
+    higher: bool
+    truth: bool
+    digits: int
+    library: str
+    settings: str
+    least: int = 1
+    unit: str = ""
+    of_set: bool = False
+
+    @property
+    def arrow(self) -> str:
+        """Where better is."""
+        return "↑" if self.higher else "↓"
+
+    def shown(self, value: float | None) -> str:
+        """The figure as tables have it."""
+        return "–" if value is None else f"{value:.{self.digits}f}"
