@@ -59,9 +59,12 @@ class Page:
         self._page.wait_for_function(_READY, timeout=120_000)
 
     def load(self, workflow: Json) -> None:
-        """Opens a UI workflow."""
-        self.evaluate("async workflow => { await app.loadGraphData(workflow) }", workflow)
-        self.wait_for_timeout(800)
+        """Opens a UI workflow; again if it is gone, as a page that has just started opens one of its own."""
+        for _ in range(5):
+            self.evaluate("async workflow => { await app.loadGraphData(workflow) }", workflow)
+            self.wait_for_timeout(800)
+            if len(self.nodes()) == len(workflow["nodes"]):
+                return
 
     def nodes(self) -> list[Json]:
         """id, type, title of every node, and whether the page knows its type."""
