@@ -29,11 +29,15 @@ from .report import PAGE, write_report
 
 log = logging.getLogger("training.ablations")
 
+JOB = (sys.executable, "-m", "training.ablations.job")
 _OF_THE_FOLDER = ("output", "resume")  # settings that may differ between two starts of a run
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line: 0 done, 1 some runs failed, 2 a wrong option, 130 interrupted."""
+def main(argv: Sequence[str] | None = None, job: Sequence[str] = JOB) -> int:
+    """Run the command line: 0 done, 1 some runs failed, 2 a wrong option, 130 interrupted.
+
+    job: what does a run, called with the options of job.py.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m training.ablations",
         description=__doc__,
@@ -56,9 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        failed = run(args)
+        failed = run(args, job)
         write_report(args.out, args.page)
     except OSEDiffError as error:
         log.error("%s", error)
@@ -70,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if failed else 0
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace, job: Sequence[str]) -> int:
     """Do all that is not done yet; how many runs failed. Raises OptionError."""
     pictures = Pictures.of(args)
     _check(args, pictures)
@@ -85,7 +88,9 @@ def run(args: argparse.Namespace) -> int:
             if is_trained(folder) and pictures.evaluation(training).is_done(folder):
                 done += 1
             else:
-                tasks.append(_task(folder, training, seed, pictures, changes))
+                options = [str(folder), "--training", training, *pictures.words(), "--until-eof"]
+                options += [word for change in changes for word in ("--set", change)]
+                tasks.append(Task(f"{training}, seed {seed}", (*job, *options), folder / "log.txt"))
     log.info("%d runs to do, %d are done", len(tasks), done)
     ended, failed = [], []
 
@@ -100,13 +105,6 @@ def run(args: argparse.Namespace) -> int:
 
     run_tasks(tasks, args.processes, tell)
     return len(failed)
-
-
-def _task(folder: Path, training: str, seed: int, pictures: Pictures, changes: list[str]) -> Task:
-    command = [sys.executable, "-m", "training.ablations.job", str(folder), "--training", training]
-    command += [*pictures.words(), "--until-eof"]
-    command += [word for change in changes for word in ("--set", change)]
-    return Task(f"{training}, seed {seed}", tuple(command), folder / "log.txt")
 
 
 def _check(args: argparse.Namespace, pictures: Pictures) -> None:
@@ -136,4 +134,5 @@ def _check_same(folder: Path, training: str, changes: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(main())

@@ -3,7 +3,7 @@
 RUN/figures.json:
 
     {"evaluation": what was measured, "skipped": {"niqe": why}, "seconds": 21.3,
-     "training": {"steps": 150, "seconds": 180.2},
+     "training": {"steps": 300, "seconds": 182.4},
      "input": {SET: {PICTURE: {"psnr": 25.1, "d2": 0.91}}},               the low-quality picture, enlarged
      "restored": {PROMPTING: {SET: {PICTURE: {"psnr": …, "d2": …}}}},
      "prompts": {PROMPTING: {SET: {PICTURE: "sky, tree"}}}}
