@@ -20,6 +20,7 @@ FIGURES = "figures.json"
 WEIGHTS = "weights.safetensors"  # what a training writes last
 MEASURED = ("psnr", "d2", "niqe")  # of osediff_core.evaluate
 DEGRADED, REAL = "degraded", "real"  # the sets
+SET_TITLES = {DEGRADED: "degraded pictures", REAL: "real pairs"}
 _KEYS = {"evaluation", "skipped", "seconds", "training", "input", "restored", "prompts"}
 
 

@@ -43,6 +43,11 @@ class Row:
     training: str
     prompting: str = "dape"
 
+    @property
+    def is_reference(self) -> bool:
+        """Whether it is what the others are compared with, whatever it is called there."""
+        return (self.training, self.prompting) == (REFERENCE, "dape")
+
 
 @dataclass(frozen=True)
 class Study:

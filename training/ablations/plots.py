@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING
 from osediff_core.evaluate.metrics import METRICS
 
 from ..curves import FAINT, GRID, INK, OURS
-from .plan import REFERENCE_ROW, Row, Study
+from .figures import SET_TITLES
+from .plan import REFERENCE_ROW, Study
 from .results import Difference, Results
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-SET_TITLES = {"degraded": "degraded pictures", "real": "real pairs"}
 
 
 def draw_study(study: Study, results: Results, dpi: int = 110) -> bytes | None:
@@ -22,7 +21,7 @@ def draw_study(study: Study, results: Results, dpi: int = 110) -> bytes | None:
 
     Raises ImportError without matplotlib.
     """
-    rows = [row for row in study.rows if not is_reference(row)]
+    rows = [row for row in study.rows if not row.is_reference]
     panels = [(name, metric) for name in results.sets for metric in results.metrics]
     found = {
         (*panel, row): results.difference(row, REFERENCE_ROW, panel[1], panel[0])
@@ -54,15 +53,12 @@ def draw_study(study: Study, results: Results, dpi: int = 110) -> bytes | None:
     return buffer.getvalue()
 
 
-def is_reference(row: Row) -> bool:
-    return (row.training, row.prompting) == (REFERENCE_ROW.training, REFERENCE_ROW.prompting)
-
-
 def _style(axes: Axes, name: str, metric: str) -> None:
     title = f"{METRICS[metric].title}, {SET_TITLES[name]}"
     axes.set_title(title, loc="left", fontsize=10.5, color=INK, fontweight="bold")
     unit = METRICS[metric].unit
-    axes.set_xlabel(f"better than the reference by{f', {unit}' if unit else ''} →", fontsize=8.5, color=FAINT)
+    axes.set_xlabel(f"gain over the reference{f' in {unit}' if unit else ''} →", fontsize=8.5, color=FAINT)
+    axes.locator_params(axis="x", nbins=6)
     axes.axvline(0, color=FAINT, linewidth=1.2)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color(GRID)

@@ -11,6 +11,7 @@ import argparse
 import logging
 import string
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,8 +20,9 @@ from osediff_core.errors import OptionError, OSEDiffError
 from osediff_core.evaluate.metrics import METRICS, Metric
 
 from ..errors import TrainingError
+from .figures import SET_TITLES
 from .plan import REFERENCE_ROW, STUDIES, TRAININGS, Row, Study
-from .plots import SET_TITLES, draw_study, is_reference
+from .plots import draw_study
 from .results import Difference, Results
 from .verdicts import CLAIMS, MARGIN, Finding, judge
 
@@ -97,7 +99,11 @@ def _facts(results: Results) -> str:
     missing = [f"{name} ({_seeds(seeds)})" for name, seeds in left.items() if seeds]
     if missing:
         lines.append(f"Not there, as it failed or was not run: {', '.join(missing)}.")
-    return " ".join(lines)
+    return _wrapped(" ".join(lines))
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False)
 
 
 def _seeds(seeds: Sequence[int]) -> str:
@@ -105,14 +111,14 @@ def _seeds(seeds: Sequence[int]) -> str:
 
 
 def _claims(findings: Sequence[Finding]) -> str:
-    rows = [("claim", "gain", "seeds", "verdict")]
+    rows = [("claim", "gain", "each seed", "verdict")]
     for finding in findings:
         claim = finding.claim
         text = claim.text if claim.of_paper else f"*Not in the paper:* {claim.text}"
         gains = [
             f"{METRICS[name].title} {_shown(METRICS[name], gain)}" for name, gain in finding.gains.items()
         ]
-        signs = [f"{_signs(gain)}" for gain in finding.gains.values()]
+        signs = [_signs(gain) for gain in finding.gains.values()]
         verdict = f"**{finding.verdict}**" + (f": {claim.untried}" if claim.untried else "")
         rows.append((text, "<br>".join(gains) or "–", "<br>".join(signs) or "–", verdict))
     return _table(rows)
@@ -124,7 +130,7 @@ def _signs(gain: Difference) -> str:
 
 
 def _study(study: Study, results: Results, plotted: bool) -> str:
-    parts = [f"## {study.title}", study.about]
+    parts = [f"## {study.title}", _wrapped(study.about)]
     for name in results.sets:
         if any(results.of(row, metric, name) for row in study.rows for metric in results.metrics):
             parts.append(_set_table(study, results, name))
@@ -137,16 +143,16 @@ def _set_table(study: Study, results: Results, name: str) -> str:
     metrics = [METRICS[metric] for metric in results.metrics]
     head = [f"{SET_TITLES[name]} ({results.sets[name]})"]
     for metric in metrics:
-        head += [f"{metric.title} {metric.arrow}", "less the reference's"]
+        head += [f"{metric.title} {metric.arrow}", "difference"]
     rows = [
         head,
         ["enlarged input", *(cell for m in metrics for cell in (_mean(results, None, m, name), ""))],
     ]
     for row in study.rows:
-        cells = [f"**{row.label}** (reference)" if is_reference(row) else row.label]
+        cells = [f"**{row.label}** (reference)" if row.is_reference else row.label]
         for metric in metrics:
             difference = None
-            if not is_reference(row):
+            if not row.is_reference:
                 difference = results.difference(row, REFERENCE_ROW, metric.name, name)
             cells += [_mean(results, row, metric, name), _shown(metric, difference) if difference else ""]
         rows.append(cells)
