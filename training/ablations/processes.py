@@ -1,0 +1,82 @@
+"""Some commands at a time, each in a process of its own with one thread."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from osediff_core.errors import OptionError
+
+_POLL = 0.2  # seconds
+_ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+_ERROR = re.compile(r"^ERROR: (.+)$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A command, whose output is added to the file `log`. name: as messages have it."""
+
+    name: str
+    command: tuple[str, ...]
+    log: Path
+
+
+def run_tasks(tasks: Sequence[Task], at_once: int, ended: Callable[[Task, str | None, float], None]) -> None:
+    """Run all, `at_once` at a time.
+
+    ended(task, why, seconds) is called as each ends, why it failed or None. Each gets a pipe as stdin, which ends when
+    it shall stop, with this process or because of an exception here, Ctrl-C among them: then all are waited for.
+    Raises OptionError where a log cannot be written.
+    """
+    waiting, running = deque(tasks), {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < at_once:
+                task = waiting.popleft()
+                running[task] = _start(task), time.monotonic()
+            time.sleep(_POLL)
+            for task, (process, started) in list(running.items()):
+                if process.poll() is not None:
+                    del running[task]
+                    process.stdin.close()
+                    ended(task, _failure(task, process.returncode), time.monotonic() - started)
+    finally:
+        for process, _ in running.values():
+            process.stdin.close()
+        for process, _ in running.values():
+            process.wait()
+
+
+def _start(task: Task) -> subprocess.Popen:
+    try:
+        task.log.parent.mkdir(parents=True, exist_ok=True)
+        with task.log.open("ab") as log:
+            return subprocess.Popen(
+                task.command,
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, **_ONE_THREAD},
+                start_new_session=True,  # Ctrl-C reaches this process alone, which then tells each once
+            )
+    except OSError as error:
+        raise OptionError(
+            f"The folder {task.log.parent} cannot be written ({error.strerror}); choose another --out."
+        ) from error
+
+
+def _failure(task: Task, status: int) -> str | None:
+    """Why the task failed, as a sentence: its own last one, where it said one."""
+    if status == 0:
+        return None
+    if status < 0:
+        return f"It was ended by signal {-status} (9 is often too little memory)."
+    text = task.log.read_text(encoding="utf-8", errors="replace")
+    said = _ERROR.findall(text) or text.strip().splitlines() or [f"It ended with status {status}."]
+    return said[-1]
