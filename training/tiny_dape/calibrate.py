@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,15 +19,13 @@ from osediff_core.dape.weights import read_tagger, write_tagger
 
 from .label import Labels
 from .photographs import CALIBRATION, TRAIN, find_photographs
-from .recolour import recoloured
-from .targets import LISTED, MEASURED, SEEN, TEACHER, choose_vocabulary, measured_targets, targets
+from .targets import MEASURED, SEEN, choose_vocabulary, measured_targets, targets
 from .train import BASE_FILE, UNTRAINED_FILE, scores_of
 
 log = logging.getLogger(__name__)
 
-# Share of the crops given a tag that should have it. Of what is in a picture the few photographs here say little, and
-# they flatter: on others the share is lower.
-PRECISION = {MEASURED: 0.75, LISTED: 0.9, TEACHER: 0.9}
+# Share of the crops given a tag that should have it. The few photographs here flatter: on others the share is lower.
+PRECISION = 0.9
 _ENOUGH = 4  # photographs with a tag, below which nothing is known of it
 _NEVER = 1.0  # as RAM's list has for tags that do not work
 METADATA = {
@@ -54,14 +51,18 @@ def threshold_for(scores: np.ndarray, wanted: np.ndarray, precision: float) -> f
 
 
 def thresholds(
-    scores: np.ndarray, wanted: np.ndarray, known: np.ndarray, photos: np.ndarray, precisions: Sequence[float]
+    scores: np.ndarray,
+    wanted: np.ndarray,
+    known: np.ndarray,
+    photos: np.ndarray,
+    precision: float = PRECISION,
 ) -> np.ndarray:
-    """scores (N, tags), wanted and known bool (N, tags), photos (N,) numbers, precisions (tags,) -> (tags,).
+    """scores (N, tags), wanted and known bool (N, tags), photos (N,) numbers -> (tags,).
 
     A tag that too few photographs have is never given.
     """
     found = np.full(scores.shape[1], _NEVER)
-    for tag, precision in enumerate(precisions):
+    for tag in range(len(found)):
         rows = known[:, tag]
         if len(np.unique(photos[rows & wanted[:, tag]])) >= _ENOUGH:
             found[tag] = threshold_for(scores[rows, tag], wanted[rows, tag], precision)
@@ -76,17 +77,21 @@ def calibrate(photos: Path, labels: Path, out: Path) -> Path:
     wanted, weights = targets(
         vocabulary, photographs, found.images, found.photos, found.wide, found.mixed, found.classes
     )
-    more = recoloured(found.images, np.random.default_rng(0))
+    # Colours are measured and not looked up, so that crops of the training photographs can be judged by them as well.
+    every = slice(None, None, len(training.images) // len(found.images))
+    more = training.images[every]
     measured = vocabulary.of_kind(MEASURED)
-    of_more, known = np.zeros_like(wanted), np.broadcast_to(measured, wanted.shape)
+    of_more, known = (
+        np.zeros((len(more), len(measured))),
+        np.broadcast_to(measured, (len(more), len(measured))),
+    )
     of_more[:, measured] = measured_targets(vocabulary, more)
     tagger = read_tagger(out / UNTRAINED_FILE, dtype=torch.float16).network().float()
     chosen = thresholds(
         scores_of(tagger, np.concatenate([found.images, more])),
-        np.concatenate([wanted > SEEN, of_more > SEEN]),
+        np.concatenate([wanted, of_more]) > SEEN,
         np.concatenate([weights > 0, known]),
-        np.concatenate([found.photos, found.photos]),
-        [PRECISION[kind] for kind in vocabulary.kinds],
+        np.concatenate([found.photos, training.photos[every]]),
     )
     weights_file = read_tagger(out / UNTRAINED_FILE)
     weights_file.config = replace(weights_file.config, thresholds=tuple(round(float(t), 4) for t in chosen))
