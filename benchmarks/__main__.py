@@ -63,8 +63,11 @@ def parts(quick: bool, device: str, full_size: Callable[[], Model]) -> dict[str,
         "megapixels_full": lambda: [
             {"model": "full", **row} for row in megapixels.measure(*full_size(), sides[:-1], half, device)
         ],
-        "vae": lambda: tiling.measure_vaes(tiling.QUICK if quick else tiling.CASES),
-        "unet": partial(unet_tiles.measure, 256, 1) if quick else partial(unet_tiles.measure, 512, 4),
+        **{
+            name: partial(tiling.measure_both, *case)
+            for name, case in (tiling.QUICK if quick else tiling.CASES).items()
+        },
+        "unet": partial(unet_tiles.measure, 512, 1) if quick else partial(unet_tiles.measure, 512, 4),
     }
 
 

@@ -54,8 +54,9 @@ def markdown(report: dict[str, Any]) -> str:
             "",
             *_megapixels(rows),
         ]
-    if "vae" in report:
-        lines += ["", "## Tiles of the VAE", "", _VAE, "", tiling.vae_tables(report["vae"]).rstrip()]
+    vae = [row for name in tiling.CASES for row in report.get(name, [])]
+    if vae:
+        lines += ["", "## Tiles of the VAE", "", _VAE, "", tiling.vae_tables(vae).rstrip()]
     if "unet" in report:
         lines += ["", "## Tiles of the UNet", "", _UNET, "", tiling.unet_table(report["unet"])]
     return "\n".join(lines) + "\n"

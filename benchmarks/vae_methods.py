@@ -124,7 +124,7 @@ class _DiskUse(logging.Handler):
         self.found = record.getMessage()
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def main(case: dict[str, Any]) -> dict[str, Any]:
     """Carries out one case."""
     said = _DiskUse()
