@@ -1,7 +1,7 @@
 """Ours against plain diffusers with unmerged LoRA, as the official code runs it: seconds a stage, memory, closeness.
 
     python -m benchmarks.speed [--pixels 512] [--rounds 3] [--variants ours-fp32 ours-bf16 …]
-                               [--base FOLDER --weights FILE] [--output docs/speed]
+                               [--base FOLDER --weights FILE] [--output NAME]
 
 Without --base, SD 2.1-base's full size with random weights, and random LoRA of rank 4 on it. Every variant is loaded in
 a process of its own; then they take turns, a picture each, so that what else the machine does meets all alike. Writes

@@ -1,6 +1,6 @@
 """One VAE, one input, one way to take it: run in a process of its own by benchmarks/tiling.py.
 
-    python -m benchmarks.vae_methods '{"vae": "tiny", "direction": "decode", "size": 512, "method": "ours-4", ...}'
+    python -m benchmarks.vae_methods '{"vae": "tiny", "direction": "decode", "size": 512, "method": "ours"}'
 
 Prints one JSON line: seconds of wall and CPU time, peak memory above what was held before, and what the method says
 about itself. The result is saved where asked for.

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .data.config import DataConfig
-from .run_config import STRICT, AdamWConfig, RunConfig
+from .run_config import STRICT, AdamWConfig, PairsConfig, RunConfig, below_one
 from .settings import as_yaml, parse_settings, read_settings
 
 __all__ = [
@@ -90,15 +90,10 @@ class OptimConfig(AdamWConfig):
 
 
 @dataclass
-class ValidationConfig:
+class ValidationConfig(PairsConfig):
     """Fixed pairs, restored every so often."""
 
-    path: str | None = None  # folder of pictures, or of LR/ and HR/; None: no validation
-    every: int = 500  # steps
-    limit: int = 16  # pictures
-    size: int = 512  # px, centre crop
     distance: str = "efficientnet-lite2"  # reported, never trained on
-    preset: str = "light"  # how pictures without an LR/ partner are degraded, always in the same way
     prompt: str = ""
 
     __pydantic_config__ = STRICT
@@ -128,9 +123,7 @@ class TrainConfig(RunConfig):
             "model.rank_regulariser": self.model.rank_regulariser,
             "optim.regulariser_steps": self.optim.regulariser_steps,
         }
-        for name, value in positive.items():
-            if value < 1:
-                yield f"{name} is {value}, but must be 1 or more"
+        yield from below_one(positive)
         if self.model.base_dtype != "fp32" and self.precision == "fp32":
             yield (
                 f"model.base_dtype {self.model.base_dtype} needs precision bf16 or fp16, as fp32 layers stand between"

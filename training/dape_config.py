@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from .data.config import DataConfig
-from .run_config import STRICT, AdamWConfig, RunConfig
+from .run_config import STRICT, AdamWConfig, PairsConfig, RunConfig, below_one
 
 __all__ = ["DapeConfig", "DapeLossConfig", "DapeModelConfig", "DapeValidationConfig", "DataConfig"]
 
@@ -53,14 +53,12 @@ class DapeOptimConfig(AdamWConfig):
 
 
 @dataclass
-class DapeValidationConfig:
+class DapeValidationConfig(PairsConfig):
     """Fixed pairs, tagged every so often; the teacher's tags of the good picture are what should be found."""
 
-    path: str | None = None  # folder of pictures, or of LR/ and HR/; None: no validation
-    every: int = 1000  # steps
-    limit: int = 32  # pictures
-    size: int = 512  # px, centre crop
-    preset: str = "realesrgan"  # how pictures without an LR/ partner are degraded, always in the same way
+    every: int = 1000
+    limit: int = 32
+    preset: str = "realesrgan"
 
     __pydantic_config__ = STRICT
 
@@ -87,9 +85,7 @@ class DapeConfig(RunConfig):
         """What cannot work, each as a clause."""
         yield from super().faults()
         yield from self.optim.faults()
-        for name, value in {"validation.every": self.validation.every, "model.rank": self.model.rank}.items():
-            if value < 1:
-                yield f"{name} is {value}, but must be 1 or more"
+        yield from below_one({"validation.every": self.validation.every, "model.rank": self.model.rank})
         if self.model.dtype != "fp32" and self.precision == "fp32":
             yield f"model.dtype {self.model.dtype} needs precision bf16 or fp16, as LoRA is fp32"
         if self.loss.features == self.loss.logits == 0:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -35,14 +35,26 @@ class AdamWConfig:
 
     def faults(self) -> Iterator[str]:
         """What cannot work, each as a clause."""
-        if self.accumulate < 1:
-            yield f"optim.accumulate is {self.accumulate}, but must be 1 or more"
+        yield from below_one({"optim.accumulate": self.accumulate})
         if not 0 <= self.ema < 1:
             yield f"optim.ema is {self.ema}, but must be at least 0 and below 1"
         if list(self.milestones) != sorted(set(self.milestones)):
             yield f"optim.milestones {list(self.milestones)} must rise"
         if bool(self.milestones) != (self.schedule == "multistep"):
             yield "optim.milestones go with optim.schedule multistep, and it with them"
+
+
+@dataclass
+class PairsConfig:
+    """Fixed pairs, looked at every so often."""
+
+    path: str | None = None  # folder of pictures, or of LR/ and HR/; None: no validation
+    every: int = 500  # steps
+    limit: int = 16  # pictures
+    size: int = 512  # px, centre crop
+    preset: str = "light"  # how pictures without an LR/ partner are degraded, always in the same way
+
+    __pydantic_config__ = STRICT
 
 
 @dataclass
@@ -66,6 +78,12 @@ class RunConfig:
 
     def faults(self) -> Iterator[str]:
         """What cannot work, each as a clause."""
-        for name in ("steps", "batch", "save_every", "keep", "log_every"):
-            if getattr(self, name) < 1:
-                yield f"{name} is {getattr(self, name)}, but must be 1 or more"
+        names = ("steps", "batch", "save_every", "keep", "log_every")
+        yield from below_one({name: getattr(self, name) for name in names})
+
+
+def below_one(values: Mapping[str, int]) -> Iterator[str]:
+    """Settings that must be 1 or more and are not, each as a clause."""
+    for name, value in values.items():
+        if value < 1:
+            yield f"{name} is {value}, but must be 1 or more"

@@ -9,11 +9,9 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-import yaml
-from PIL import Image
+from run_settings import soft_pictures, write_settings
 from safetensors.torch import load_file
 
 from training.train import main
@@ -24,12 +22,7 @@ STEPS = 6
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pictures")
-    rng = np.random.default_rng(0)
-    for index in range(5):
-        small = rng.integers(0, 256, (12, 15, 3), dtype=np.uint8)
-        Image.fromarray(small).resize((90, 72), Image.Resampling.BICUBIC).save(folder / f"{index}.png")
-    return folder
+    return soft_pictures(tmp_path_factory.mktemp("pictures"), 5, (15, 12), (90, 72))
 
 
 @pytest.fixture
@@ -59,11 +52,7 @@ def make_config(mini_base, pictures, tmp_path):
             "optim": {"ema": 0.9, "learning_rate": 1e-3, "schedule": "cosine"},
             "validation": {"path": str(pictures), "every": 3, "limit": 2, "size": 64},
         }
-        for key, value in changes.items():
-            config[key] = config.get(key, {}) | value if isinstance(value, dict) else value
-        path = tmp_path / f"{name}.yaml"
-        path.write_text(yaml.safe_dump(config))
-        return path
+        return write_settings(tmp_path / f"{name}.yaml", config, changes)
 
     return make
 

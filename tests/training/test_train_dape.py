@@ -8,11 +8,9 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-import yaml
-from PIL import Image
+from run_settings import soft_pictures, write_settings
 from safetensors.torch import load_file
 from tagger_training import write_mini_tagger
 
@@ -25,12 +23,7 @@ STEPS = 6
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pictures")
-    rng = np.random.default_rng(0)
-    for index in range(4):
-        small = rng.integers(0, 256, (9, 12, 3), dtype=np.uint8)
-        Image.fromarray(small).resize((96, 72), Image.Resampling.BICUBIC).save(folder / f"{index}.png")
-    return folder
+    return soft_pictures(tmp_path_factory.mktemp("pictures"), 4, (12, 9), (96, 72))
 
 
 @pytest.fixture(scope="module")
@@ -60,11 +53,7 @@ def make_config(tagger, pictures, tmp_path):
             "validation": {"path": str(pictures), "every": 3, "limit": 2, "size": 64, "preset": "light"},
             "export_tagger": "fp32",
         }  # fmt: skip
-        for key, value in changes.items():
-            config[key] = config.get(key, {}) | value if isinstance(value, dict) else value
-        path = tmp_path / f"{name}.yaml"
-        path.write_text(yaml.safe_dump(config))
-        return str(path)
+        return str(write_settings(tmp_path / f"{name}.yaml", config, changes))
 
     return make
 

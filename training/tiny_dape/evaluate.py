@@ -155,13 +155,9 @@ def markdown(found: dict) -> str:
 def _shown(key: str, value: float | None) -> str:
     if value is None:
         return ""
-    return (
-        f"{value:.1f}"
-        if key == "tags"
-        else f"{value:.3f}"
-        if key.startswith("map")
-        else f"{100 * value:.0f} %"
-    )
+    if key.startswith("map"):
+        return f"{value:.3f}"
+    return f"{value:.1f}" if key == "tags" else f"{100 * value:.0f} %"
 
 
 def main() -> None:
