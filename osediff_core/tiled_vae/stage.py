@@ -32,12 +32,11 @@ _LEAST_TILE = 64
 _SHARE = 0.6
 _HOST_SHARE = 0.4  # of the host's memory, behind an accelerator
 _POOLED_SIDE = 4
-_POOLED_SHARE = (
-    0.1  # of the convolutions' work, that pooled attention may take: it then grows as the image's area does
-)
-# What exact attention may always take under "auto", in multiplications: some minutes on two CPU cores, a minute on an
+# Of the convolutions' work, what pooled attention may take: it then grows as the image's area does.
+_POOLED_SHARE = 0.1
+# What exact attention may always take under "auto", in multiplications: half a minute on two CPU cores, a minute on an
 # accelerator.
-_FREE_ATTENTION = 2**43
+_FREE_ATTENTION = 2**41
 _FREE_ATTENTION_ACCELERATOR = 2**53
 _HELP = (
     "The {stage} stage ran out of memory even in the smallest tiles; close other programs, use a smaller target size, "
@@ -49,13 +48,13 @@ _HELP = (
 class VAETiling:
     """How the VAE takes an image: whole, or in tiles with the same result.
 
-    tile: the tiles' side in image pixels. None: whole if memory suffices, else in tiles as memory allows. 0: always
-    whole.
+    tile: the tiles' side in image pixels. None: whole if memory suffices and attention is exact, else in tiles as
+    memory allows. 0: always whole, with exact attention.
     memory: bytes that activations may take; None is a share of what is free. Feature maps that do not fit go to
     nameless files in `folder` (None: the system's folder for temporary files).
     attention: "exact"; "pooled": keys and values averaged over squares of 4 x 4 places, or of more, so that attention
     takes at most a tenth of the convolutions' work: another result by a little; "auto": exact, but where it would take
-    longer than the convolutions and than some minutes, pooled as little as brings it down to that, with a warning.
+    longer than the convolutions and than half a minute, pooled as little as brings it down to that, with a warning.
     """
 
     tile: int | None = None
@@ -86,9 +85,14 @@ def budget_of(tiling: VAETiling, device: torch.device) -> int:
 
 
 def goes_whole(network: Network, height: int, width: int, tiling: VAETiling, budget: int) -> bool:
-    """Whether an input of (height, width) is left to the network itself."""
+    """Whether an input of (height, width) is left to the network itself, whose attention is exact."""
+    if tiling.tile == 0:
+        return True
+    plan = make_plan(network, height, width, Budget(1, 0), network.dtype.itemsize)
+    if _pooled_side(plan, tiling.attention, network.device) > 1:
+        return False
     if tiling.tile is not None:
-        return not tiling.tile or max(height, width) * network.pixels <= tiling.tile
+        return max(height, width) * network.pixels <= tiling.tile
     return untiled_bytes(network, height, width, network.dtype.itemsize) <= budget
 
 
@@ -145,6 +149,8 @@ def transform(
     split = Budget.of(budget, device.type, tiling.tile)
     plan = make_plan(network, height, width, split, itemsize)
     side = _pooled_side(plan, tiling.attention, device)
+    if side > 1 and tiling.attention == "auto":
+        _announce(side, plan)
     total = images * sum(sweep.tiles for sweep in plan)
     done = 0
 
@@ -210,13 +216,15 @@ def _pooled_side(plan: list[Sweep | AttentionSweep], attention: str, device: tor
     if attention == "pooled":
         return max(_POOLED_SIDE, math.ceil(math.sqrt(exact / (_POOLED_SHARE * convolutions))))
     allowed = _FREE_ATTENTION if device.type == "cpu" else _FREE_ATTENTION_ACCELERATOR
-    side = math.ceil(math.sqrt(exact / max(convolutions, allowed))) if exact else 1
-    if side > 1:
-        logger.warning(
-            "the VAE's attention sees keys averaged over %d x %d places, as exact attention over an image of this size "
-            "would take %.0f times as long as the rest of the VAE; to have it all the same, ask for exact attention",
-            side,
-            side,
-            exact / convolutions,
-        )
-    return max(1, side)
+    return max(1, math.ceil(math.sqrt(exact / max(convolutions, allowed))))
+
+
+def _announce(side: int, plan: list[Sweep | AttentionSweep]) -> None:
+    convolutions, exact = multiplications(plan)
+    logger.warning(
+        "the VAE's attention sees keys averaged over %d x %d places, as exact attention over an image of this size "
+        "would take %.0f times as long as the rest of the VAE; to have it all the same, ask for exact attention",
+        side,
+        side,
+        exact / convolutions,
+    )

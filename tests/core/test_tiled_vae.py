@@ -229,6 +229,17 @@ def test_pooling_is_announced_and_only_where_exact_attention_would_take_long(tra
     assert torch.equal(decode(vae, z, tile=128, attention="exact"), exact)
 
 
+@pytest.mark.parametrize("kind", ["auto", "pooled"])
+def test_pooling_holds_also_where_memory_would_do_for_the_whole_image(trained, monkeypatch, kind):
+    vae, z = trained
+    monkeypatch.setattr("osediff_core.tiled_vae.stage._FREE_ATTENTION", 0)
+    monkeypatch.setattr("osediff_core.tiled_vae.stage.multiplications", lambda plan: (100, 380))
+    whole, ample = vae.decode(z), VAETiling(attention=kind, memory=2**40)
+    assert (run("decode", vae.decoder(*z.shape[-2:]), z, lambda: whole, ample) - whole).abs().max() > 1e-7
+    untiled = VAETiling(0, attention=kind)
+    assert run("decode", vae.decoder(*z.shape[-2:]), z, lambda: whole, untiled) is whole
+
+
 # --- statistics ---
 
 
