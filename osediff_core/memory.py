@@ -9,6 +9,7 @@ import psutil
 import torch
 
 _CGROUP = Path("/sys/fs/cgroup")
+_UNKNOWN = 2**30  # for a device that does not say: little enough for any
 
 
 def free_memory(device: torch.device) -> int:
@@ -17,7 +18,9 @@ def free_memory(device: torch.device) -> int:
         return max(0, min(psutil.virtual_memory().available, *_container_limits(), *_process_limits()))
     if device.type == "mps":
         return max(0, torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
-    backend = getattr(torch, device.type)
+    backend = getattr(torch, device.type, None)
+    if not hasattr(backend, "mem_get_info"):
+        return _UNKNOWN
     free, _ = backend.mem_get_info(device)
     # PyTorch's allocator holds on to memory that it has given back to nobody
     return free + backend.memory_reserved(device) - backend.memory_allocated(device)
@@ -25,8 +28,9 @@ def free_memory(device: torch.device) -> int:
 
 def release_memory(device: torch.device) -> None:
     """Lets the accelerator's allocator give back what it only holds on to."""
-    if device.type != "cpu":
-        getattr(torch, device.type).empty_cache()
+    backend = getattr(torch, device.type, None)
+    if device.type != "cpu" and hasattr(backend, "empty_cache"):
+        backend.empty_cache()
 
 
 def _container_limits() -> list[int]:

@@ -27,7 +27,7 @@ def encoder_layers(vae: AutoencoderKL) -> list[Layer]:
         layers += _blocks(block.resnets, getattr(block, "attentions", None))
         layers += [_down(layer) for layer in block.downsamplers or ()]
     layers += _blocks(encoder.mid_block.resnets, encoder.mid_block.attentions)
-    layers.append(Head(_norm(_silu(encoder.conv_act, encoder.conv_norm_out)), _conv(encoder.conv_out)))
+    layers.append(Head(_norm(_before_silu(encoder.conv_act, encoder.conv_norm_out)), _conv(encoder.conv_out)))
     return layers if vae.quant_conv is None else [*layers, _conv(vae.quant_conv)]
 
 
@@ -40,7 +40,10 @@ def decoder_layers(vae: AutoencoderKL) -> list[Layer]:
     for block in decoder.up_blocks:
         layers += _blocks(block.resnets, getattr(block, "attentions", None))
         layers += [_up(layer) for layer in block.upsamplers or ()]
-    return [*layers, Head(_norm(_silu(decoder.conv_act, decoder.conv_norm_out)), _conv(decoder.conv_out))]
+    return [
+        *layers,
+        Head(_norm(_before_silu(decoder.conv_act, decoder.conv_norm_out)), _conv(decoder.conv_out)),
+    ]
 
 
 def _blocks(resnets: nn.ModuleList, attentions: nn.ModuleList | None) -> list[Layer]:
@@ -65,7 +68,7 @@ def _resnet(block: nn.Module) -> Resnet:
     if not plain:
         raise UnknownLayer(f"a {type(block).__name__} with options of its own")
     return Resnet(
-        _norm(_silu(block.nonlinearity, block.norm1)),
+        _norm(_before_silu(block.nonlinearity, block.norm1)),
         _conv(block.conv1),
         _norm(block.norm2),
         _conv(block.conv2),
@@ -129,8 +132,8 @@ def _norm(norm: nn.Module) -> Norm:
     return Norm(norm.num_groups, norm.eps, lambda: (norm.weight, norm.bias))
 
 
-def _silu(activation: nn.Module, norm: nn.Module) -> nn.Module:
-    """The norm, if the activation behind it is the one that the walk applies."""
+def _before_silu(activation: nn.Module, norm: nn.Module) -> nn.Module:
+    """`norm`, once the activation behind it is known to be the one that the walk applies."""
     if not isinstance(activation, nn.SiLU):
         raise UnknownLayer(f"the activation {type(activation).__name__}")
     return norm

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import errno
-import tempfile
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ..errors import OutOfDisk
 from .layers import Span
+from .spill import Spill
 
 
 class Room:
-    """How many bytes of features may stay in memory; what is beyond goes to files in `folder`.
+    """How many bytes of features may stay in memory; what is beyond goes to a file in `folder`.
 
-    Two memories: the device's, and behind an accelerator the host's. The files have no name, so that the system removes
-    them whatever happens to the process.
+    Two memories: the device's, and behind an accelerator the host's.
     """
 
     def __init__(self, device: torch.device, device_bytes: int, host_bytes: int, folder: Path | None) -> None:
@@ -26,68 +23,60 @@ class Room:
         self._left = {device: device_bytes}
         if device.type != "cpu":
             self._left[torch.device("cpu")] = host_bytes
-        self.bytes_on_disk = 0
-        self.most_on_disk = 0
+        self._spill: Spill | None = None
 
     def keep(self, band: Tensor) -> _Band:
-        """Keeps a band, computed on the device, where there is room."""
+        """Keeps a band, computed on the device, where there is room. Raises OutOfDisk."""
         size = band.numel() * band.element_size()
         for device, left in self._left.items():
             if size <= left:
                 self._left[device] -= size
-                return _InMemory(band.to(device), self)
-        return _OnDisk(band.to("cpu"), self)
+                return _InMemory(band.to(device), device, self)
+        if self._spill is None:
+            self._spill = Spill(self.folder)
+        return _OnDisk(band.to("cpu"), self._spill, self.device)
 
     def give_back(self, device: torch.device, size: int) -> None:
         """That many bytes of memory are free again."""
         self._left[device] += size
 
-    def disk(self, change: int) -> None:
-        """Counts what lies on disk."""
-        self.bytes_on_disk += change
-        self.most_on_disk = max(self.most_on_disk, self.bytes_on_disk)
+    @property
+    def bytes_on_disk(self) -> int:
+        """How large the file is at the moment."""
+        return self._spill.size if self._spill else 0
+
+    @property
+    def most_on_disk(self) -> int:
+        """How large it ever was."""
+        return self._spill.most if self._spill else 0
 
 
 class _InMemory:
-    def __init__(self, tensor: Tensor, room: Room) -> None:
-        self._tensor, self._room = tensor, room
+    """device: as the room calls it, which a tensor may name otherwise ("mps", "mps:0")."""
+
+    def __init__(self, tensor: Tensor, device: torch.device, room: Room) -> None:
+        self._tensor, self._device, self._room = tensor, device, room
 
     def load(self) -> Tensor:
         return self._tensor.to(self._room.device, non_blocking=True)
 
     def free(self) -> None:
-        self._room.give_back(self._tensor.device, self._tensor.numel() * self._tensor.element_size())
+        self._room.give_back(self._device, self._tensor.numel() * self._tensor.element_size())
         del self._tensor
 
 
 class _OnDisk:
-    def __init__(self, tensor: Tensor, room: Room) -> None:
-        self._shape, self._dtype, self._room = tensor.shape, tensor.dtype, room
-        self._bytes = tensor.numel() * tensor.element_size()
-        try:
-            self._file = tempfile.TemporaryFile(dir=room.folder, buffering=0)
-            _write_all(self._file, memoryview(_raw(tensor)))
-        except OSError as error:
-            raise disk_error(error, room.folder) from error
-        room.disk(self._bytes)
+    def __init__(self, tensor: Tensor, spill: Spill, device: torch.device) -> None:
+        self._shape, self._dtype, self._spill, self._device = tensor.shape, tensor.dtype, spill, device
+        self._place = spill.write(tensor)
 
     def load(self) -> Tensor:
         tensor = torch.empty(self._shape, dtype=self._dtype)
-        view = memoryview(_raw(tensor))
-        self._file.seek(0)
-        done = 0
-        while done < len(view):
-            count = self._file.readinto(view[done:])
-            if not count:
-                raise OutOfDisk(
-                    "A file of intermediate features was cut short; check the disk, and try again."
-                )
-            done += count
-        return tensor.to(self._room.device)
+        self._spill.read(self._place, tensor)
+        return tensor.to(self._device)
 
     def free(self) -> None:
-        self._file.close()
-        self._room.disk(-self._bytes)
+        self._spill.give_back(self._place)
 
 
 _Band = _InMemory | _OnDisk
@@ -161,28 +150,3 @@ class WholeTensor:
 
     def drop(self, row: int) -> None:
         """It belongs to the caller."""
-
-
-def _raw(tensor: Tensor) -> memoryview:
-    """The bytes of a contiguous CPU tensor; NumPy has no bfloat16."""
-    return memoryview(tensor.contiguous().view(torch.uint8).numpy().reshape(-1))
-
-
-def _write_all(file: tempfile._TemporaryFileWrapper, view: memoryview) -> None:
-    done = 0
-    while done < len(view):
-        done += file.write(view[done:])
-
-
-def disk_error(error: OSError, folder: Path | None) -> OutOfDisk:
-    """What to tell the user when files of features in `folder` fail."""
-    where = folder or tempfile.gettempdir()
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return OutOfDisk(
-            f"The disk of {where} is full, and the features of this image do not fit in memory; free some space, point "
-            "TMPDIR at a larger disk, or use a smaller target size."
-        )
-    return OutOfDisk(
-        f"Intermediate features cannot be written to {where} ({error.strerror or error}); point TMPDIR at a folder "
-        "that can be written."
-    )

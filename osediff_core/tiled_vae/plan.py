@@ -142,6 +142,16 @@ def most_features(plan: list[Sweep | AttentionSweep], itemsize: int) -> int:
     return worst
 
 
+def attention_bytes(plan: list[Sweep | AttentionSweep], itemsize: int, pooled: int = 1) -> int:
+    """Of the keys and values that attention keeps on the device, averaged over squares of side `pooled`."""
+    most = 0
+    for sweep in plan:
+        if isinstance(sweep, AttentionSweep):
+            squares = math.ceil(sweep.height / pooled) * math.ceil(sweep.width / pooled)
+            most = max(most, 2 * squares * sweep.layer.inner * (itemsize if pooled == 1 else 4))
+    return most
+
+
 def multiplications(plan: list[Sweep | AttentionSweep]) -> tuple[int, int]:
     """Of the convolutions and of exact attention's queries with keys and weights with values."""
     convolutions = attention = 0
@@ -189,9 +199,10 @@ def _tile(sweep: Sweep | AttentionSweep, budget: Budget, itemsize: int) -> tuple
         rows, columns = min(side, sweep.height), min(side, sweep.width)
     else:
         inward, outward = sweep.channels
+        read = inward * (4 if isinstance(sweep, Sweep) and sweep.conv.change == "half" else 1)
         of_band = budget.work // 2 // _BANDS_AT_ONCE
         rows = max(1, min(sweep.height, of_band // (max(inward, outward) * sweep.width * itemsize)))
-        elements = budget.work // 2 // (_COPIES * (inward + outward) * itemsize)
+        elements = budget.work // 2 // (_COPIES * (read + outward) * itemsize)
         columns = max(1, min(sweep.width, elements // rows))
     if isinstance(sweep, AttentionSweep):  # every place looks at all others: a tile must not take minutes
         queries = max(1, _PAIRS_AT_ONCE // (sweep.height * sweep.width * sweep.layer.inner))

@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import shutil
-import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,9 +15,20 @@ from torch import Tensor
 from ..errors import OptionError, OutOfDisk, OutOfMemory
 from ..memory import free_memory, release_memory
 from ..precision import clear_memory_errors
-from .features import Room, disk_error
+from .features import Room
 from .layers import Network
-from .plan import MIB, AttentionSweep, Budget, Sweep, make_plan, most_features, multiplications, untiled_bytes
+from .plan import (
+    MIB,
+    AttentionSweep,
+    Budget,
+    Sweep,
+    attention_bytes,
+    make_plan,
+    most_features,
+    multiplications,
+    untiled_bytes,
+)
+from .spill import disk_error, temporary_folder
 from .walk import Walk
 
 Progress = Callable[[int, int], None]
@@ -50,8 +60,9 @@ class VAETiling:
 
     tile: the tiles' side in image pixels. None: whole if memory suffices and attention is exact, else in tiles as
     memory allows. 0: always whole, with exact attention.
-    memory: bytes that activations may take; None is a share of what is free. Feature maps that do not fit go to
-    nameless files in `folder` (None: the system's folder for temporary files).
+    memory: bytes that activations may take; None is a share of what is free. Feature maps that do not fit go to a
+    nameless file in `folder` (None: the system's folder for temporary files). Attention's keys and values stay in
+    memory even if they alone are more.
     attention: "exact"; "pooled": keys and values averaged over squares of 4 x 4 places, or of more, so that attention
     takes at most a tenth of the convolutions' work: another result by a little; "auto": exact, but where it would take
     longer than the convolutions and than half a minute, pooled as little as brings it down to that, with a warning.
@@ -84,16 +95,18 @@ def budget_of(tiling: VAETiling, device: torch.device) -> int:
     return max(LEAST_BUDGET, int(free_memory(device) * _SHARE))
 
 
-def goes_whole(network: Network, height: int, width: int, tiling: VAETiling, budget: int) -> bool:
-    """Whether an input of (height, width) is left to the network itself, whose attention is exact."""
+def goes_whole(network: Network, shape: Sequence[int], tiling: VAETiling, budget: int) -> bool:
+    """Whether an input of shape (B, C, h, w) is left to the network itself, whose attention is exact."""
     if tiling.tile == 0:
         return True
-    plan = make_plan(network, height, width, Budget(1, 0), network.dtype.itemsize)
+    images, _, height, width = shape
+    itemsize = network.dtype.itemsize
+    plan = make_plan(network, height, width, Budget(1, 0), itemsize)
     if _pooled_side(plan, tiling.attention, network.device) > 1:
         return False
     if tiling.tile is not None:
         return max(height, width) * network.pixels <= tiling.tile
-    return untiled_bytes(network, height, width, network.dtype.itemsize) <= budget
+    return images * untiled_bytes(network, height, width, itemsize) <= budget
 
 
 def run(
@@ -106,16 +119,16 @@ def run(
 ) -> Tensor:
     """source (B, C, h, w) through the network: by whole() or in tiles, and in smaller ones where memory ends.
 
-    stage: its name in errors. While gradients are recorded an image goes whole, unless tiles are asked for.
+    stage: its name in errors. Where gradients are needed an image goes whole.
     Raises OptionError for tiles that would cut gradients off, OutOfMemory if not even the smallest tiles fit,
     OutOfDisk.
     """
-    _check_gradients(network, source, tiling)
-    if tiling.tile is None and torch.is_grad_enabled():
+    if torch.is_grad_enabled() and (source.requires_grad or network.requires_grad()):
+        if tiling.tile:
+            raise OptionError("Tiles of the VAE pass no gradients; train with whole images (no VAE tile).")
         return whole()
     budget = budget_of(tiling, network.device)
-    size = source.shape[-2:]
-    is_whole = goes_whole(network, *size, tiling, budget)
+    is_whole = goes_whole(network, source.shape, tiling, budget)
     while True:
         try:
             with clear_memory_errors(stage):
@@ -126,12 +139,13 @@ def run(
         # Outside of the handler, as the error's traceback holds the tensors that were too large.
         release_memory(network.device)
         if is_whole:
-            is_whole, budget = False, min(budget, untiled_bytes(network, *size, network.dtype.itemsize))
+            held = untiled_bytes(network, *source.shape[-2:], network.dtype.itemsize)
+            is_whole, budget = False, min(budget, held)
         elif budget <= LEAST_BUDGET:
             raise OutOfMemory(_HELP.format(stage=stage))
         budget = max(LEAST_BUDGET, budget // 2)
         if tiling.tile is not None:
-            tiling = replace(tiling, tile=max(_LEAST_TILE, tiling.tile // 2))
+            tiling = replace(tiling, tile=min(tiling.tile, max(_LEAST_TILE, tiling.tile // 2)))
         logger.warning("%s ran out of memory; trying again in tiles, within %.2f GB", stage, budget / 1e9)
 
 
@@ -151,6 +165,7 @@ def transform(
     side = _pooled_side(plan, tiling.attention, device)
     if side > 1 and tiling.attention == "auto":
         _announce(side, plan)
+    in_memory = max(0, split.features - attention_bytes(plan, itemsize, side))
     total = images * sum(sweep.tiles for sweep in plan)
     done = 0
 
@@ -165,23 +180,18 @@ def transform(
         shape = (images, last.out_channels, last.height, last.width)
         result = torch.empty(shape, dtype=torch.float32, device=network.result_device or device)
         for image in range(images):
-            room = _room(split.features, most_features(plan, itemsize), tiling.folder, device)
+            room = _room(in_memory, most_features(plan, itemsize), tiling.folder, device)
             one = slice(image, image + 1)
             Walk(network, plan, room, step, side).run(source[one], result[one])
     return result
-
-
-def _check_gradients(network: Network, source: Tensor, tiling: VAETiling) -> None:
-    if tiling.tile and torch.is_grad_enabled() and (source.requires_grad or network.requires_grad()):
-        raise OptionError("Tiles of the VAE pass no gradients; train with whole images (no VAE tile).")
 
 
 def _room(in_memory: int, needed: int, folder: Path | None, device: torch.device) -> Room:
     """Room for the feature maps: the device's memory, behind an accelerator the host's, then files."""
     behind = int(free_memory(torch.device("cpu")) * _HOST_SHARE) if device.type != "cpu" else 0
     on_disk = needed - in_memory - behind
+    folder = folder or temporary_folder()
     if on_disk > 0:
-        folder = folder or _temporary_folder()
         try:
             free = shutil.disk_usage(folder).free
         except OSError as error:
@@ -196,23 +206,11 @@ def _room(in_memory: int, needed: int, folder: Path | None, device: torch.device
     return Room(device, in_memory, behind, folder)
 
 
-def _temporary_folder() -> Path:
-    """The system's folder for temporary files; not a RAM disk, where files take the memory that they shall spare."""
-    folder, on_disk = Path(tempfile.gettempdir()), Path("/var/tmp")
-    try:
-        mounts = [line.split()[1:3] for line in Path("/proc/self/mounts").read_text().splitlines()]
-    except OSError:  # no Linux
-        return folder
-    kinds = {mount: kind for mount, kind in mounts}
-    home = next((str(p) for p in (folder, *folder.resolve().parents) if str(p) in kinds), "")
-    return on_disk if kinds.get(home) in ("tmpfs", "ramfs") and on_disk.is_dir() else folder
-
-
 def _pooled_side(plan: list[Sweep | AttentionSweep], attention: str, device: torch.device) -> int:
     """The side of the squares over which keys and values are averaged; 1 is exact."""
-    if attention == "exact":
-        return 1
     convolutions, exact = multiplications(plan)
+    if attention == "exact" or not exact:
+        return 1
     if attention == "pooled":
         return max(_POOLED_SIDE, math.ceil(math.sqrt(exact / (_POOLED_SHARE * convolutions))))
     allowed = _FREE_ATTENTION if device.type == "cpu" else _FREE_ATTENTION_ACCELERATOR

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .attention import attend, pool
+from .attention import Places, attend
 from .features import FeatureMap, Room, WholeTensor
 from .layers import Network, Span
 from .plan import AttentionSweep, Sweep, tiles
@@ -103,22 +103,19 @@ class Walk:
         self, sweep: AttentionSweep, x: Map, out: Map, affine: Affine, moments: Moments | None
     ) -> None:
         layer, height, width = sweep.layer, sweep.height, sweep.width
-        shape = (1, height, width, layer.inner)
-        key, value = (
-            torch.empty(shape, dtype=self.network.dtype, device=self.network.device) for _ in range(2)
+        keys, values = (
+            Places(height, width, layer.inner, self.pooled, self.network.dtype, self.network.device)
+            for _ in range(2)
         )
         for rows, columns in tiles(height, width, sweep.tile):
             for cols in columns:
                 window = self._window(x, rows, cols, affine)
-                for kept, project in ((key, layer.key), (value, layer.value)):
-                    kept[:, slice(*rows), slice(*cols)] = project(window).unflatten(
-                        1, (rows.length, cols.length)
-                    )
+                keys.put(rows, cols, layer.key(window))
+                values.put(rows, cols, layer.value(window))
                 self.step()
             x.unload(rows.stop)
-        key, value = key.flatten(1, 2), value.flatten(1, 2)
-        if self.pooled > 1:
-            key, value = (pool(places, height, width, self.pooled) for places in (key, value))
+        key, value = keys.all(), values.all()
+        del keys, values
         for rows, columns in tiles(height, width, sweep.tile):
             band = out.new_band(rows)
             for cols in columns:

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-import os
 import random
-import shutil
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -17,20 +14,19 @@ from diffusers import AutoencoderKL
 from peft import LoraConfig, inject_adapter_in_model
 from PIL import Image
 from sd_models import tiny_vae
+from tiled_vae_cases import MIB, decode, encode, image, latents, lively_vae, make_lively
 from torch import Tensor
 
 from osediff_core import OneStepGenerator
 from osediff_core.backends.adapters import DiffusersVAE
-from osediff_core.errors import OptionError, OutOfDisk, OutOfMemory
+from osediff_core.errors import OptionError, OutOfMemory
 from osediff_core.tiled_vae import VAETiling
-from osediff_core.tiled_vae.features import FeatureMap, Room
+from osediff_core.tiled_vae.attention import Places
 from osediff_core.tiled_vae.layers import Convolution, Norm, Span
-from osediff_core.tiled_vae.plan import Budget, make_plan, most_features
-from osediff_core.tiled_vae.stage import run, transform
+from osediff_core.tiled_vae.plan import tiles, untiled_bytes
+from osediff_core.tiled_vae.stage import goes_whole, run, transform
 from osediff_core.tiled_vae.statistics import Moments
-from osediff_core.tiled_vae.walk import Walk
 
-MIB = 2**20
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
@@ -42,46 +38,7 @@ def _no_gradients():
 
 @pytest.fixture(scope="module")
 def vae() -> DiffusersVAE:
-    """Three levels (f = 4), widths that change, two layers a block, mid-block attention."""
-    module = tiny_vae(
-        block_out_channels=(8, 16, 16),
-        layers_per_block=2,
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-    )
-    _make_lively(module)
-    return DiffusersVAE(module)
-
-
-def _make_lively(module: torch.nn.Module) -> None:
-    """Norms and attention that matter: fresh ones scale by one and attend to everything alike."""
-    generator = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for name, parameter in module.named_parameters():
-            if "norm" in name:
-                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.3)
-            if "to_q" in name or "to_k" in name:
-                parameter.mul_(6)
-
-
-def image(height: int, width: int, batch: int = 1) -> Tensor:
-    """Not the same everywhere: statistics of a part are not those of the whole."""
-    noise = torch.rand(batch, 3, height, width, generator=torch.Generator().manual_seed(height * width))
-    ramp = torch.linspace(-1, 1, width).expand(height, width) * torch.linspace(0, 1, height)[:, None]
-    return noise * 0.5 + ramp
-
-
-def latents(height: int, width: int, batch: int = 1) -> Tensor:
-    z = torch.randn(batch, 4, height, width, generator=torch.Generator().manual_seed(height + width))
-    return z + torch.linspace(-2, 2, width)
-
-
-def encode(vae: DiffusersVAE, x: Tensor, budget: int = 8 * MIB, **tiling: object) -> Tensor:
-    return transform(vae.encoder(*x.shape[-2:]), x, VAETiling(**tiling), budget)
-
-
-def decode(vae: DiffusersVAE, z: Tensor, budget: int = 8 * MIB, **tiling: object) -> Tensor:
-    return transform(vae.decoder(*z.shape[-2:]), z, VAETiling(**tiling), budget)
+    return lively_vae()
 
 
 # --- exactness ---
@@ -144,7 +101,7 @@ def test_each_image_of_a_batch_has_its_own_statistics(vae, direction):
 )
 def test_other_architectures_of_the_same_class(changes):
     vae = DiffusersVAE(tiny_vae(**changes))
-    _make_lively(vae.module)
+    make_lively(vae.module)
     f = vae.downscale
     x, z = image(16 * f, 12 * f), latents(16, 12)
     moments, decoded = vae.module.encode(x).latent_dist.parameters, vae.module.decode(z).sample
@@ -240,6 +197,22 @@ def test_pooling_holds_also_where_memory_would_do_for_the_whole_image(trained, m
     assert run("decode", vae.decoder(*z.shape[-2:]), z, lambda: whole, untiled) is whole
 
 
+@pytest.mark.parametrize(("height", "width", "side"), [(7, 9, 1), (7, 9, 4), (8, 4, 4), (1, 5, 3), (5, 5, 9)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_places_are_averaged_over_squares_however_they_come_in(height, width, side, dtype):
+    given = torch.randn(1, height, width, 6).to(dtype)
+    places = Places(height, width, 6, side, dtype, given.device)
+    for rows, columns in tiles(height, width, (2, 3)):
+        for cols in columns:
+            places.put(rows, cols, given[:, slice(*rows), slice(*cols)].flatten(1, 2))
+    grid = given.permute(0, 3, 1, 2).float()
+    pooled = torch.nn.functional.avg_pool2d(grid, side, ceil_mode=True, count_include_pad=False)
+    expected = pooled.flatten(2).transpose(1, 2)
+    torch.testing.assert_close(
+        places.all().float(), expected, atol=2e-6 if dtype == torch.float32 else 1e-2, rtol=0
+    )
+
+
 # --- statistics ---
 
 
@@ -269,60 +242,6 @@ def test_what_a_convolution_reads_is_enough_and_no_more_than_the_input(change, l
         (first, last), offset = conv.reads(Span(start, stop), length)
         assert 0 <= first < last <= length and offset >= 0
         assert conv.size(last - first) >= offset + stop - start
-
-
-# --- memory and disk ---
-
-
-def test_features_beyond_the_budget_go_to_disk_and_leave_nothing(vae, tmp_path, caplog):
-    z = latents(24, 16)
-    exact = vae.module.decode(z).sample
-    with caplog.at_level(logging.INFO):
-        found = decode(vae, z, budget=150_000, folder=tmp_path)
-    assert (found - exact).abs().max() <= 2e-5
-    assert str(tmp_path) in caplog.text and not os.listdir(tmp_path)
-
-
-def test_a_band_is_kept_where_there_is_room_and_room_comes_back():
-    room = Room(torch.device("cpu"), 1000, 0, None)
-    x = FeatureMap(1, 6, 50, torch.float32, room)
-    bands = {}
-    for top in (0, 2, 4):
-        band = x.new_band(Span(top, top + 2))
-        bands[top] = band.copy_(torch.randn(1, 1, 2, 50)).clone()
-        x.put(Span(top, top + 2), band)
-    assert room.bytes_on_disk == 400  # two bands of 400 bytes fit
-    whole = torch.cat(list(bands.values()), dim=2)
-    assert torch.equal(torch.cat(x.pieces(Span(1, 6), Span(3, 50)), dim=2), whole[:, :, 1:6, 3:])
-    x.drop(4)
-    assert room.bytes_on_disk == 400 and x.pieces(Span(0, 4), Span(0, 50)) == []
-    x.drop(6)
-    assert room.bytes_on_disk == 0 and room.most_on_disk == 400
-
-
-def test_the_forecast_of_features_is_what_is_stored(vae):
-    network, device = vae.decoder(24, 24), torch.device("cpu")
-    plan = make_plan(network, 24, 24, Budget(60_000, 0), 4)
-    forecast, room = most_features(plan, 4), Room(device, 0, 0, None)
-    Walk(network, plan, room, lambda: None).run(latents(24, 24), torch.empty(1, 3, 96, 96))
-    assert forecast <= room.most_on_disk <= 1.15 * forecast and room.bytes_on_disk == 0
-
-
-def test_a_full_disk_is_said_in_one_sentence(vae, tmp_path, monkeypatch):
-    real = shutil.disk_usage
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: real(path)._replace(free=10_000))
-    with pytest.raises(OutOfDisk, match=r"GB of disk, but .* free; point TMPDIR"):
-        decode(vae, latents(24, 24), budget=100_000, folder=tmp_path)
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
-def test_a_disk_that_fills_up_on_the_way_is_said_too(vae, tmp_path, monkeypatch):
-    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: open("/dev/full", "wb", buffering=0))
-    with pytest.raises(OutOfDisk, match="is full"):
-        decode(vae, latents(24, 24), budget=100_000, folder=tmp_path)
-    monkeypatch.undo()
-    with pytest.raises(OutOfDisk, match="cannot be written"):
-        decode(vae, latents(24, 24), budget=100_000, folder=tmp_path / "missing" / "folder")
 
 
 # --- when ---
@@ -396,6 +315,38 @@ def test_an_image_that_fails_whole_is_tried_in_tiles(vae):
 
     found = run("decode", vae.decoder(8, 8), z, whole, VAETiling(memory=1024 * MIB))
     assert (found - vae.module.decode(z).sample).abs().max() < 2e-5
+
+
+@pytest.mark.parametrize("tile", [24, 100])
+def test_tiles_never_grow_where_memory_ends(vae, tile, monkeypatch):
+    asked = []
+
+    def short_of_memory(network: object, source: object, tiling: VAETiling, *_: object) -> None:
+        asked.append(tiling.tile)
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr("osediff_core.tiled_vae.stage.transform", short_of_memory)
+    z = latents(32, 32)
+    with pytest.raises(OutOfMemory):
+        run("decode", vae.decoder(32, 32), z, lambda: vae.decode(z), VAETiling(tile, memory=256 * MIB))
+    assert asked[0] == tile and asked == sorted(asked, reverse=True) and len(asked) == 3
+
+
+def test_a_batch_goes_whole_only_if_there_is_memory_for_all_of_it(vae):
+    z, network = latents(16, 16, batch=4), vae.decoder(16, 16)
+    for images, whole in ((1, True), (4, False)):
+        enough_for_two = 2 * untiled_bytes(network, 16, 16, 4)
+        assert goes_whole(network, z[:images].shape, VAETiling(), enough_for_two) is whole
+
+
+def test_pytorchs_default_mode_does_not_keep_frozen_weights_from_tiles():
+    z, steps = latents(16, 16), []
+    with torch.inference_mode(False), torch.enable_grad():
+        frozen = lively_vae()
+        frozen.module.requires_grad_(False)
+        network, tiling = frozen.decoder(16, 16), VAETiling(memory=100_000)
+        found = run("decode", network, z, lambda: None, tiling, lambda *step: steps.append(step))
+    assert steps and (found - frozen.module.decode(z).sample).abs().max() < 2e-5
 
 
 def test_training_goes_whole_and_refuses_tiles(vae):
