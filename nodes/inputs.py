@@ -114,8 +114,8 @@ def vae_tile_input() -> io.Input:
         max=4096,
         step=64,
         advanced=True,
-        tooltip="Side of the VAE's tiles in pixels. 0: whole if memory suffices, else in tiles as memory allows. Tiles "
-        "give the same result.",
+        tooltip="Side of the VAE's tiles in pixels. 0: whole if memory suffices, else in tiles as memory allows. Their "
+        "size does not change the result.",
     )
 
 
@@ -129,7 +129,7 @@ def vae_attention_input() -> io.Input:
         advanced=True,
         tooltip="How the VAE attends over large pictures. exact: over every place. pooled: over averages of 4 x 4 "
         "places or more, at a tenth of the rest's work. auto: exact, unless it would take longer than the rest of the "
-        "VAE.",
+        "VAE and than half a minute.",
     )
 
 

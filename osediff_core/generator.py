@@ -177,8 +177,8 @@ class OneStepGenerator:
         The posterior's mode is taken; with sample_posterior, a draw from it (as the official code does,
         unseeded). The draw uses `generator`, on that generator's device, so that a CPU seed means the same
         everywhere; or posterior_noise, standard normal, of the latents' shape.
-        tiling: how the VAE is tiled; by default where the image whole would need too much memory. Tiles give the same
-        result. progress(done, total): called as tiles are done; it may raise to stop the work.
+        tiling: how the VAE is tiled; by default where the image whole would need too much memory or its attention
+        minutes. progress(done, total): called as tiles are done; it may raise to stop the work.
         Raises ImageError if the shape does not suit, OptionError for tiles while training, OutOfDisk.
         """
         self._check_image(lq)

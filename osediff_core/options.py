@@ -269,7 +269,7 @@ def _add_restoration(parser: argparse.ArgumentParser) -> None:
         "--vae-tile",
         type=_vae_tile,
         metavar="N",
-        help="side of the VAE's tiles in pixels, 0 for none (default: auto, as memory allows; the result is the same)",
+        help="side of the VAE's tiles in pixels, 0 for none (default: as memory allows; their size changes nothing)",
     )
     add(
         "--vae-memory",
