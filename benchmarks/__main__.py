@@ -2,8 +2,9 @@
 
     python -m benchmarks [--quick] [--parts peak speed512 …] [--out docs/benchmarks]
 
-An hour on two CPU cores, on a machine with nothing else to do; 20 GB of memory and 6 GB of disk. What was measured is
-written after each part; --parts measures these anew and keeps the rest. --quick: small cases, to see that all works.
+An hour on two CPU cores, on a machine with nothing else to do; 25 GB of memory and 6 GB of disk. What was measured is
+written after each part, with the machine beside it; --parts measures these anew and keeps the rest. --quick: small
+cases, to see that all works, into runs/benchmarks-quick.
 """
 
 from __future__ import annotations
@@ -53,7 +54,8 @@ def parts(quick: bool, device: str, full_size: Callable[[], Model]) -> dict[str,
         "peak": lambda: {name: peaks(device, getattr(torch, name)) for name in ("float32", "bfloat16")},
         "speed512": lambda: compare(256 if quick else 512, "--rounds", "1" if quick else "3"),
         "speed1024": lambda: compare(
-            768 if quick else 1024, "--rounds", "1" if quick else "2", "--variants", f"ours-{half}"
+            *((768, "--rounds", "1") if quick else (1024, "--rounds", "2")),
+            *("--variants", f"ours-{half}", f"ours-{half}, balanced tiles", f"ours-{half}, whole"),
         ),
         "megapixels": lambda: [
             {"model": "tiny", **row}
@@ -97,12 +99,13 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--parts", nargs="+", choices=parts(False, device, lambda: ("", "")))
     parser.add_argument("--device", default=device)
-    parser.add_argument("--out", type=Path, default=root / "docs" / "benchmarks")
+    parser.add_argument("--out", type=Path, help="file name without suffix (default: docs/benchmarks)")
     args = parser.parse_args()
+    out = args.out or root / ("runs/benchmarks-quick" if args.quick else "docs/benchmarks")
+    out.parent.mkdir(parents=True, exist_ok=True)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    numbers = args.out.with_suffix(".json")
-    report = json.loads(numbers.read_text()) if numbers.exists() else {}
-    report["machine"] = machine(args.device)
+    numbers = out.with_suffix(".json")
+    report = json.loads(numbers.read_text()) if numbers.exists() else {"machines": {}}
     with tempfile.TemporaryDirectory() as scratch:
         written: list[Model] = []
 
@@ -117,10 +120,12 @@ def main() -> None:
                 continue
             log.info("%s", name)
             report[name] = measure()
-            write_bytes_atomically(numbers, (json.dumps(report, indent=1) + "\n").encode())
-    write_bytes_atomically(args.out.with_suffix(".md"), markdown(report).encode())
-    plot(report, args.out.with_suffix(".png"))
-    log.info("%s", args.out.with_suffix(".md"))
+            report["machines"][name] = machine(args.device)
+            text = json.dumps(report, indent=1, allow_nan=False) + "\n"
+            write_bytes_atomically(numbers, text.encode())
+    write_bytes_atomically(out.with_suffix(".md"), markdown(report).encode())
+    plot(report, out.with_suffix(".png"))
+    log.info("%s", out.with_suffix(".md"))
 
 
 if __name__ == "__main__":

@@ -24,8 +24,8 @@ from osediff_core import OneStepGenerator
 from osediff_core.tiled_vae import ATTENTIONS, VAETiling
 
 from .full_size import write_full_size
+from .memory import memory_now
 from .speed import picture
-from .vae_methods import memory_now
 
 ROOT = Path(__file__).parents[1]
 

@@ -10,15 +10,19 @@ from . import speed, tiling
 _INTRO = """# Speed, memory, exactness
 
 `make bench` (`python -m benchmarks`) makes this page, its numbers ([benchmarks.json](benchmarks.json)) and its plot.
-What is compared: `plain diffusers` is fp32 with the LoRA unmerged and the official tiles, as the official code runs
-it. Full size means Stable Diffusion 2.1's, with random weights (benchmarks/full_size.py); `tiny` is the embedded
-model. Ratios are taken within one run, in which all take turns; seconds depend on the machine."""
+Full size means Stable Diffusion 2.1's, with random weights (benchmarks/full_size.py); `tiny` is the embedded model.
+Seconds depend on the machine."""
+_SPEED = """`plain diffusers` is fp32 with the LoRA unmerged, as the official code runs it, with its tiles of the UNet:
+96 latents, overlap 32, for areas above 96 x 96. `ours` has the LoRA merged and the same tiles; `balanced tiles` are
+spread evenly, `whole` is without tiles, which spares the UNet more than half of its work at 1024 pixels. `denoise` has
+the prompt in it: plain diffusers encodes it for every picture, as the official code does, ours once for all pictures.
+All take turns, a picture each, and ratios are taken within a turn."""
 _MEGAPIXELS = """Restored pixels against seconds a megapixel and peak memory of the whole process. `auto` and `pooled`
 are the VAE's attention ([tiling.md](tiling.md)): exact attention grows with the square of the area, whatever the
 tiles."""
 _VAE = """fp32. Errors are the largest difference of a value of the image (range -1 to 1) or of the posterior's moments
-from the first row, which is the whole image where memory allowed it. Memory is the peak above the weights; CPU time is
-of all threads together."""
+from the first row, which is the whole image where memory allowed it. Each way was measured once, one after the other,
+in a process of its own. Memory is the peak above the weights; CPU time is of all threads together."""
 _UNET = """`tiny` on photographs, 512 x 512 pixels, against the untiled step. Work: latents computed per latent. Seam:
 how much steeper the error is across the borders of tiles than elsewhere (1: not at all). Shared: group norms with the
 statistics of all tiles together."""
@@ -26,22 +30,18 @@ statistics of all tiles together."""
 
 def markdown(report: dict[str, Any]) -> str:
     """The page; parts that were not measured are left out."""
-    machine = report["machine"]
-    lines = [
-        _INTRO,
-        "",
-        f"Measured on {machine['processor']} ({machine['capability']}), {machine['cores']} cores, "
-        f"{machine['threads']} threads, torch {machine['torch']}.",
-    ]
+    lines = [_INTRO, "", *_machines(report["machines"])]
     if "peak" in report:
         lines += ["", "## What the machine can do", "", *_peaks(report["peak"])]
-    for name in ("speed512", "speed1024"):
-        if name in report:
-            part = report[name]
-            lines += ["", f"## Full size, {part['pixels']} x {part['pixels']} pixels", ""]
-            lines.append(speed.table(part["rows"]))
-            if part["operations"] and "peak" in report:
-                lines += ["", *_shares(part, report["peak"])]
+    sizes = [name for name in ("speed512", "speed1024") if name in report]
+    if sizes:
+        lines += ["", "## Full size against plain diffusers", "", _SPEED]
+    for name in sizes:
+        part = report[name]
+        lines += ["", f"### {part['pixels']} x {part['pixels']} pixels", "", speed.table(part["rows"])]
+        same = "peak" in report and report["machines"]["peak"] == report["machines"][name]
+        if part["operations"] and same:
+            lines += ["", *_shares(part, report["peak"])]
     rows = [*report.get("megapixels", []), *report.get("megapixels_full", [])]
     if rows:
         lines += [
@@ -60,6 +60,23 @@ def markdown(report: dict[str, Any]) -> str:
     if "unet" in report:
         lines += ["", "## Tiles of the UNet", "", _UNET, "", tiling.unet_table(report["unet"])]
     return "\n".join(lines) + "\n"
+
+
+def _machines(machines: dict[str, dict[str, Any]]) -> list[str]:
+    """What the parts were measured on, each machine once."""
+    parts: dict[str, list[str]] = {}
+    for part, machine in machines.items():
+        described = (
+            f"{machine['processor']} ({machine['capability']}), {machine['cores']} cores, "
+            f"{machine['threads']} threads, torch {machine['torch']}"
+        )
+        parts.setdefault(described, []).append(part)
+    if len(parts) == 1:
+        return [f"Measured on {next(iter(parts))}."]
+    lines = ["The parts come from different machines; seconds compare only within one.", ""]
+    return lines + [
+        f"- {', '.join(f'`{name}`' for name in names)}: {found}" for found, names in parts.items()
+    ]
 
 
 def _peaks(found: dict[str, dict[str, float]]) -> list[str]:

@@ -28,13 +28,23 @@ import torch
 from torch import Tensor
 
 from .full_size import write_full_size
+from .memory import memory_now
 
 PROMPT = "a harbour, boats, water, houses"
 STAGES = ("encode", "denoise", "decode")
-VARIANTS: dict[str, dict[str, Any]] = {  # what of OneStepGenerator.load and its Speed differs
+TILES = {
+    "tile": 96,
+    "overlap": 32,
+    "grid": "official",
+}  # of the UNet, as the official code and ours have by default
+VARIANTS: dict[str, dict[str, Any]] = {  # the dtype, and what of TILES and Speed differs
     "ours-fp32": {"dtype": "fp32"},
     "ours-bf16": {"dtype": "bf16"},
     "ours-fp16": {"dtype": "fp16"},
+    "ours-bf16, balanced tiles": {"dtype": "bf16", "grid": "balanced"},
+    "ours-fp16, balanced tiles": {"dtype": "fp16", "grid": "balanced"},
+    "ours-bf16, whole": {"dtype": "bf16", "tile": None},
+    "ours-fp16, whole": {"dtype": "fp16", "tile": None},
     "fp32, timestep not folded": {"dtype": "fp32", "fold_timestep": False},
     "fp32, channels-last": {"dtype": "fp32", "channels_last": True},
     "fp32, compiled": {"dtype": "fp32", "compile": True},
@@ -46,7 +56,10 @@ PEER = "diffusers"
 
 
 class Peer:
-    """Plain diffusers in fp32, LoRA unmerged, as the official code computes; its default tiles from 97 latents on."""
+    """Plain diffusers in fp32, LoRA unmerged, as the official code computes, in its default tiles.
+
+    As there, the prompt of every picture goes through the text encoder; that is part of `denoise`.
+    """
 
     def __init__(self, base: Path, weights: Path, device: str) -> None:
         from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
@@ -78,7 +91,7 @@ class Peer:
 
             ids = self.tokenizer(PROMPT, padding="max_length", max_length=77, return_tensors="pt").input_ids
             embeds = self.text(ids.to(self.device)).last_hidden_state
-            tiles = lay_tiles("official", *latents.shape[-2:], 96, 32)
+            tiles = lay_tiles(TILES["grid"], *latents.shape[-2:], TILES["tile"], TILES["overlap"])
             steps = torch.tensor([999], device=self.device)
 
             def unet(cut: Tensor, timesteps: Tensor, prompt_embeds: Tensor) -> Tensor:
@@ -95,24 +108,32 @@ class Peer:
 
 
 class Ours:
-    """OneStepGenerator as `osediff upscale` loads it, with a variant's switches."""
+    """OneStepGenerator with the UNet's tiles as `osediff upscale` has them, and a variant's switches.
+
+    It remembers the embedding of a prompt, so that the text encoder runs in the first round alone.
+    """
 
     def __init__(self, base: Path, weights: Path, device: str, options: dict[str, Any]) -> None:
         from osediff_core import OneStepGenerator
         from osediff_core.speed import Speed
 
-        dtype = options["dtype"]
-        speed = Speed(**{k: v for k, v in options.items() if k != "dtype"})
+        self.tiles = {key: options.get(key, default) for key, default in TILES.items()}
+        speed = Speed(**{key: v for key, v in options.items() if key != "dtype" and key not in TILES})
         self.generator = OneStepGenerator.load(
-            base, weights, dtype=dtype, device=device, keep_base=False, speed=speed
+            base, weights, dtype=options["dtype"], device=device, keep_base=False, speed=speed
         )
 
     def stages(self, lq: Tensor) -> dict[str, Callable[[Any], Any]]:
         """Each takes what the one before gave."""
-        generator = self.generator
+        generator, tiles = self.generator, self.tiles
+
+        def denoise(latents: Tensor) -> Tensor:
+            embeds = generator.encode_prompt([PROMPT])
+            return generator.denoise(latents, embeds, tiles["tile"], tiles["overlap"], tiles["grid"])
+
         return {
             "encode": lambda _: generator.encode(lq),
-            "denoise": lambda z: generator.denoise(z, generator.encode_prompt([PROMPT])),
+            "denoise": denoise,
             "decode": generator.decode,
         }
 
@@ -131,18 +152,12 @@ class PeakMemory(threading.Thread):
     def restart(self, field: str) -> None:
         """Count anew, what /proc/self/status calls `field`, beyond what is there now if that is RssAnon."""
         self.field, self.peak = field, 0
-        self.before = self._now() if field == "RssAnon" else 0
-
-    def _now(self) -> int:
-        status = Path("/proc/self/status").read_text()
-        return next(
-            int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith(self.field)
-        )
+        self.before = memory_now(field) if field == "RssAnon" else 0
 
     def run(self) -> None:
         """Look every 10 ms."""
         while True:
-            self.peak = max(self.peak, self._now() - self.before)
+            self.peak = max(self.peak, memory_now(self.field) - self.before)
             time.sleep(0.01)
 
 

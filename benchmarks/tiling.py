@@ -83,7 +83,6 @@ def measure_vae(vae: str, direction: str, size: int) -> list[dict[str, Any]]:
                 pair = [array.clip(-1, 1) for array in pair]
             error = np.abs(pair[0] - pair[1])
             row["max_error"], row["psnr"] = float(error.max()), _psnr(error, reference)
-            row["against"] = rows[0]["name"] if rows else "itself"
             os.unlink(save)
             rows.append(row)
             sys.stderr.write(f"{json.dumps(row)}\n")
@@ -112,11 +111,11 @@ def _peak(rows: list[dict[str, Any]], name: str) -> int:
     return int(0.8 * next(row["peak_bytes"] for row in rows if row["name"] == name))
 
 
-def _psnr(error: np.ndarray, reference: np.ndarray) -> float:
-    """In dB, of the range -1 to 1, for moments of the range of the reference."""
+def _psnr(error: np.ndarray, reference: np.ndarray) -> float | None:
+    """In dB, of the range -1 to 1, for moments of the range of the reference; None where nothing differs."""
     mean = float(np.square(error, dtype=np.float64).mean())
     peak = max(2.0, float(reference.max() - reference.min()))
-    return math.inf if mean == 0 else 10 * math.log10(peak**2 / mean)
+    return None if mean == 0 else 10 * math.log10(peak**2 / mean)
 
 
 def _comfyui() -> Path | None:
@@ -138,7 +137,7 @@ def vae_tables(rows: list[dict[str, Any]]) -> str:
             "| --- | --- | --- | --- | --- | --- |",
         ]
         for row in own:
-            psnr = "" if math.isinf(row["psnr"]) else f"{row['psnr']:.1f} dB"
+            psnr = "" if row["psnr"] is None else f"{row['psnr']:.1f} dB"
             error = "reference" if row is own[0] else f"{row['max_error']:.1e}"
             lines.append(
                 f"| {row['name']} | {error} | {psnr} | {row['peak_bytes'] / GB:.2f} GB | {row['cpu_s']:.0f} s | "

@@ -2,15 +2,14 @@
 
     python -m benchmarks.vae_methods '{"vae": "tiny", "direction": "decode", "size": 512, "method": "ours"}'
 
-Prints one JSON line: seconds of wall and CPU time, peak memory above what was held before, and what the method says
-about itself. The result is saved where asked for.
+Prints one JSON line: seconds of wall and CPU time, and peak memory above what was held before. The result is saved
+where asked for.
 """
 
 from __future__ import annotations
 
 import gc
 import json
-import logging
 import os
 import sys
 import time
@@ -29,6 +28,8 @@ from osediff_core.backends.tensor_files import read_json
 from osediff_core.geometry import resize_clipped
 from osediff_core.image_io import read_image
 from osediff_core.tiled_vae import VAETiling, run
+
+from .memory import memory_now
 
 ROOT = Path(__file__).parents[1]
 PHOTO = ROOT / "examples" / "photos" / "lighthouse.png"
@@ -109,27 +110,9 @@ def _comfyui(vae: DiffusersVAE, direction: str, x: Tensor, folder: Path) -> Call
     return lambda: native.encode_tiled(pixels, tile_x=512, tile_y=512, overlap=64)
 
 
-def memory_now(what: str) -> int:
-    """Bytes of this process by Linux: VmRSS is what it holds, VmHWM the most since the last reset."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(what)) * 1024
-
-
-class _DiskUse(logging.Handler):
-    """What the walk says about files."""
-
-    found = ""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.found = record.getMessage()
-
-
 @torch.inference_mode()
 def main(case: dict[str, Any]) -> dict[str, Any]:
     """Carries out one case."""
-    said = _DiskUse()
-    logging.getLogger("osediff_core").addHandler(said)
-    logging.getLogger("osediff_core").setLevel(logging.INFO)
     vae = load_vae(case["vae"], getattr(torch, case.get("dtype", "float32")))
     x = make_input(vae, case["direction"], case["size"])
     small = make_input(vae, case["direction"], 64)
@@ -142,7 +125,6 @@ def main(case: dict[str, Any]) -> dict[str, Any]:
     result = compute()
     measured = {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu}
     measured["peak_bytes"] = memory_now("VmHWM") - before
-    measured["says"] = said.found
     if case.get("save"):
         np.save(case["save"], result.numpy())
     return measured

@@ -24,6 +24,7 @@ class NativeUNet:
     """
 
     bytes_per_latent = None  # ComfyUI makes room before a step
+    device = None  # a sampler hands over latents that are on the MODEL's device
 
     def __init__(
         self, guider: Callable[..., Tensor], model: comfy.model_base.BaseModel, extra_args: dict[str, Any]
@@ -36,6 +37,10 @@ class NativeUNet:
     def dtype(self) -> torch.dtype:
         """What the UNet computes in."""
         return self._model.get_dtype_inference()
+
+    def requires_grad(self) -> bool:
+        """Whether any of the weights is trained."""
+        return any(parameter.requires_grad for parameter in self._model.diffusion_model.parameters())
 
     @contextmanager
     def fp32(self) -> Iterator[None]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from .precision import HasFp32
@@ -55,9 +56,15 @@ class NoisePredictor(HasFp32, Protocol):
 
     bytes_per_latent: about what it holds at its worst moment for each place of its input, besides its weights; None
     where the runtime makes room by itself.
+    device: where it computes and answers, wherever its input is; None: where its input is.
     """
 
     bytes_per_latent: int | None
+    device: torch.device | None
+
+    def requires_grad(self) -> bool:
+        """Whether any of its weights is trained."""
+        ...
 
     def __call__(self, latents: Tensor, timesteps: Tensor, prompt_embeds: Tensor | None) -> Tensor:
         """Scaled latents (B, C, h, w), timesteps (B,), prompt_embeds (B, L, D) -> prediction (B, C, h, w).

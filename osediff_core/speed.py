@@ -29,8 +29,9 @@ class Speed:
         group norm of that layout is off by up to 7e-4 on the CPU; half precision rounds more than that anyway.
     half_attention: attention by matrix products in half precision, a slice of queries at a time, as PyTorch's fused
         one computes in fp32 inside on a CPU.
-    compile: torch.compile of UNet and VAE. The first picture of each size waits for the compiler (minutes on a CPU,
-        which needs a C++ compiler), so it pays for many pictures of one size.
+    compile: torch.compile of the UNet, and of the VAE's encoder and decoder where an image goes whole through them (its
+        tiles take the layers one by one, uncompiled). The first picture of each size waits for the compiler (minutes on
+        a CPU, which needs a C++ compiler), so it pays for many pictures of one size.
     """
 
     fold_timestep: bool = True
@@ -49,7 +50,10 @@ def apply_speed(
             module.to(memory_format=torch.channels_last)
         if pays if speed.half_attention is None else speed.half_attention:
             module.set_attn_processor(HalfAttention())
-        if speed.compile:
+    if speed.compile:
+        # in place, so that weights keep their names; what is compiled is a module's __call__, which a VAE's encode and
+        # decode go around
+        for module in (unet, vae.encoder, vae.decoder):
             module.compile()
 
 

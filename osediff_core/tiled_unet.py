@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -36,7 +37,7 @@ def tiles_at_once(device: torch.device) -> int:
 class UNetTiling:
     """How the UNet takes latents.
 
-    tile: the tiles' side in latents, at most: it is made smaller where memory is short; areas up to tile * tile go
+    tile: the tiles' side in latents, at most: it is made smaller where memory is short. Areas up to tile * tile go
     whole. None: always whole. overlap: None is a third of the tile. grid: a name in `tiling.GRIDS`.
     batch: tiles at once; None: as many as suit the device.
     """
@@ -52,17 +53,25 @@ class UNetTiling:
         return lay_tiles(self.grid, height, width, self.tile, overlap)
 
     def smaller(self, height: int, width: int) -> UNetTiling | None:
-        """What needs about half the memory for that area; None below the floor, or if it must go whole."""
+        """One tile at once if it was several, else tiles of at most half the area.
+
+        None if that takes tiles below LEAST_TILE, or if the area must go whole.
+        """
         if self.tile is None:
             return None
         tiles = self.lay(height, width)
         if len(tiles) > 1 and self.batch != 1:
             return replace(self, batch=1)
-        side = max(tiles[0].height, tiles[0].width) * 7 // 10 // 8 * 8
-        if side < LEAST_TILE:
-            return None
-        overlap = None if self.overlap is None else self.overlap * side // self.tile
-        return replace(self, tile=side, overlap=overlap)
+        most = tiles[0].height * tiles[0].width // 2
+        # the root, as a larger tile leaves an elongated area whole
+        largest = min(self.tile, math.isqrt(height * width))
+        for side in range(largest // 8 * 8, LEAST_TILE - 1, -8):
+            overlap = None if self.overlap is None else self.overlap * side // self.tile
+            found = replace(self, tile=side, overlap=overlap)
+            first = found.lay(height, width)[0]
+            if first.height * first.width <= most:
+                return found
+        return None
 
 
 def predict(
@@ -75,25 +84,28 @@ def predict(
 ) -> Tensor:
     """The prediction for latents (B, C, h, w), whole or blended from tiles, fp32; smaller tiles where memory is short.
 
-    Other arguments as in `predict_tiled`. Raises OptionError for impossible tiles, OutOfMemory if not even small ones
-    fit.
+    Other arguments as in `predict_tiled`. With gradients the tiles are as asked for, as what is short then is the
+    memory for the graph. The result is on the network's device.
+    Raises OptionError for impossible tiles, OutOfMemory if not even small ones fit.
     """
     size = latents.shape[-2:]
-    if not torch.is_grad_enabled():
-        tiling = _within_memory(unet, latents, tiling)
+    device = unet.device or latents.device
+    tiling = replace(tiling, batch=tiling.batch or tiles_at_once(device))
+    with_gradients = _needs_gradients(unet, latents, prompt_embeds)
+    if not with_gradients:
+        tiling = _within_memory(unet, latents.shape, device, tiling)
     while True:
         tiles = tiling.lay(*size)
         try:
             with clear_memory_errors("denoise"):
                 if len(tiles) == 1:
                     return unet(latents, timesteps, prompt_embeds).float()
-                batch = tiling.batch or tiles_at_once(latents.device)
-                return predict_tiled(unet, latents, timesteps, prompt_embeds, tiles, batch, progress)
+                return predict_tiled(unet, latents, timesteps, prompt_embeds, tiles, tiling.batch, progress)
         except OutOfMemory:
-            if tiling.tile is None or torch.is_grad_enabled():
+            if tiling.tile is None or with_gradients:
                 raise
         # Outside of the handler, as the error's traceback holds the tensors that were too large.
-        release_memory(latents.device)
+        release_memory(device)
         smaller = tiling.smaller(*size)
         if smaller is None:
             raise OutOfMemory(_HELP.format(tile=tiling.tile))
@@ -101,16 +113,23 @@ def predict(
         tiling = smaller
 
 
-def _within_memory(unet: NoisePredictor, latents: Tensor, tiling: UNetTiling) -> UNetTiling:
+def _needs_gradients(unet: NoisePredictor, latents: Tensor, prompt_embeds: Tensor | None) -> bool:
+    inputs = [latents] if prompt_embeds is None else [latents, prompt_embeds]
+    return torch.is_grad_enabled() and (any(x.requires_grad for x in inputs) or unet.requires_grad())
+
+
+def _within_memory(
+    unet: NoisePredictor, shape: torch.Size, device: torch.device, tiling: UNetTiling
+) -> UNetTiling:
     """Tiles that are expected to fit; on a CPU there may be no second try, as the system ends the process."""
     if tiling.tile is None or unet.bytes_per_latent is None:
         return tiling
-    batch, _, *size = latents.shape
-    free = free_memory(latents.device) * _SHARE
+    batch, _, *size = shape
+    free = free_memory(device) * _SHARE
     chosen = tiling
     while True:
         tiles = chosen.lay(*size)
-        at_once = min(len(tiles), chosen.batch or tiles_at_once(latents.device))
+        at_once = min(len(tiles), chosen.batch)
         needed = unet.bytes_per_latent * batch * at_once * tiles[0].height * tiles[0].width
         smaller = chosen.smaller(*size) if needed > free else None
         if smaller is None:
@@ -132,7 +151,8 @@ def predict_tiled(
 ) -> Tensor:
     """The prediction for whole latents, blended from tiles with the official Gaussian weights.
 
-    latents (B, C, h, w), timesteps (B,), prompt_embeds (B, L, D) or None -> fp32 (B, C, h, w).
+    latents (B, C, h, w), timesteps (B,), prompt_embeds (B, L, D) or None -> fp32 (B, C, h, w), on the device that the
+    network answers on.
     tiles: equally large and together covering the latents. batch: how many tiles go through the UNet at once
     (more is faster on an accelerator and takes more memory).
     progress(done, total) is called after each batch; it may raise to stop the work.
@@ -146,15 +166,17 @@ def predict_tiled(
     for tile in tiles:
         total[tile.window] += weights
 
-    blended = torch.zeros(latents.shape, dtype=torch.float32, device=latents.device)
+    blended = None
     for start in range(0, len(tiles), batch):
         group = tiles[start : start + batch]
         k = len(group)
         cut = torch.cat([latents[(..., *tile.window)] for tile in group])  # (k B, C, tile_h, tile_w)
         embeds = None if prompt_embeds is None else prompt_embeds.repeat(k, 1, 1)
         predicted = unet(cut, timesteps.repeat(k), embeds).float()
+        if blended is None:
+            blended = torch.zeros(latents.shape, dtype=torch.float32, device=predicted.device)
         for tile, part in zip(group, predicted.split(n), strict=True):
-            share = (weights / total[tile.window]).to(latents.device, torch.float32)
+            share = (weights / total[tile.window]).to(predicted.device, torch.float32)
             blended[(..., *tile.window)] += part * share
         if progress is not None:
             progress(start + k, len(tiles))

@@ -29,6 +29,10 @@ class TorchPart:
         """Where the weights are."""
         return next(self.module.parameters()).device
 
+    def requires_grad(self) -> bool:
+        """Whether any of the weights is trained."""
+        return any(parameter.requires_grad for parameter in self.module.parameters())
+
     def to(self, device: torch.device, dtype: torch.dtype) -> None:
         """Move and cast the weights, one tensor after the other; what fits already is not copied."""
         # not the model's own `to`: diffusers' warns that some layers would rather stay in fp32

@@ -44,10 +44,7 @@ class DiffusersVAE(TorchPart):
         except UnknownLayer as unknown:
             logger.info("this VAE is not tiled: it has %s", unknown)
             return None
-        return Network(found, self.device, self.dtype, pixels, self._is_trained)
-
-    def _is_trained(self) -> bool:
-        return any(parameter.requires_grad for parameter in self.module.parameters())
+        return Network(found, self.device, self.dtype, pixels, self.requires_grad)
 
     def encode(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """image (B, 3, H, W) in [-1, 1] -> mean, logvar (B, C, H/f, W/f) of the unscaled latents."""

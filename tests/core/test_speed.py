@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable
+
 import pytest
 import torch
 from diffusers.models.resnet import ResnetBlock2D
 from mini_weights import MiniModel
-from torch import Tensor
+from torch import Tensor, fx
 
 from osediff_core import OneStepGenerator
 from osediff_core.backends import load_base
 from osediff_core.speed import HalfAttention, Speed, fold_timestep
+from osediff_core.tiled_vae import VAETiling
 
 PLAIN = Speed(fold_timestep=False, channels_last=False, half_attention=False)
 
@@ -67,3 +71,53 @@ def test_the_strength_can_change_on_channels_last_networks(mini: MiniModel) -> N
     generator.set_strength(0.5, 0.5)
     again = generator.unet.module.mid_block.resnets[0].conv1.weight
     assert weight.is_contiguous(memory_format=torch.channels_last) and not again.is_contiguous()
+
+
+@pytest.mark.slow
+def test_compiled_networks_give_the_same_and_keep_their_weights_names(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    runs: Counter[str] = Counter()
+    real = torch.compile
+
+    def compile_(call: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        name = type(call.__self__).__name__
+
+        def eager(graph: fx.GraphModule, _inputs: list[Tensor]) -> Callable[..., Tensor]:
+            def run(*args: Tensor) -> Tensor:
+                runs[name] += 1
+                return graph.forward(*args)
+
+            return run
+
+        return real(call, backend=eager)
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    lq = torch.rand(1, 3, 64, 48, generator=torch.Generator().manual_seed(7)) * 2 - 1
+    plain, generator = (
+        OneStepGenerator.load(
+            "tiny", dtype="fp32", device="cpu", speed=Speed(channels_last=True, compile=compiled)
+        )
+        for compiled in (False, True)
+    )
+    expected = plain.restore(lq, "a wall")
+    assert not runs
+    torch.testing.assert_close(generator.restore(lq, "a wall"), expected, rtol=0, atol=1e-5)
+    assert set(runs) == {"Encoder", "UNet2DConditionModel", "Decoder"}
+    for part in ("unet", "vae"):
+        names = [set(getattr(g, part).module.state_dict()) for g in (generator, plain)]
+        assert names[0] == names[1]
+
+    before = dict(runs)
+    generator.set_strength(0.5, 0.5)  # new weights in the compiled networks
+    plain.set_strength(0.5, 0.5)
+    half = plain.restore(lq, "a wall")
+    torch.testing.assert_close(generator.restore(lq, "a wall"), half, rtol=0, atol=1e-5)
+    assert all(runs[name] > count for name, count in before.items())
+
+    with torch.inference_mode():
+        latents = generator.encode(lq)
+        before = dict(runs)
+        tiled = generator.decode(latents, tiling=VAETiling(tile=32))
+        assert runs == before, "tiles take the layers one by one"
+        torch.testing.assert_close(generator.decode(latents), tiled, rtol=0, atol=1e-5)

@@ -142,9 +142,13 @@ class LocalNet:
 
     dtype = torch.float32
     bytes_per_latent = None
+    device = None
 
     def __init__(self) -> None:
         self.batches: list[int] = []
+
+    def requires_grad(self) -> bool:
+        return False
 
     def __call__(self, latents: Tensor, timesteps: Tensor, prompt_embeds: Tensor) -> Tensor:
         self.batches.append(latents.shape[0])
@@ -218,6 +222,63 @@ def test_below_the_floor_it_says_what_would_help() -> None:
             torch.zeros(1, 77, 4),
             UNetTiling(96),
         )
+
+
+@pytest.mark.parametrize("grid", ["official", "balanced"])
+@pytest.mark.parametrize("size", [(60, 140), (140, 60), (20, 400), (1, 5000), (90, 90), (300, 500)])
+@pytest.mark.parametrize(("tile", "overlap"), [(96, 32), (96, None), (37, 5), (500, 32)])
+def test_every_next_try_is_at_most_half_as_large_until_it_says_what_would_help(
+    grid: str, size: tuple[int, int], tile: int, overlap: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    latents, t, embeds = torch.zeros(1, 4, *size), torch.tensor([3]), torch.zeros(1, 77, 4)
+    net = ShortOfMemory(0)
+    with pytest.raises(OutOfMemory, match="close other programs"):
+        predict(net, latents, t, embeds, UNetTiling(tile, overlap, grid, 1))
+    areas = [height * width for _, height, width in net.sizes]
+    assert all(after <= before / 2 for before, after in itertools.pairwise(areas))
+    assert areas[-1] < 4 * 32**2 and len(areas) < 9
+
+    net.bytes_per_latent, net.sizes = 1000, []
+    monkeypatch.setattr("osediff_core.tiled_unet.free_memory", lambda _: 0)
+    with pytest.raises(OutOfMemory):
+        predict(net, latents, t, embeds, UNetTiling(tile, overlap, grid, 1))
+    assert [height * width for _, height, width in net.sizes] == areas[-1:], "the smallest at once"
+
+
+def test_only_gradients_that_are_needed_keep_the_tiles_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    latents, t, embeds = torch.randn(1, 4, 90, 90), torch.tensor([3]), torch.zeros(1, 77, 4)
+    assert torch.is_grad_enabled()
+    assert predict(ShortOfMemory(5000), latents, t, embeds, UNetTiling(96)).shape == latents.shape
+    trained = ShortOfMemory(5000)
+    trained.requires_grad = lambda: True
+    for net, z, prompt in (
+        (trained, latents, embeds),
+        (ShortOfMemory(5000), latents.clone().requires_grad_(), embeds),
+        (ShortOfMemory(5000), latents, embeds.clone().requires_grad_()),
+    ):
+        net.bytes_per_latent = 1000
+        monkeypatch.setattr("osediff_core.tiled_unet.free_memory", lambda _: 1)
+        with pytest.raises(OutOfMemory, match="denoise stage ran out of memory; use"):
+            predict(net, z, t, prompt, UNetTiling(96))
+        assert net.sizes == [(1, 90, 90)]
+
+
+def test_a_network_s_own_device_counts_not_that_of_its_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Elsewhere(LocalNet):
+        device, bytes_per_latent = torch.device("meta"), 1000
+
+        def __call__(self, latents: Tensor, timesteps: Tensor, prompt_embeds: Tensor) -> Tensor:
+            return super().__call__(*(x.to(self.device) for x in (latents, timesteps, prompt_embeds)))
+
+    latents, t, embeds = torch.randn(1, 4, 40, 60), torch.tensor([3]), torch.zeros(1, 77, 4)
+    asked: list[torch.device] = []
+    monkeypatch.setattr("osediff_core.tiled_unet.free_memory", lambda device: asked.append(device) or 10**9)
+    for tile, at_once in ((16, 4), (96, 1)):
+        net = Elsewhere()
+        found = predict(net, latents, t, embeds, UNetTiling(tile))
+        assert found.shape == latents.shape and found.device == net.device
+        assert max(net.batches) == at_once, "no CPU takes several tiles at once"
+    assert set(asked) == {net.device}
 
 
 def test_tiles_are_chosen_by_free_memory_beforehand(
