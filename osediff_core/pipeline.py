@@ -31,7 +31,8 @@ class RestoreOptions:
     tile, overlap: in latents (8 pixels each for Stable Diffusion); larger pictures are denoised in tiles,
     which bounds memory and costs speed, and in smaller ones where memory is short; None or 0 is no tiling; overlap
     None is a third of the tile.
-    tile_grid: how tiles are laid. vae: how the VAE is tiled; the size of its tiles changes nothing, pooled attention a little.
+    tile_grid: how tiles are laid. vae: how the VAE is tiled; the size of its tiles changes nothing, pooled
+    attention a little.
     sample_posterior: draw the latent from the VAE's posterior, as the official code does, instead of its mode;
     `seed` makes the draw repeatable.
     """

@@ -171,6 +171,24 @@ def test_pooled_attention_is_near_on_a_trained_vae(trained):
     assert error.square().mean().sqrt() < 5e-4
 
 
+def test_pooled_attention_changes_a_restored_picture_by_no_more_than_two_levels():
+    generator = OneStepGenerator.load("tiny", dtype="fp32", device="cpu")
+    photo, embeds = (
+        Path(__file__).parents[2] / "examples/photos/lighthouse.png",
+        generator.encode_prompt([""]),
+    )
+    with Image.open(photo) as opened:
+        pixels = np.asarray(opened.convert("RGB").crop((0, 0, 256, 256)), np.float32)
+    lq = torch.from_numpy(pixels).permute(2, 0, 1)[None] / 127.5 - 1
+
+    def restored(kind: str) -> Tensor:
+        tiling = VAETiling(128, attention=kind)
+        return generator.decode(generator.denoise(generator.encode(lq, tiling=tiling), embeds), tiling=tiling)
+
+    levels = (restored("exact") - restored("pooled")).clamp(-1, 1) * 127.5
+    assert 0.01 < levels.square().mean().sqrt() < 0.4 and levels.abs().max() < 2
+
+
 def test_pooling_is_announced_and_only_where_exact_attention_would_take_long(trained, monkeypatch, caplog):
     vae, z = trained
     exact = decode(vae, z, tile=128, attention="exact")
