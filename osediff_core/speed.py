@@ -1,6 +1,7 @@
 """What makes a loaded generator faster, each a switch with its gain and its price.
 
-The figures are those of docs/speed.md (`python -m benchmarks.speed`): SD 2.1's full size, 256 x 256 pixels, two cores with AVX-512 bf16.
+The figures are those of docs/speed.md (`python -m benchmarks.speed`): SD 2.1's full size, 256 x 256 pixels, two cores
+with AVX-512 bf16.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ class Speed:
         (50.3 instead of 50.6). In fp32 it is off because PyTorch's group norm of that layout is off by up to 7e-4 on
         the CPU.
     half_attention: attention by matrix products in half precision, a slice of queries at a time, as PyTorch's fused
-        one computes in fp32 inside on a CPU: 1.01 times as fast at 256 pixels in bf16, more in larger pictures; no cost
-        that could be measured (50.3 dB with and without).
+        one computes in fp32 inside on a CPU: 1.01 times as fast in bf16, for nothing that could be
+        measured (50.3 dB with and without).
     compile: torch.compile of the UNet, and of the VAE's encoder and decoder where an image goes whole through them (its
         tiles take the layers one by one, uncompiled). The first picture of each size waits for the compiler (minutes on
         a CPU, which needs a C++ compiler), so it pays for many pictures of one size. On `tiny` the result is at most
