@@ -115,7 +115,7 @@ def run_stage(name: str, part: HasFp32, stage: Callable[[], Tensor]) -> Tensor:
     """
     with clear_memory_errors(name):
         result = stage()
-        if torch.is_grad_enabled() or bool(torch.isfinite(result).all()):
+        if result.requires_grad or bool(torch.isfinite(result).all()):
             return result
         if part.dtype != torch.float32:
             logger.warning(

@@ -300,6 +300,8 @@ def test_not_a_number_in_the_image_is_named(mini_generator: OneStepGenerator) ->
     lq[0, 0, 0, 0] = float("nan")
     with pytest.raises(NonFiniteError, match="encode"):
         mini_generator.restore(lq)
+    with torch.enable_grad(), pytest.raises(NonFiniteError, match="encode"):  # a script's default mode
+        mini_generator.encode(lq)
 
 
 # --- precision, devices, memory ---
