@@ -27,18 +27,7 @@ from osediff_core.tiled_vae.plan import tiles, untiled_bytes
 from osediff_core.tiled_vae.stage import goes_whole, run, transform
 from osediff_core.tiled_vae.statistics import Moments
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture(autouse=True)
-def _no_gradients():
-    with torch.inference_mode():
-        yield
-
-
-@pytest.fixture(scope="module")
-def vae() -> DiffusersVAE:
-    return lively_vae()
+pytestmark = pytest.mark.usefixtures("one_thread", "no_gradients")
 
 
 # --- exactness ---

@@ -12,9 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiled_vae_cases import decode, latents, lively_vae
+from tiled_vae_cases import decode, latents
 
-from osediff_core.backends.adapters import DiffusersVAE
 from osediff_core.errors import OutOfDisk
 from osediff_core.memory import free_memory, release_memory
 from osediff_core.tiled_vae.features import FeatureMap, Room
@@ -23,18 +22,7 @@ from osediff_core.tiled_vae.plan import Budget, attention_bytes, make_plan, most
 from osediff_core.tiled_vae.spill import Spill, temporary_folder
 from osediff_core.tiled_vae.walk import Walk
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture(autouse=True)
-def _no_gradients():
-    with torch.inference_mode():
-        yield
-
-
-@pytest.fixture(scope="module")
-def vae() -> DiffusersVAE:
-    return lively_vae()
+pytestmark = pytest.mark.usefixtures("one_thread", "no_gradients")
 
 
 def test_features_beyond_the_budget_go_to_disk_and_leave_nothing(vae, tmp_path, caplog):
