@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .errors import OutOfMemory
+from .gradients import needs_gradients
 from .memory import free_memory, release_memory
 from .ports import NoisePredictor
 from .precision import clear_memory_errors
@@ -91,7 +92,7 @@ def predict(
     size = latents.shape[-2:]
     device = unet.device or latents.device
     tiling = replace(tiling, batch=tiling.batch or tiles_at_once(device))
-    with_gradients = _needs_gradients(unet, latents, prompt_embeds)
+    with_gradients = needs_gradients(unet, latents, prompt_embeds)
     if not with_gradients:
         tiling = _within_memory(unet, latents.shape, device, tiling)
     while True:
@@ -111,11 +112,6 @@ def predict(
             raise OutOfMemory(_HELP.format(tile=tiling.tile))
         logger.warning("denoise ran out of memory; trying again in tiles of %d latents", smaller.tile)
         tiling = smaller
-
-
-def _needs_gradients(unet: NoisePredictor, latents: Tensor, prompt_embeds: Tensor | None) -> bool:
-    inputs = [latents] if prompt_embeds is None else [latents, prompt_embeds]
-    return torch.is_grad_enabled() and (any(x.requires_grad for x in inputs) or unet.requires_grad())
 
 
 def _within_memory(

@@ -166,13 +166,18 @@ def multiplications(plan: list[Sweep | AttentionSweep]) -> tuple[int, int]:
     return convolutions, attention
 
 
-def untiled_bytes(network: Network, height: int, width: int, itemsize: int) -> int:
-    """About what the network itself holds at its worst moment for an input of (height, width), besides its weights.
+def untiled_plan(network: Network, height: int, width: int) -> list[Sweep | AttentionSweep]:
+    """The sweeps for an input of (height, width) with their sizes; the tiles in it mean nothing."""
+    return make_plan(network, height, width, Budget(1, 0), network.dtype.itemsize)
+
+
+def untiled_bytes(plan: list[Sweep | AttentionSweep], itemsize: int) -> int:
+    """About what the network itself holds at its worst moment of a plan, besides its weights.
 
     That is a convolution's input, normalised and activated, both in the library's own layout, the skip and the result.
     """
     worst = 0
-    for sweep in make_plan(network, height, width, Budget(1, 0), itemsize):
+    for sweep in plan:
         inward, outward = sweep.channels
         worst = max(worst, (3 * inward + 2 * outward) * sweep.height * sweep.width * itemsize)
     return worst

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import OptionError, OutOfDisk, OutOfMemory
+from ..gradients import needs_gradients
 from ..memory import free_memory, release_memory
 from ..precision import clear_memory_errors
 from .features import Room
@@ -27,6 +28,7 @@ from .plan import (
     most_features,
     multiplications,
     untiled_bytes,
+    untiled_plan,
 )
 from .spill import disk_error, temporary_folder
 from .walk import Walk
@@ -100,13 +102,12 @@ def goes_whole(network: Network, shape: Sequence[int], tiling: VAETiling, budget
     if tiling.tile == 0:
         return True
     images, _, height, width = shape
-    itemsize = network.dtype.itemsize
-    plan = make_plan(network, height, width, Budget(1, 0), itemsize)
+    plan = untiled_plan(network, height, width)
     if _pooled_side(plan, tiling.attention, network.device) > 1:
         return False
     if tiling.tile is not None:
         return max(height, width) * network.pixels <= tiling.tile
-    return images * untiled_bytes(network, height, width, itemsize) <= budget
+    return images * untiled_bytes(plan, network.dtype.itemsize) <= budget
 
 
 def run(
@@ -123,7 +124,7 @@ def run(
     Raises OptionError for tiles that would cut gradients off, OutOfMemory if not even the smallest tiles fit,
     OutOfDisk.
     """
-    if torch.is_grad_enabled() and (source.requires_grad or network.requires_grad()):
+    if needs_gradients(network, source):
         if tiling.tile:
             raise OptionError("Tiles of the VAE pass no gradients; train with whole images (no VAE tile).")
         return whole()
@@ -139,7 +140,7 @@ def run(
         # Outside of the handler, as the error's traceback holds the tensors that were too large.
         release_memory(network.device)
         if is_whole:
-            held = untiled_bytes(network, *source.shape[-2:], network.dtype.itemsize)
+            held = untiled_bytes(untiled_plan(network, *source.shape[-2:]), network.dtype.itemsize)
             is_whole, budget = False, min(budget, held)
         elif budget <= LEAST_BUDGET:
             raise OutOfMemory(_HELP.format(stage=stage))
@@ -187,7 +188,7 @@ def transform(
 
 
 def _room(in_memory: int, needed: int, folder: Path | None, device: torch.device) -> Room:
-    """Room for the feature maps: the device's memory, behind an accelerator the host's, then files."""
+    """Room for the feature maps: the device's memory, behind an accelerator the host's, then a file."""
     behind = int(free_memory(torch.device("cpu")) * _HOST_SHARE) if device.type != "cpu" else 0
     on_disk = needed - in_memory - behind
     folder = folder or temporary_folder()
@@ -202,7 +203,7 @@ def _room(in_memory: int, needed: int, folder: Path | None, device: torch.device
                 f"{free / 1e9:.1f} GB free; point TMPDIR at a larger disk, allow more memory, or use a smaller target "
                 "size."
             )
-        logger.info("up to %.1f GB of the VAE's features go to files in %s", on_disk / 1e9, folder)
+        logger.info("up to %.1f GB of the VAE's features go to a file in %s", on_disk / 1e9, folder)
     return Room(device, in_memory, behind, folder)
 
 

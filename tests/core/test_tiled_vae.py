@@ -23,7 +23,7 @@ from osediff_core.errors import OptionError, OutOfMemory
 from osediff_core.tiled_vae import VAETiling
 from osediff_core.tiled_vae.attention import Places
 from osediff_core.tiled_vae.layers import Convolution, Norm, Span
-from osediff_core.tiled_vae.plan import tiles, untiled_bytes
+from osediff_core.tiled_vae.plan import tiles, untiled_bytes, untiled_plan
 from osediff_core.tiled_vae.stage import goes_whole, run, transform
 from osediff_core.tiled_vae.statistics import Moments
 
@@ -342,7 +342,7 @@ def test_tiles_never_grow_where_memory_ends(vae, tile, monkeypatch):
 def test_a_batch_goes_whole_only_if_there_is_memory_for_all_of_it(vae):
     z, network = latents(16, 16, batch=4), vae.decoder(16, 16)
     for images, whole in ((1, True), (4, False)):
-        enough_for_two = 2 * untiled_bytes(network, 16, 16, 4)
+        enough_for_two = 2 * untiled_bytes(untiled_plan(network, 16, 16), 4)
         assert goes_whole(network, z[:images].shape, VAETiling(), enough_for_two) is whole
 
 
