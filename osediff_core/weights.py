@@ -13,7 +13,11 @@ FORMAT_VERSION = "1"
 # The official code gives each UNet group its own peft adapter; the VAE's only one is called like the first.
 ADAPTER_OF_GROUP = {"encoder": "default_encoder", "decoder": "default_decoder", "others": "default_others"}
 VAE_ADAPTER = "default_encoder"
-OFFICIAL_BASE = "stable-diffusion-2-1-base"
+# (shape of the UNet's conv_in, width of its prompt embeddings) -> name of the base
+KNOWN_BASES = {
+    ((320, 4, 3, 3), 1024): "stable-diffusion-2-1-base",
+    ((64, 8, 3, 3), 64): "osediff-tiny",
+}
 DEFAULT_METADATA = {
     "format": "osediff",
     "version": FORMAT_VERSION,
@@ -90,13 +94,9 @@ def common_rank(pairs: Mapping[str, LoRAPair]) -> int | None:
 
 
 def guess_base(unet_lora: Mapping[str, LoRAPair], conv_in: Mapping[str, Tensor]) -> str:
-    """Name of the base the shapes speak for, as official files do not say: "unknown" unless it is SD 2.x's UNet."""
+    """Name of the base the shapes speak for, as official files do not say: one of KNOWN_BASES or "unknown"."""
     conv = conv_in.get("weight")
     cross = next((pair.A for name, pair in unet_lora.items() if name.endswith("attn2.to_k")), None)
-    sd2 = (
-        conv is not None
-        and tuple(conv.shape) == (320, 4, 3, 3)
-        and cross is not None
-        and cross.shape[-1] == 1024
-    )
-    return OFFICIAL_BASE if sd2 else "unknown"
+    if conv is None or cross is None:
+        return "unknown"
+    return KNOWN_BASES.get((tuple(conv.shape), cross.shape[-1]), "unknown")

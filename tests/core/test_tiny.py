@@ -11,6 +11,7 @@ import torch
 from osediff_core import OneStepGenerator, RestoreOptions, read_image, restore_picture
 from osediff_core.backends.source import PACKAGED
 from osediff_core.checkpoint import read_weights
+from osediff_core.weights import guess_base
 
 ROOT = Path(__file__).resolve().parents[2]
 PHOTOS = sorted((ROOT / "examples" / "photos").glob("*.png"))
@@ -35,7 +36,7 @@ def test_base_and_weights_are_two_files_as_with_sd21() -> None:
     weights = read_weights(PACKAGED["tiny"] / "osediff.safetensors")
     assert weights.rank_unet == weights.rank_vae == 32
     assert set(weights.conv_in) == {"weight", "bias"}
-    assert weights.metadata["base"] == "osediff-tiny"
+    assert weights.metadata["base"] == "osediff-tiny" == guess_base(weights.unet_lora, weights.conv_in)
 
 
 def test_strength_zero_is_the_base_and_one_is_osediff(tiny: OneStepGenerator) -> None:

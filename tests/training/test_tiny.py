@@ -20,6 +20,7 @@ from training.tiny.linear_start import linear_start
 from training.tiny.loop import Stage, StageOptions
 from training.tiny.photos import PhotoPool, to_tensor
 from training.tiny.tags import appearance_tags
+from training.tiny.tiles import cut, soften
 from training.tiny.tokenizer import train_tokenizer
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "photos"
@@ -54,6 +55,24 @@ def test_linear_start_reconstructs_photographs_untrained(pool):
         after = psnr(vae.decode(latents).sample.clamp(-1, 1), held_out).mean()
     assert after > 24 and after > before + 10
     assert 0.5 < float(latents.std()) < 2
+
+
+def test_tiles_repeat_with_their_seed_and_soft_ones_are_softer(photos, tmp_path):
+    def pictures(folder: Path) -> list[np.ndarray]:
+        return [np.asarray(Image.open(path), np.float32) for path in sorted(folder.iterdir())]
+
+    def sharpness(picture: np.ndarray) -> float:
+        return float(np.abs(np.diff(picture, axis=1)).mean())
+
+    cut(photos, tmp_path / "tiles", count=3, size=96)
+    cut(photos, tmp_path / "again", count=3, size=96)
+    soften(tmp_path / "tiles", tmp_path / "soft", count=2)
+    tiles, soft = pictures(tmp_path / "tiles"), pictures(tmp_path / "soft")
+    assert all(map(np.array_equal, tiles, pictures(tmp_path / "again")))
+    assert len(tiles) == 3 and len(soft) == 2
+    for tile, softened in zip(tiles, soft, strict=False):
+        assert softened.shape == tile.shape == (96, 96, 3)
+        assert sharpness(softened) < sharpness(tile)
 
 
 def test_degradation_repeats_with_its_seed_and_hurts(pool):

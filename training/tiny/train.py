@@ -88,7 +88,7 @@ def train(photos: list[Path], kodak: Path | None, real: Path | None, out: Path, 
     base = load_base(exported, dtype="fp32", device="cpu")
     generator = OneStepGenerator(base.vae, base.unet, base.text, base.schedule, TIMESTEP)
     train_onestep(generator, pool, _validation(kodak, real), out, recipe.onestep, LossWeights())
-    metadata = {"base": "osediff-tiny", "timestep": str(TIMESTEP)}
+    metadata = {"timestep": str(TIMESTEP)}
     weights = weights_from_peft(generator.unet.module, generator.vae.module, metadata)
     write_weights(exported / WEIGHTS_FILE, weights, dtype=torch.float16)
     return exported
