@@ -363,6 +363,14 @@ def test_a_killed_run_is_a_failed_one(tmp_path):
     assert seen == ["It was ended by signal 9 (9 is often too little memory)."]
 
 
+def test_a_failed_run_whose_log_is_gone_stops_no_other(tmp_path):
+    log, seen = tmp_path / "log", []
+    codes = (f"import os, sys; os.remove({str(log)!r}); sys.exit(1)", "pass")
+    tasks = [Task(code, (sys.executable, "-c", code), log) for code in codes]
+    run_tasks(tasks, 1, lambda task, why, seconds: seen.append(why))
+    assert seen == ["It ended with status 1, and its log cannot be read (No such file or directory).", None]
+
+
 # ---- real runs ----
 
 FAST = ["data.resolution=32", "loss.perceptual=0", "data.captions=none"]

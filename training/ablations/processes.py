@@ -77,6 +77,9 @@ def _failure(task: Task, status: int) -> str | None:
         return None
     if status < 0:
         return f"It was ended by signal {-status} (9 is often too little memory)."
-    text = task.log.read_text(encoding="utf-8", errors="replace")
+    try:
+        text = task.log.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        return f"It ended with status {status}, and its log cannot be read ({error.strerror})."
     said = _ERROR.findall(text) or text.strip().splitlines() or [f"It ended with status {status}."]
     return said[-1]
