@@ -36,4 +36,4 @@ def test_degraded_photographs(judge, reference_dir: Path) -> None:
     table = judge(degraded_kodak(reference_dir / "data" / "photos" / "kodak")[::8])
     ours = table["osediff"]
     assert ours["d2"] < 0.89 * table["bicubic"]["d2"]  # 0.86 on these three, 0.82 on all 24
-    assert ours["psnr_gain"] > 0.05  # 0.13 dB on these three, 0.27 dB on all 24
+    assert ours["psnr_gain"] > 0.1  # 0.13 dB on these three, 0.27 dB on all 24
