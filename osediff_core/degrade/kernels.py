@@ -1,7 +1,7 @@
-"""Filters as float64 (size, size) arrays that sum to 1: Real-ESRGAN's blurs (arXiv 2107.10833, 3.1), unsharp mask.
+"""Blur kernels of Real-ESRGAN (arXiv 2107.10833, section 3.1) as float64 (size, size) arrays that sum to 1.
 
 `size` is odd. `sigmas` are the standard deviations along the kernel's own two axes, in pixels; `angle` turns
-these axes, in radians. Formulas of the blurs as in BasicSR.
+these axes, in radians. Formulas as in BasicSR.
 """
 
 from __future__ import annotations
@@ -34,13 +34,6 @@ def sinc(size: int, cutoff: float) -> np.ndarray:
     ring = cutoff * _bessel_j1(cutoff * distance) / (2 * math.pi * distance)
     values = np.concatenate([[cutoff**2 / (4 * math.pi)], ring])  # in the middle: the limit
     return _normalised(values[place].reshape(size, size))
-
-
-def unsharp(size: int, sigma: float, amount: float) -> np.ndarray:
-    """Unsharp mask, linear: the picture and `amount` times what a Gaussian of `sigma` px takes from it."""
-    kernel = -amount * gaussian(size, (sigma, sigma))
-    kernel[size // 2, size // 2] += 1 + amount
-    return kernel
 
 
 def shifted(kernel: np.ndarray, shift: float) -> np.ndarray:

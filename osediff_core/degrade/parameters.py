@@ -17,7 +17,7 @@ from .noise import Covariance
 
 @dataclass(frozen=True)
 class Kernel:
-    """A filter. family: gaussian, generalised, plateau, sinc, unsharp; what a family does not use stays None."""
+    """A blur kernel. family: gaussian, generalised, plateau, sinc; what a family does not use stays None."""
 
     family: str
     size: int  # taps a side, odd
@@ -25,7 +25,6 @@ class Kernel:
     angle: float | None = None  # radians; None: isotropic
     beta: float | None = None  # exponent of generalised and plateau
     cutoff: float | None = None  # of sinc, radians a pixel
-    amount: float | None = None  # of unsharp
     shift: float = 0.0  # px to the right and down
 
     def weights(self) -> np.ndarray:
@@ -36,8 +35,6 @@ class Kernel:
     def _centred(self) -> np.ndarray:
         if self.family == "sinc":
             return kernels.sinc(self.size, self.cutoff)
-        if self.family == "unsharp":
-            return kernels.unsharp(self.size, self.sigmas[0], self.amount)
         if self.family == "gaussian":
             return kernels.gaussian(self.size, self.sigmas, self.angle or 0.0)
         make = {"generalised": kernels.generalised, "plateau": kernels.plateau}[self.family]
@@ -47,8 +44,6 @@ class Kernel:
         """For example "Gaussian blur, 13 px, sigma 1.42 x 0.61 at 35 degrees"."""
         if self.family == "sinc":
             return f"sinc filter, {self.size} px, cutoff {self.cutoff / math.pi:.2f} pi"
-        if self.family == "unsharp":
-            return f"unsharp mask, {self.size} px, sigma {self.sigmas[0]:.2f}, amount {self.amount:.2f}"
         name = "Gaussian" if self.family == "gaussian" else self.family
         shape = "" if self.beta is None else f", beta {self.beta:.2f}"
         if self.angle is None:

@@ -113,22 +113,12 @@ class NoiseRanges:
 
 
 @dataclass(frozen=True)
-class SharpenRanges:
-    """A camera's own sharpening: an unsharp mask, which leaves halos."""
-
-    probability: Probability
-    sigma: Factors  # px
-    amount: Range  # 1 adds as much as the Gaussian takes away
-
-
-@dataclass(frozen=True)
 class Order:
-    """One round of blur, resize, noise, sharpening and JPEG; what is None is left out."""
+    """One round of blur, resize, noise and JPEG; what is None is left out."""
 
     blur: Blurring | None = None
     resize: Resizing | None = None
     noise: NoiseRanges | None = None
-    sharpen: SharpenRanges | None = None
     jpeg: Quality | None = None  # both ends included
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from .operations import resized_length
 from .parameters import Blur, Jpeg, Kernel, Noise, Resize, Step
-from .preset import BlurRanges, NoiseRanges, Order, RealESRGAN, ResizeRanges, SharpenRanges, SincRanges
+from .preset import BlurRanges, NoiseRanges, Order, RealESRGAN, ResizeRanges, SincRanges
 
 Size = tuple[int, int]
 _ISOTROPIC, _FAMILIES = (True, False), ("gaussian", "generalised", "plateau")
@@ -19,10 +19,10 @@ def draw(
 ) -> tuple[list[Step], Resize]:
     """The steps for a picture of `size` = (width, height) that is to have size `target`, and the way back.
 
-    All orders but the last: blur, resize, noise, sharpening (ours), JPEG. The last one has the target size and, at the
-    end, JPEG and the pair of (exact target size, sinc filter) in either order. official: DiffJPEG, and no antialias;
-    with the same `rng` all else is the same. The way back is always drawn, so that the rest does not depend on whether
-    it is wanted.
+    All orders but the last: blur, resize, noise, JPEG. The last one has the target size and, at the end, JPEG
+    and the pair of (exact target size, sinc filter) in either order. official: DiffJPEG, and no antialias; with the
+    same `rng` all else is the same. The way back is always drawn, so that the rest does not depend on whether it is
+    wanted.
     """
     return _Draw(recipe, official, rng).all(size, target)
 
@@ -46,7 +46,7 @@ class _Draw:
             if factor != 1:
                 steps.append(resize)
                 current = smaller
-            steps += self._noise(order.noise) + self._sharpen(order.sharpen) + self._jpeg(order)
+            steps += self._noise(order.noise) + self._jpeg(order)
         steps += self._last_order(current, target)
         return steps, Resize(one_of(self.recipe.back, self.rng), size)
 
@@ -55,7 +55,7 @@ class _Draw:
         blur = self._blur(order)
         factor = draw_factor(order.resize, self.rng)
         near = (resized_length(target[0], factor), resized_length(target[1], factor))
-        noise = self._noise(order.noise) + self._sharpen(order.sharpen)
+        noise = self._noise(order.noise)
         jpeg = self._jpeg(order)
         exact = self._resize_to(target, near)
         sinc = self.recipe.final_sinc
@@ -85,13 +85,6 @@ class _Draw:
             kind, strengths = "poisson", ranges.poisson
         strength, grey = self.rng.uniform(*strengths), bool(self.rng.random() < ranges.grey)
         return [Noise(kind, strength, grey, seed=int(self.rng.integers(2**32)))]
-
-    def _sharpen(self, ranges: SharpenRanges | None) -> list[Step]:
-        if ranges is None or self.rng.random() >= ranges.probability:
-            return []
-        sigma, amount = self.rng.uniform(*ranges.sigma), self.rng.uniform(*ranges.amount)
-        size = 2 * math.ceil(3 * sigma) + 1  # the Gaussian is nothing beyond
-        return [Blur(Kernel("unsharp", size, (sigma, sigma), amount=amount))]
 
     def _jpeg(self, order: Order) -> list[Step]:
         if order.jpeg is None:

@@ -7,18 +7,7 @@ import torch
 import yaml
 
 import osediff_core
-from osediff_core.degrade import (
-    PRESETS,
-    Blur,
-    Jpeg,
-    Noise,
-    Resize,
-    degrade,
-    degrade_pair,
-    draw,
-    find_preset,
-    sharpen,
-)
+from osediff_core.degrade import PRESETS, degrade, degrade_pair, draw, find_preset, sharpen
 from osediff_core.errors import OptionError
 
 FOLDER = Path(osediff_core.__file__).parent / "degrade" / "presets"
@@ -76,29 +65,6 @@ def test_own_values_count_and_an_edited_file_is_read_anew(own):
     _, hq, degradation = degrade_pair(image, path)
     assert degradation.round_last and torch.equal(hq, sharpen(image))
     assert not draw(path, (32, 32), official=False).round_last
-
-
-def test_an_order_may_sharpen_as_a_camera_does_after_noise_and_before_jpeg(own):
-    def camera(data):
-        sharpen = {"probability": 0.5, "sigma": [0.6, 1.8], "amount": [0.1, 1.2]}
-        data.update(orders=[{"noise": {"gaussian": [1, 3]}, "sharpen": sharpen, "jpeg": [90, 90]}])
-        data.pop("final_sinc")
-
-    path = own(camera)
-    draws = [
-        [s for s in draw(path, (64, 64), 4, seed).steps if not isinstance(s, Resize)] for seed in range(400)
-    ]
-    sharpened = [steps for steps in draws if len(steps) == 3]
-    assert 160 < len(sharpened) < 240
-    for noise, blur, jpeg in sharpened:
-        assert (type(noise), type(blur), type(jpeg)) == (Noise, Blur, Jpeg)
-        kernel = blur.kernel
-        assert 0.6 <= kernel.sigmas[0] <= 1.8 and 0.1 <= kernel.amount <= 1.2
-        weights = kernel.weights()
-        assert abs(weights.sum() - 1) < 1e-9 and weights.max() > 1 > 0 > weights.min()
-        assert blur.describe().startswith(
-            f"unsharp mask, {kernel.size} px, sigma {kernel.sigmas[0]:.2f}, amount"
-        )
 
 
 @pytest.mark.parametrize(
