@@ -1,12 +1,12 @@
 """The paper's Table 1 with your weights: restore data sets, measure, and set the figures beside the published ones.
 
     python -m training.benchmark_sr --data RealSR=DIR --data DRealSR=DIR --data DIV2K-Val=DIR --out benchmark \\
-        --base v2-1_512-ema-pruned.safetensors --weights osediff.pkl
+        --base v2-1_512-ema-pruned.safetensors --weights osediff.pkl --dape ram_dape.safetensors
 
 Each DIR holds LQ pictures and ground truth under the same names, in lq/ and gt/ or test_LR/ and test_HR/, as StableSR
 published them, or in LR/ and HR/. Options that are not listed here go to `osediff upscale`. Results, figures and a
-report of each data set are in OUT/NAME, the table in OUT/benchmark.md and .json. What is restored already is not
-restored again.
+report of each data set are in OUT/NAME, the tables in OUT/benchmark.md and .json, written after each data set. What is
+restored already is not restored again, so the same command goes on after Ctrl-C.
 """
 
 from __future__ import annotations
@@ -22,17 +22,20 @@ from typing import Any
 
 from osediff_core.atomic import write_bytes_atomically
 from osediff_core.commands import evaluate, upscale
-from osediff_core.commands.outcome import DONE, FAILED
+from osediff_core.commands.outcome import DONE, FAILED, INTERRUPTED, USAGE
 from osediff_core.errors import OptionError, OSEDiffError
 from osediff_core.evaluate.folders import PAIR_FOLDERS, pair_folders
 from osediff_core.evaluate.metrics import METRICS, Metric
 from osediff_core.options import METRIC_DEFAULT, parser
+
+from .errors import TrainingError
 
 log = logging.getLogger("training.benchmark_sr")
 
 PAPER = Path(__file__).with_name("paper_table1.csv")  # arXiv 2406.08177
 PICTURES = {"DIV2K-Val": 3000, "DRealSR": 93, "RealSR": 100}  # that the paper's figures are of
 _OURS = "OSEDiff-s1"
+_MODELS = ("base", "weights", "dape", "ram")  # options of `osediff upscale` that name files
 
 
 def published() -> dict[str, list[dict[str, Any]]]:
@@ -46,28 +49,23 @@ def published() -> dict[str, list[dict[str, Any]]]:
 
 
 def run_data_set(
-    name: str, folder: Path, out: Path, args: argparse.Namespace, rest: Sequence[str]
+    name: str, lq: Path, truth: Path, out: Path, args: argparse.Namespace, rest: Sequence[str]
 ) -> dict[str, Any]:
     """Restores and measures one data set in out/NAME; returns what `osediff evaluate --json` says of it.
 
-    Raises OptionError for a folder without pairs, or an `out` that other options were used for.
+    Raises OptionError for an `out` that other options were used for, KeyboardInterrupt, OSEDiffError.
     """
-    found = pair_folders(folder)
-    if found is None:
-        names = ", ".join(f"{lq}/ and {truth}/" for lq, truth in PAIR_FOLDERS)
-        raise OptionError(
-            f"{folder} has none of {names}; give the folder that holds LQ pictures and ground truth."
-        )
-    lq, truth = found
     results = out / name / "results"
     common = ["--device", args.device, *(["--allow-download"] if args.allow_download else [])]
     restoring = parser().parse_args(
         ["upscale", str(lq), "-o", str(results), "--skip-existing", *common, *rest]
     )
-    _check_same_run(out / name, lq, rest, restoring.weights)
+    _check_same_run(out / name, lq, rest, restoring)
     restored = upscale.run(restoring)
     log.info("%s: %s", name, restored.text)
-    measuring = ["--title", name, "--metrics", args.metrics, "--seed", str(args.seed)]
+    if restored.status == INTERRUPTED:
+        raise KeyboardInterrupt
+    measuring = ["--title", name, "--metrics", args.metrics]
     measured = evaluate.run(
         parser().parse_args(
             [
@@ -84,20 +82,35 @@ def run_data_set(
         )
     )
     complete = restored.status == measured.status == DONE
-    return measured.data | {"complete": complete}
+    return measured.data | {"complete": complete, "tagger": bool(restoring.dape or restoring.ram)}
 
 
-def _check_same_run(folder: Path, lq: Path, options: Sequence[str], weights: str | None) -> None:
+def _check_same_run(folder: Path, lq: Path, options: Sequence[str], restoring: argparse.Namespace) -> None:
     """Results that other options or weights made must not be taken for those of these."""
-    state = None if weights is None or not Path(weights).exists() else Path(weights).stat().st_mtime_ns
-    settings = {"lq": str(lq.resolve()), "options": list(options), "weights_written": state}
+    files = {name: Path(path) for name in _MODELS if (path := getattr(restoring, name))}
+    written = {name: path.stat().st_mtime_ns for name, path in files.items() if path.exists()}
+    settings = {"lq": str(lq.resolve()), "options": list(options), "written": written}
     file = folder / "run.json"
-    if file.exists() and json.loads(file.read_text(encoding="utf-8")) != settings:
+    try:
+        same = not file.exists() or json.loads(file.read_text(encoding="utf-8")) == settings
+    except (OSError, ValueError):
+        same = False
+    if not same:
         raise OptionError(
             f"{folder} holds results of other options, weights or pictures; choose another --out, or remove it."
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    write_bytes_atomically(file, (json.dumps(settings, indent=2) + "\n").encode())
+    _write(file, json.dumps(settings, indent=2) + "\n")
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes_atomically(path, text.encode())
+    except OSError as error:
+        why = error.strerror or error
+        raise TrainingError(
+            f"{path} cannot be written ({why}); free space or choose another --out."
+        ) from error
 
 
 def table(name: str, measured: dict[str, Any]) -> str:
@@ -135,6 +148,8 @@ def _remarks(name: str, measured: dict[str, Any]) -> list[str]:
     remarks = [f"{count} pictures."]
     if name in PICTURES and count != PICTURES[name]:
         remarks.append(f"The paper's figures are of {PICTURES[name]}, so they are not of the same pictures.")
+    if name in PICTURES and not measured["tagger"]:
+        remarks.append("The paper's prompts are DAPE's; here none was given by --dape or --ram.")
     if not measured["complete"]:
         remarks.append("Some pictures failed or have no partner; see the messages.")
     return [" ".join(remarks), *(f"- {reason}" for reason in measured["skipped"].values())]
@@ -148,7 +163,7 @@ def _data_set(text: str) -> tuple[str, Path]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line: 0 done, 1 failed."""
+    """Run the command line: 0 done, 1 something failed, 2 wrong options, 130 interrupted."""
     options = argparse.ArgumentParser(
         prog="python -m training.benchmark_sr",
         description=__doc__,
@@ -158,21 +173,56 @@ def main(argv: Sequence[str] | None = None) -> int:
     options.add_argument("--data", type=_data_set, action="append", required=True, metavar="NAME=FOLDER")
     options.add_argument("--out", type=Path, required=True)
     options.add_argument("--metrics", default=",".join(METRIC_DEFAULT))
-    options.add_argument("--seed", type=int, default=0, help="of the bootstrap intervals")
     options.add_argument("--device", default="auto")
     options.add_argument("--allow-download", action="store_true", help="of a hub id and of metrics' weights")
     args, rest = options.parse_known_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
-        measured = {name: run_data_set(name, folder, args.out, args, rest) for name, folder in args.data}
-        page = "\n\n".join(table(name, data) for name, data in measured.items()) + "\n"
-        write_bytes_atomically(args.out / "benchmark.md", page.encode())
-        write_bytes_atomically(args.out / "benchmark.json", (json.dumps(measured, indent=2) + "\n").encode())
+        return run(_data_sets(args.data), args, rest)
     except OSEDiffError as error:
         log.error("%s", error)
-        return FAILED
-    log.info("%s", page)
-    return DONE if all(data["complete"] for data in measured.values()) else FAILED
+        return USAGE if isinstance(error, OptionError) else FAILED
+    except KeyboardInterrupt:
+        log.error("interrupted; the same command goes on with what is left")
+        return INTERRUPTED
+
+
+def run(data_sets: dict[str, tuple[Path, Path]], args: argparse.Namespace, rest: Sequence[str]) -> int:
+    """Every data set, and the tables after each; one that fails costs the others nothing. The exit status.
+
+    data_sets: name -> folders of LQ and ground truth. Raises OptionError, TrainingError, KeyboardInterrupt.
+    """
+    measured: dict[str, dict[str, Any]] = {}
+    for name, (lq, truth) in data_sets.items():
+        try:
+            measured[name] = run_data_set(name, lq, truth, args.out, args, rest)
+        except OptionError:
+            raise
+        except OSEDiffError as error:
+            log.error("%s: %s", name, error)
+            continue
+        page = table(name, measured[name])
+        log.info("%s", page)
+        _write(args.out / "benchmark.md", "\n\n".join(table(*one) for one in measured.items()) + "\n")
+        _write(args.out / "benchmark.json", json.dumps(measured, indent=2) + "\n")
+    complete = len(measured) == len(data_sets) and all(data["complete"] for data in measured.values())
+    return DONE if complete else FAILED
+
+
+def _data_sets(given: Sequence[tuple[str, Path]]) -> dict[str, tuple[Path, Path]]:
+    """Name -> folders of LQ and ground truth. Raises OptionError where there are none, or two of a name."""
+    found: dict[str, tuple[Path, Path]] = {}
+    for name, folder in given:
+        if name in found:
+            raise OptionError(f"Two data sets are named {name}; give each a name of its own.")
+        folders = pair_folders(folder)
+        if folders is None:
+            names = ", ".join(f"{lq}/ and {truth}/" for lq, truth in PAIR_FOLDERS)
+            raise OptionError(
+                f"{folder} has none of {names}; give the folder that holds LQ pictures and ground truth."
+            )
+        found[name] = folders
+    return found
 
 
 if __name__ == "__main__":

@@ -8,19 +8,31 @@ from PIL import Image
 
 pytest.importorskip("torchmetrics", reason="the eval extra is not installed")
 
+from osediff_core import pipeline
 from training import benchmark_sr
 
 
-@pytest.fixture
-def real(tmp_path):
+def make_pairs(folder):
     """Two pairs as StableSR lays them out."""
     for seed, name in enumerate("ab"):
         small = np.random.default_rng(seed).integers(0, 256, (9, 9, 3), dtype=np.uint8)
         truth = Image.fromarray(small).resize((64, 64), Image.Resampling.BICUBIC)
-        for folder, picture in (("test_HR", truth), ("test_LR", truth.resize((16, 16)))):
-            (tmp_path / "real" / folder).mkdir(parents=True, exist_ok=True)
-            picture.save(tmp_path / "real" / folder / f"{name}.png")
-    return tmp_path / "real"
+        for side, picture in (("test_HR", truth), ("test_LR", truth.resize((16, 16)))):
+            (folder / side).mkdir(parents=True, exist_ok=True)
+            picture.save(folder / side / f"{name}.png")
+    return folder
+
+
+@pytest.fixture
+def real(tmp_path):
+    return make_pairs(tmp_path / "real")
+
+
+def tables(out):
+    """The data sets that have a table, in Markdown as in JSON."""
+    names, page = list(json.loads((out / "benchmark.json").read_text())), (out / "benchmark.md").read_text()
+    assert page.count("**this run**") == len(names) and all(f"| {name} | " in page for name in names)
+    return names
 
 
 def test_published_figures_are_those_of_the_paper():
@@ -47,18 +59,51 @@ def test_a_data_set_beside_the_paper(real, tmp_path, caplog, one_thread):
         f"| **this run** | {psnr:.2f} |" in page
         and f"| this run - OSEDiff-s1 | {psnr - 25.15:+.2f} |" in page
     )
-    assert "2 pictures. The paper's figures are of 100" in page
+    assert "2 pictures. The paper's figures are of 100" in page and "here none was given by --dape" in page
 
     result = out / "RealSR" / "results" / "a.png"
     written = result.stat().st_mtime_ns
     assert benchmark_sr.main([*command, "--color-fix", "wavelet"]) == 0
     assert result.stat().st_mtime_ns == written
-    assert benchmark_sr.main([*command, "--color-fix", "adain"]) == 1
+    assert benchmark_sr.main([*command, "--color-fix", "adain"]) == 2
     assert "holds results of other options" in caplog.text
 
 
-def test_a_folder_without_pairs_is_refused(tmp_path, caplog):
-    assert benchmark_sr.main(["--data", f"mine={tmp_path}", "--out", str(tmp_path / "out")]) == 1
+def test_a_data_set_that_fails_costs_the_others_nothing(real, tmp_path, caplog, one_thread):
+    out, broken = tmp_path / "out", make_pairs(tmp_path / "broken")
+    for name in "ab":
+        Image.new("RGB", (9, 9)).save(broken / "test_HR" / f"{name}.png")
+    sets = ["--data", f"first={real}", "--data", f"bad={broken}", "--data", f"last={real}"]
+    assert benchmark_sr.main([*sets, "--out", str(out), "--metrics", "psnr", "--device", "cpu"]) == 1
+    assert tables(out) == ["first", "last"] and "bad: None of the 2 pictures could be measured" in caplog.text
+
+
+def test_ctrl_c_keeps_the_tables_and_the_same_command_goes_on(
+    real, tmp_path, caplog, monkeypatch, one_thread
+):
+    out = tmp_path / "out"
+    sets = ["--data", f"first={real}", "--data", f"second={real}"]
+    command = [*sets, "--out", str(out), "--metrics", "psnr", "--device", "cpu"]
+    restored, restore = [], pipeline.restore_picture
+
+    def until_the_third(*args):
+        restored.append(args)
+        if len(restored) == 3:
+            raise KeyboardInterrupt
+        return restore(*args)
+
+    monkeypatch.setattr(pipeline, "restore_picture", until_the_third)
+    assert benchmark_sr.main(command) == 130
+    assert "the same command goes on" in caplog.text and tables(out) == ["first"]
+    assert benchmark_sr.main(command) == 0
+    assert tables(out) == ["first", "second"] and len(restored) == 5
+
+
+def test_all_folders_are_looked_at_before_anything_is_done(real, tmp_path, caplog):
+    out = ["--out", str(tmp_path / "out")]
+    assert benchmark_sr.main(["--data", f"a={real}", "--data", f"mine={tmp_path}", *out]) == 2
     assert "give the folder that holds LQ pictures and ground truth" in caplog.text
+    assert benchmark_sr.main(["--data", f"a={real}", "--data", f"a={real}", *out]) == 2
+    assert "Two data sets are named a" in caplog.text and not (tmp_path / "out").exists()
     with pytest.raises(SystemExit):
         benchmark_sr.main(["--data", "nameless", "--out", "out"])
