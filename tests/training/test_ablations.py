@@ -178,6 +178,29 @@ def test_claims_against_made_up_results(tmp_path):
     assert found["regulariser-gan", True].verdict == UNMEASURED
 
 
+def change_figures(file, change):
+    found = json.loads(file.read_text())
+    change(found)
+    file.write_text(json.dumps(found))
+
+
+@pytest.mark.parametrize(("equal", "verdict"), [(2, AGREES), (9, UNMEASURED)])
+def test_two_prompts_that_are_mostly_equal_are_no_comparison(tmp_path, equal, verdict):
+    write_figures(tmp_path, {REFERENCE: 0})
+    said = {
+        prompting: {"real": {f"p{i}": "sky" if i < equal else prompting for i in range(12)}}
+        for prompting in ("dape", "hq")
+    }
+    for seed in range(3):
+        change_figures(
+            tmp_path / f"{REFERENCE}/seed_{seed}/figures.json", lambda found: found.update(prompts=said)
+        )
+    (richer,) = (claim for claim in CLAIMS if claim.better.prompting == "hq")
+    finding = judge(richer, Results.read(tmp_path))
+    assert finding.gains and finding.verdict == verdict
+    assert finding.why == ("" if equal == 2 else "both prompts are equal in 27 of 36 pictures")
+
+
 def test_a_verdict_is_not_given_where_the_papers_comparison_was_not_made(tmp_path):
     write_figures(tmp_path, {"regulariser-gan": 0, "regulariser-vsd-pixel": 0})
     (untried,) = (judge(claim, Results.read(tmp_path)) for claim in CLAIMS if claim.untried)
@@ -187,10 +210,10 @@ def test_a_verdict_is_not_given_where_the_papers_comparison_was_not_made(tmp_pat
 def test_only_what_both_rows_have_is_compared(tmp_path):
     write_figures(tmp_path, {REFERENCE: 0.0})
     write_figures(tmp_path, {"rank-8": 0.5}, seeds=(1, 2, 5))
-    file = tmp_path / "rank-8/seed_1/figures.json"
-    changed = json.loads(file.read_text())
-    changed["restored"]["dape"]["real"]["p0"]["psnr"] = None
-    file.write_text(json.dumps(changed))
+    change_figures(
+        tmp_path / "rank-8/seed_1/figures.json",
+        lambda found: found["restored"]["dape"]["real"]["p0"].update(psnr=None),
+    )
     (tmp_path / "rank-8/seed_7").mkdir()
     (tmp_path / "rank-8/seed_7/figures.json").write_text("{")  # torn: as if it were not there
     results = Results.read(tmp_path)
@@ -223,6 +246,29 @@ def test_the_report(tmp_path):
         assert min(plot.size) > 200
     assert "(images/ablations_rank.png)" in text
     assert not (page.parent / "images/ablations_vae.png").exists() and "ablations_vae" not in text
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda found: found["evaluation"].update(size=192),
+        lambda found: found["evaluation"].update(sets={"real": "/elsewhere"}),
+        lambda found: found["training"].update(steps=8),
+    ],
+)
+def test_runs_of_other_pictures_or_steps_than_the_newest_reference_are_left_out(tmp_path, change):
+    write_figures(tmp_path / "out", {REFERENCE: 0, "rank-2": -0.5})
+    for training in (REFERENCE, "rank-2"):
+        change_figures(tmp_path / "out" / training / "seed_0/figures.json", change)
+    newest = tmp_path / "out" / REFERENCE / "seed_1/figures.json"
+    os.utime(newest, (2e9, 2e9))
+    found = Results.read(tmp_path / "out").found
+    assert set(found) == {(training, seed) for training in (REFERENCE, "rank-2") for seed in (1, 2)}
+    write_report(tmp_path / "out", tmp_path / "page.md")
+    words = " ".join((tmp_path / "page.md").read_text().split())
+    assert "4 runs of 7 steps (seeds 1, 2)" in words and "other pictures or steps" in words
+    os.utime(newest.parents[1] / "seed_0/figures.json", (2.1e9, 2.1e9))
+    assert set(Results.read(tmp_path / "out").found) == {(REFERENCE, 0), ("rank-2", 0)}
 
 
 def test_a_report_of_nothing_says_so(tmp_path):
@@ -371,6 +417,15 @@ def test_a_failed_run_whose_log_is_gone_stops_no_other(tmp_path):
     assert seen == ["It ended with status 1, and its log cannot be read (No such file or directory).", None]
 
 
+def test_why_an_earlier_try_failed_is_not_why_this_one_did(tmp_path):
+    (tmp_path / "log").write_text("ERROR: The disk is full.\n")
+    seen = []
+    task = Task("again", (sys.executable, "-c", "raise ValueError('another reason')"), tmp_path / "log")
+    run_tasks([task], 1, lambda task, why, seconds: seen.append(why))
+    assert seen == ["ValueError: another reason"]
+    assert (tmp_path / "log").read_text().startswith("ERROR: The disk is full.")
+
+
 # ---- real runs ----
 
 FAST = ["data.resolution=32", "loss.perceptual=0", "data.captions=none"]
@@ -427,7 +482,7 @@ def test_ctrl_c_lets_the_running_save_and_start_no_others(data):
     while process.poll() is None and not (log.exists() and '"step": 2, ' in log.read_text()):
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=180)
     assert process.returncode == 130, said
     assert "the same command goes on" in said and "Traceback" not in said
     (checkpoint,) = (run / "checkpoints").glob("step_*")

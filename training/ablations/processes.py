@@ -39,25 +39,27 @@ def run_tasks(tasks: Sequence[Task], at_once: int, ended: Callable[[Task, str | 
         while waiting or running:
             while waiting and len(running) < at_once:
                 task = waiting.popleft()
-                running[task] = _start(task), time.monotonic()
+                running[task] = (*_start(task), time.monotonic())
             time.sleep(_POLL)
-            for task, (process, started) in list(running.items()):
+            for task, (process, begin, started) in list(running.items()):
                 if process.poll() is not None:
                     del running[task]
                     process.stdin.close()
-                    ended(task, _failure(task, process.returncode), time.monotonic() - started)
+                    ended(task, _failure(task, process.returncode, begin), time.monotonic() - started)
     finally:
-        for process, _ in running.values():
+        for process, *_ in running.values():
             process.stdin.close()
-        for process, _ in running.values():
+        for process, *_ in running.values():
             process.wait()
 
 
-def _start(task: Task) -> subprocess.Popen:
+def _start(task: Task) -> tuple[subprocess.Popen, int]:
+    """The process, and where in the log its output begins."""
     try:
         task.log.parent.mkdir(parents=True, exist_ok=True)
         with task.log.open("ab") as log:
-            return subprocess.Popen(
+            begin = log.tell()  # the process moves it
+            process = subprocess.Popen(
                 task.command,
                 stdin=subprocess.PIPE,
                 stdout=log,
@@ -65,20 +67,21 @@ def _start(task: Task) -> subprocess.Popen:
                 env={**os.environ, **_ONE_THREAD},
                 start_new_session=True,  # Ctrl-C reaches this process alone, which then tells each once
             )
+            return process, begin
     except OSError as error:
         raise OptionError(
             f"The folder {task.log.parent} cannot be written ({error.strerror}); choose another --out."
         ) from error
 
 
-def _failure(task: Task, status: int) -> str | None:
+def _failure(task: Task, status: int, begin: int) -> str | None:
     """Why the task failed, as a sentence: its own last one, where it said one."""
     if status == 0:
         return None
     if status < 0:
         return f"It was ended by signal {-status} (9 is often too little memory)."
     try:
-        text = task.log.read_text(encoding="utf-8", errors="replace")
+        text = task.log.read_bytes()[begin:].decode(errors="replace")
     except OSError as error:
         return f"It ended with status {status}, and its log cannot be read ({error.strerror})."
     said = _ERROR.findall(text) or text.strip().splitlines() or [f"It ended with status {status}."]

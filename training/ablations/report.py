@@ -98,7 +98,8 @@ def _facts(results: Results) -> str:
     left = {name: [s for s in results.seeds if (name, s) not in results.found] for name in TRAININGS}
     missing = [f"{name} ({_seeds(seeds)})" for name, seeds in left.items() if seeds]
     if missing:
-        lines.append(f"Not there, as it failed or was not run: {', '.join(missing)}.")
+        why = "it failed, was not run, or is of other pictures or steps than the reference"
+        lines.append(f"Not there, as {why}: {', '.join(missing)}.")
     return _wrapped(" ".join(lines))
 
 
@@ -119,7 +120,7 @@ def _claims(findings: Sequence[Finding]) -> str:
             f"{METRICS[name].title} {_shown(METRICS[name], gain)}" for name, gain in finding.gains.items()
         ]
         signs = [_signs(gain) for gain in finding.gains.values()]
-        verdict = f"**{finding.verdict}**" + (f": {claim.untried}" if claim.untried else "")
+        verdict = f"**{finding.verdict}**" + (f": {finding.why}" if finding.why else "")
         rows.append((text, "<br>".join(gains) or "–", "<br>".join(signs) or "–", verdict))
     return _table(rows)
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .figures import MEASURED, read_figures
-from .plan import TRAININGS, Row
+from .figures import FIGURES, MEASURED, read_figures
+from .plan import REFERENCE, TRAININGS, Row
 
 _DRAWS = 4000
 
@@ -78,14 +78,16 @@ class Results:
 
     @classmethod
     def read(cls, out: Path) -> Results:
-        """Of all runs in `out`; those that are not measured yet are left out."""
-        found = {}
+        """Of the runs in `out` that are measured, on the pictures and after the steps of the newest reference."""
+        found, written = {}, {}
         for training in TRAININGS:
             for folder in sorted((out / training).glob("seed_*")):
                 number, figures = folder.name.removeprefix("seed_"), read_figures(folder)
                 if figures is not None and number.lstrip("-").isdigit():
                     found[training, int(number)] = figures
-        return cls(found)
+                    written[training, int(number)] = (folder / FIGURES).stat().st_mtime_ns
+        newest = max(written, key=lambda run: (run[0] == REFERENCE, written[run]), default=None)
+        return cls({run: figures for run, figures in found.items() if _alike(figures, found[newest])})
 
     @property
     def seeds(self) -> list[int]:
@@ -148,6 +150,19 @@ class Results:
         values = [[by_seed[seed][picture] for picture in pictures] for seed in seeds]
         return Figures(seeds, tuple(pictures), torch.tensor(values, dtype=torch.float64))
 
+    def same_prompts(self, row: Row, other: Row) -> tuple[int, int]:
+        """In how many of how many pictures, over all seeds, two rows of one training restored with equal prompts."""
+        same = total = 0
+        for (training, _), figures in self.found.items():
+            if training != row.training:
+                continue
+            one, two = (figures["prompts"].get(which.prompting, {}) for which in (row, other))
+            for name in one.keys() & two.keys():
+                pictures = one[name].keys() & two[name].keys()
+                total += len(pictures)
+                same += sum(one[name][picture] == two[name][picture] for picture in pictures)
+        return same, total
+
     def difference(self, row: Row, other: Row, metric: str, chosen: str | None = None) -> Difference | None:
         """row - other, over the seeds and pictures that both have; None where there are none."""
         one, two = self.of(row, metric, chosen), self.of(other, metric, chosen)
@@ -158,6 +173,13 @@ class Results:
         if not seeds or not pictures:
             return None
         return difference_of(_taken(one, seeds, pictures) - _taken(two, seeds, pictures))
+
+
+def _alike(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether the figures may be subtracted."""
+    return one["training"]["steps"] == other["training"]["steps"] and all(
+        one["evaluation"][key] == other["evaluation"][key] for key in ("sets", "size", "limit")
+    )
 
 
 def _taken(figures: Figures, seeds: list[int], pictures: list[str]) -> Tensor:

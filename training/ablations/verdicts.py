@@ -43,11 +43,15 @@ class Claim:
 
 @dataclass(frozen=True)
 class Finding:
-    """gains: metric -> how much better the first row is, with the sign so that above 0 is better."""
+    """gains: metric -> how much better the first row is, with the sign so that above 0 is better.
+
+    why: of a verdict that is none although there are gains.
+    """
 
     claim: Claim
     gains: dict[str, Difference]
     verdict: str
+    why: str = ""
 
 
 def _row(training: str, prompting: str = "dape") -> Row:
@@ -156,7 +160,16 @@ def judge(claim: Claim, results: Results) -> Finding:
     verdicts = [
         equality(gain, MARGIN[metric]) if claim.equal else superiority(gain) for metric, gain in gains.items()
     ]
-    return Finding(claim, gains, UNMEASURED if claim.untried else joint(verdicts))
+    why = claim.untried or _same_twice(claim, results)
+    return Finding(claim, gains, UNMEASURED if why else joint(verdicts), why)
+
+
+def _same_twice(claim: Claim, results: Results) -> str:
+    """Why two prompts of the same weights are no comparison: most of them are equal."""
+    if claim.better.training != claim.worse.training:
+        return ""
+    same, total = results.same_prompts(claim.better, claim.worse)
+    return f"both prompts are equal in {same} of {total} pictures" if 2 * same > total else ""
 
 
 def superiority(gain: Difference) -> str:
