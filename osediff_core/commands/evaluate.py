@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..atomic import write_bytes_atomically
-from ..errors import ImageError
+from ..errors import ImageError, OSEDiffError
 from .jobs import Job, check_outputs
-from .outcome import DONE, FAILED, Outcome
+from .outcome import DONE, FAILED, INTERRUPTED, Outcome
 
 if TYPE_CHECKING:
     from ..evaluate.evaluation import Evaluation
@@ -55,12 +55,21 @@ def run(args: argparse.Namespace) -> Outcome:
         **found.as_dict(),
     }
     lines = [as_text(found), _counts(found, pairing)]
+    status = FAILED if found.failed or pairing.unpaired else DONE
     if output is not None:
         data["files"] = [str(output / name) for name in FILES]
-        _write(output, found, data, args.title or results.resolve().name, args)
-        lines.append(f"written to {output}: {', '.join(FILES)}")
-    status = FAILED if found.failed or pairing.unpaired else DONE
-    return Outcome(status, "\n".join(lines), data)
+        written: list[str] = []
+        try:
+            for name, text in _contents(found, data, args.title or results.resolve().name, args):
+                _write(output / name, text())
+                written.append(name)
+        except OSEDiffError as error:  # the figures are still shown
+            logger.error("%s", error)
+            data |= {"files": [str(output / name) for name in written], "error": str(error)}
+            status = FAILED
+        if written:
+            lines.append(f"written to {output}: {', '.join(written)}")
+    return Outcome(INTERRUPTED if found.interrupted else status, "\n".join(lines), data)
 
 
 def _with_bar(pairs: Sequence[PicturePair]) -> Iterator[PicturePair]:
@@ -72,34 +81,44 @@ def _with_bar(pairs: Sequence[PicturePair]) -> Iterator[PicturePair]:
 
 def _counts(found: Evaluation, pairing: Pairing) -> str:
     text = f"{len(found.cases)} measured, {len(found.failed)} failed"
+    if found.interrupted:
+        text += f", {_left(found, pairing)} not done: interrupted"
     lines = [text, *(f"  {sentence}" for sentence in pairing.unpaired)]
     lines += [f"  failed: {error}" for error in found.failed.values()]
     lines += [f"  skipped: {reason}" for reason in found.skipped.values()]
     return "\n".join(lines)
 
 
-def _write(
-    folder: Path, found: Evaluation, data: dict[str, Any], title: str, args: argparse.Namespace
-) -> None:
+def _left(found: Evaluation, pairing: Pairing) -> int:
+    return len(pairing.pairs) - len(found.cases) - len(found.failed)
+
+
+def _contents(
+    found: Evaluation, data: dict[str, Any], title: str, args: argparse.Namespace
+) -> Iterator[tuple[str, Callable[[], str]]]:
+    """FILES with what makes each; the report, which reads pictures again, is last."""
     from .. import __version__
     from ..evaluate.report import render_report
     from ..evaluate.tables import as_csv, markdown
 
     about = [f"{len(found.cases)} pictures in {args.results}"]
+    about += ["interrupted: the first pictures only"] if found.interrupted else []
     about += [f"ground truth: {args.truth}"] if args.truth else []
     about += [f"LQ: {args.lq}"] if args.lq else []
     about += data["unpaired"]
-    contents = (
-        json.dumps({"version": __version__, **data}, indent=2) + "\n",
-        as_csv(found),
-        markdown(found, title),
-        render_report(found, title, about, args.report_pictures),
+    makers = (
+        lambda: json.dumps({"version": __version__, **data}, indent=2) + "\n",
+        lambda: as_csv(found),
+        lambda: markdown(found, title),
+        lambda: render_report(found, title, about, args.report_pictures),
     )
-    for name, text in zip(FILES, contents, strict=True):
-        path = folder / name
-        try:
-            write_bytes_atomically(path, text.encode())
-        except OSError as error:
-            raise ImageError(
-                f"{path} cannot be written ({error.strerror or error}); free space or choose another -o."
-            ) from error
+    return zip(FILES, makers, strict=True)
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        write_bytes_atomically(path, text.encode())
+    except OSError as error:
+        raise ImageError(
+            f"{path} cannot be written ({error.strerror or error}); free space or choose another -o."
+        ) from error

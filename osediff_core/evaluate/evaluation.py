@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,18 +13,18 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..errors import ImageError, OSEDiffError, first_line
+from ..errors import ImageError, OSEDiffError
 from ..image_io import read_image
 from ..picture import Picture
 from .folders import PicturePair
-from .measuring import LEAST_FOR_FID, Figures, figures_of, load_measures
-from .metric import Measure, Metric
+from .measuring import BICUBIC, DIFFERENCE, RESULT, Figures, figures_of, load_measures
+from .metric import Measure, Metric, MetricUnavailable
 from .metrics import METRICS, ORDER
 from .statistics import Mean, mean_of
+from .whole_set import TRUTH, WholeSet
 
 logger = logging.getLogger(__name__)
 
-RESULT, BICUBIC, DIFFERENCE = "result", "bicubic", "difference"
 _SHAPE_SLACK = 0.02  # by which the sides' ratios of LQ and result may differ: LQ sides are rounded
 
 
@@ -50,7 +49,8 @@ class Evaluation:
     """What was measured.
 
     skipped: metric -> why it was left out. failed: name -> why the pair was left out. summary: "result", "bicubic" and
-    "difference" (result - bicubic, over the pictures that have both) -> metric -> mean.
+    "difference" (result - bicubic, over the pictures that have both) -> metric -> mean. interrupted: by Ctrl-C, so that
+    only the first pictures are there.
     """
 
     metrics: list[Metric]
@@ -59,6 +59,7 @@ class Evaluation:
     failed: dict[str, str]
     summary: dict[str, dict[str, Mean]]
     seed: int = 0
+    interrupted: bool = False
 
     @property
     def order_by(self) -> Metric | None:
@@ -88,6 +89,7 @@ class Evaluation:
             ],
             "skipped": dict(self.skipped),
             "seed": self.seed,
+            "interrupted": self.interrupted,
             "summary": {
                 method: {name: asdict(mean) for name, mean in means.items()}
                 for method, means in self.summary.items()
@@ -118,7 +120,8 @@ def evaluate(
     """Measures every pair; one that cannot be read or does not fit costs the others nothing.
 
     Pictures are compared as 8-bit RGB, without alpha. seed: of the bootstrap intervals. progress: wraps the pairs, as
-    tqdm does. Raises MetricUnavailable if no metric is left, ImageError if no pair is left.
+    tqdm does. Ctrl-C ends it with what is measured by then. Raises MetricUnavailable if no metric is left, ImageError
+    if no pair is left.
     """
     device = torch.device(device)
     with_truth = any(pair.truth is not None for pair in pairs)
@@ -127,25 +130,35 @@ def evaluate(
     of_set = {m: f for m, f in measures.items() if m.of_set}
     cases: list[Case] = []
     failed: dict[str, str] = {}
-    with tempfile.TemporaryDirectory(prefix="osediff-") as folder:
-        kept = Path(folder) if of_set else None
-        for pair in progress(pairs):
-            try:
-                cases.append(_measure(pair, of_each, kept))
-            except OSEDiffError as error:
-                failed[pair.name] = str(error)
-                logger.error("%s", error)
+    interrupted = False
+    with WholeSet(of_set, skipped) as whole:
+        try:
+            for pair in progress(pairs):
+                try:
+                    case, pictures = _measure(pair, of_each)
+                    whole.keep(case.name, pictures)
+                    cases.append(case)
+                except OSEDiffError as error:
+                    failed[pair.name] = str(error)
+                    logger.error("%s", error)
+        except KeyboardInterrupt:
+            if not cases:
+                raise
+            interrupted = True
+            whole.give_up("takes all pictures, and was interrupted")
         if not cases:
             raise ImageError(f"None of the {len(pairs)} pictures could be measured; see the messages above.")
         summary = summarise(list(of_each), cases, seed)
-        for metric, measure in of_set.items():
-            _measure_set(metric, measure, kept, cases, summary, skipped)
+        for method, means in whole.means().items():
+            summary[method] |= means
     left = [metric for metric in measures if metric.name not in skipped]
-    return Evaluation(left, skipped, cases, failed, summary, seed)
+    if not left:
+        raise MetricUnavailable(f"No metric could be computed: {' '.join(skipped.values())}")
+    return Evaluation(left, skipped, cases, failed, summary, seed, interrupted)
 
 
-def _measure(pair: PicturePair, measures: dict[Metric, Measure], kept: Path | None) -> Case:
-    """Reads a pair and measures it; kept: where the pictures are put for metrics of the whole set."""
+def _measure(pair: PicturePair, measures: dict[Metric, Measure]) -> tuple[Case, dict[str, np.ndarray | None]]:
+    """Reads a pair and measures it; also the pictures, as `WholeSet` keeps them."""
     picture = read_image(pair.result)
     case = Case(pair.name, picture.size, pair, notes=_notes(pair.result, picture))
     result, truth = picture.rgb8(), None
@@ -162,12 +175,7 @@ def _measure(pair: PicturePair, measures: dict[Metric, Measure], kept: Path | No
     bicubic = None if pair.lq is None else _bicubic(pair.lq, case)
     if bicubic is not None:
         case.bicubic = figures_of(measures, bicubic, truth, [])
-    if kept is not None:
-        for name, pixels in (("result", result), ("truth", truth), ("bicubic", bicubic)):
-            if pixels is not None:
-                (kept / name).mkdir(exist_ok=True)
-                Image.fromarray(pixels).save(kept / name / f"{pair.name}.png", compress_level=1)
-    return case
+    return case, {RESULT: result, TRUTH: truth, BICUBIC: bicubic}
 
 
 def _notes(path: Path, picture: Picture) -> list[str]:
@@ -220,30 +228,6 @@ def summarise(metrics: Sequence[Metric], cases: list[Case], seed: int = 0) -> di
             if mean is not None:
                 summary[method][name] = mean
     return summary
-
-
-def _measure_set(
-    metric: Metric,
-    measure: Measure,
-    kept: Path,
-    cases: list[Case],
-    summary: dict[str, dict[str, Mean]],
-    skipped: dict[str, str],
-) -> None:
-    """One figure for all pictures together, without an interval."""
-    if len(cases) < LEAST_FOR_FID:
-        skipped[metric.name] = f"{metric.title} of {len(cases)} pictures says nothing; give more."
-        return
-    for method in (RESULT, BICUBIC):
-        if not (kept / method).is_dir():
-            continue
-        try:
-            value = measure(kept / method, kept / "truth")
-        except Exception as error:  # of pyiqa or scipy; the other metrics stay
-            skipped[metric.name] = f"{metric.title} could not be computed ({first_line(error)})."
-            logger.warning("%s", skipped[metric.name])
-            return
-        summary[method][metric.name] = Mean(value, None, None, len(cases))
 
 
 def _by(size: tuple[int, int]) -> str:

@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 # FID compares means and covariances of 2048 features; from a few pictures both are noise.
 LEAST_FOR_FID = 50
 
+RESULT, BICUBIC, DIFFERENCE = "result", "bicubic", "difference"  # whose figures they are
+
 Figures = dict[str, float | None]  # by metric; None where it could not give one
 
 

@@ -28,7 +28,7 @@ METRICS = {
         Metric("d2", "D2", False, True, 4, "efficientnet-lite", "blocks 4 to 10 of Lite2", least=32),
     )
 }
-# "osediff": those of the paper's Table 1 in its order, with the settings of the official evaluation
+# "osediff": those of the paper's Table 1, with the settings of the official evaluation
 PRESETS = {"osediff": ("psnr", "ssim", "lpips", "dists", "fid", "niqe", "maniqa", "musiq", "clipiqa")}
 _PACKAGES = {"pkg_resources": "'setuptools<82'"}  # of modules that have another name
 # by which results are ordered from worst to best: the first of these that is there

@@ -16,7 +16,8 @@ import numpy as np
 from PIL import Image
 
 from ..image_io import read_image
-from .evaluation import BICUBIC, DIFFERENCE, RESULT, Case, Evaluation, enlarged
+from .evaluation import Case, Evaluation, enlarged
+from .measuring import BICUBIC, DIFFERENCE, RESULT
 from .metric import Metric
 from .metrics import METRICS
 from .tables import interval_shown, mean_shown
@@ -50,7 +51,8 @@ def _card(evaluation: Evaluation, metric: Metric) -> str:
     lines = [f"<h3>{metric.title} {metric.arrow}</h3>"]
     unit = f" <small>{metric.unit}</small>" if metric.unit else ""
     lines.append(f'<p class="mean">{mean_shown(metric, result)}{unit}</p>')
-    lines.append(f"<p>{interval_shown(metric, result) or 'of all pictures together'}</p>")
+    without = "of all pictures together" if metric.of_set else "of one picture"
+    lines.append(f"<p>{interval_shown(metric, result) or without}</p>")
     if bicubic is not None:
         lines.append(f"<p>bicubic {mean_shown(metric, bicubic)}</p>")
         if difference is not None and difference.low is not None:

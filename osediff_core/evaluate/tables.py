@@ -6,7 +6,8 @@ import csv
 import io
 from collections.abc import Sequence
 
-from .evaluation import BICUBIC, DIFFERENCE, RESULT, Case, Evaluation
+from .evaluation import Case, Evaluation
+from .measuring import BICUBIC, DIFFERENCE, RESULT
 from .metric import Metric
 from .statistics import Mean
 
@@ -61,7 +62,7 @@ def as_text(evaluation: Evaluation) -> str:
 
 
 def as_csv(evaluation: Evaluation) -> str:
-    """One row a picture, in order of their names, with all digits; an empty cell is a missing figure."""
+    """One row a picture, in order of their names, with six decimals; an empty cell is a missing figure."""
     names = [metric.name for metric in evaluation.metrics if not metric.of_set]
     with_bicubic = any(case.bicubic for case in evaluation.cases)
     header = ["name", "width", "height", *names, *(f"bicubic_{name}" for name in names if with_bicubic)]

@@ -1,6 +1,7 @@
 """`osediff evaluate` as its users run it, and its report as they open it."""
 
 import csv
+import errno
 import json
 import re
 import shutil
@@ -13,6 +14,7 @@ from PIL import Image
 pytest.importorskip("torchmetrics", reason="the eval extra is not installed")
 
 from osediff_core import cli
+from osediff_core.commands import evaluate
 
 CHROMIUM = "/usr/bin/chromium"
 
@@ -94,6 +96,37 @@ def test_what_does_not_fit_is_said_and_changes_the_exit_code(osediff, pairs):
     data = json.loads(out)
     assert [f["name"] for f in data["failed"]] == ["a"] and len(data["unpaired"]) == 1
     assert "a.png has 20x20 pixels, but its ground truth" in err and "extra has no ground truth" in err
+
+
+def test_ctrl_c_writes_what_is_measured(osediff, pairs, monkeypatch):
+    def stopped(pairs):
+        yield from pairs[:2]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(evaluate, "_with_bar", stopped)
+    status, out, _ = osediff("out", "HR", "-o", "found", "--metrics", "psnr")
+    assert status == 130 and "2 measured, 0 failed, 1 not done: interrupted" in out and "PSNR" in out
+    data = json.loads(Path("found/evaluation.json").read_text())
+    assert data["interrupted"] and [p["name"] for p in data["pictures"]] == ["a", "b <i>"]
+    assert "the first pictures only" in Path("found/report.html").read_text()
+
+
+@pytest.mark.parametrize("lost", evaluate.FILES)
+def test_figures_are_shown_also_where_a_file_cannot_be_written(osediff, pairs, monkeypatch, lost):
+    write = evaluate.write_bytes_atomically
+
+    def full(path, data):
+        if path.name == lost:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(path, data)
+
+    monkeypatch.setattr(evaluate, "write_bytes_atomically", full)
+    status, out, err = osediff("out", "HR", "-o", "found", "--metrics", "psnr", "--json")
+    data, before = json.loads(out), evaluate.FILES[: evaluate.FILES.index(lost)]
+    assert status == 1 and f"{lost} cannot be written (No space left on device); free space" in err
+    assert data["error"] in err and data["summary"]["result"]["psnr"]["count"] == 3
+    assert data["files"] == [str(Path("found", name)) for name in before]
+    assert sorted(file.name for file in Path("found").iterdir()) == sorted(before)
 
 
 @pytest.mark.parametrize(
