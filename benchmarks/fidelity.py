@@ -13,6 +13,8 @@ import argparse
 import itertools
 import json
 import logging
+import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from torch import Tensor
 
 from osediff_core import OneStepGenerator, Picture, RestoreOptions, restore_picture
 from osediff_core.degrade import degrade
+from osediff_core.errors import OptionError, OSEDiffError
 from osediff_core.evaluate.evaluation import enlarged
 from osediff_core.evaluate.fidelity import psnr_y
 from osediff_core.evaluate.folders import pair_folders, pair_up, pictures_by_name
@@ -60,15 +63,23 @@ class Pair:
 
 
 def load_pairs(folder: Path, preset: str, scale: int, size: int) -> list[Pair]:
-    """The centres of all pictures, `size` px of the HQ, rounded down to a multiple of `scale`."""
+    """The centres of all pictures, `size` px of the HQ, rounded down to a multiple of `scale`.
+
+    Raises OSEDiffError where there are none, or a pair is of another scale.
+    """
     size = size // scale * scale
     found = pair_folders(folder)
     pairs = []
     if found is not None:
         lq_folder, hq_folder = found
         for pair in pair_up(lq_folder, hq_folder).pairs:
-            hq = _centre(read_image(pair.truth).rgb8(), size)
-            pairs.append(Pair(_picture(_centre(read_image(pair.result).rgb8(), size // scale)), hq))
+            lq, hq = read_image(pair.result).rgb8(), read_image(pair.truth).rgb8()
+            if tuple(scale * side for side in lq.shape[:2]) != hq.shape[:2]:
+                raise OptionError(
+                    f"{pair.truth} is not {scale} times as large as {pair.result}; mend --scale."
+                )
+            hq = _centre(hq, size)
+            pairs.append(Pair(_picture(_centre(lq, size // scale)), hq))
         return pairs
     for index, path in enumerate(pictures_by_name(folder).values()):
         hq = _centre(read_image(path).rgb8(), size)
@@ -80,7 +91,7 @@ def load_pairs(folder: Path, preset: str, scale: int, size: int) -> list[Pair]:
 def _centre(pixels: np.ndarray, size: int) -> np.ndarray:
     height, width = pixels.shape[:2]
     if min(height, width) < size:
-        raise SystemExit(
+        raise OptionError(
             f"A picture of {width}x{height} px has no centre of {size} px; give a smaller --size."
         )
     top, left = (height - size) // 2, (width - size) // 2
@@ -127,15 +138,18 @@ class Measuring:
 
 def row(point: Point) -> str:
     """A Markdown row: label, PSNR and D2 against bicubic with 95 % intervals over pictures."""
-    gain, change = point.gain, point.change
-    return (
-        f"| {point.label} | {point.psnr:.2f} | {gain.value:+.2f} [{gain.low:+.2f}, {gain.high:+.2f}] "
-        f"| {point.d2:.4f} | {change.value:+.1f} [{change.low:+.1f}, {change.high:+.1f}] % |"
-    )
+    gain, change = _shown(point.gain, 2), _shown(point.change, 1)
+    return f"| {point.label} | {point.psnr:.2f} | {gain} | {point.d2:.4f} | {change} % |"
+
+
+def _shown(mean: Mean, digits: int) -> str:
+    """A single picture has no interval."""
+    interval = "" if mean.low is None else f" [{mean.low:+.{digits}f}, {mean.high:+.{digits}f}]"
+    return f"{mean.value:+.{digits}f}{interval}"
 
 
 def plot(points: list[Point], bicubic: tuple[float, float], title: str, path: Path) -> None:
-    """The curve: to the right nearer to the truth in features, upwards in pixels."""
+    """The curve: to the right nearer to the truth in features, upwards in pixels. Raises ImportError."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -161,7 +175,8 @@ def plot(points: list[Point], bicubic: tuple[float, float], title: str, path: Pa
     figure.savefig(path, dpi=110)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line: 0 done, 1 failed."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -178,8 +193,20 @@ def main() -> None:
     parser.add_argument("--levers", action="store_true", help="the three strengths against each other")
     parser.add_argument("--plot", type=Path, metavar="FILE.png")
     parser.add_argument("--json", type=Path)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
+    if args.plot and args.levers:
+        parser.error("--plot draws the slider's curve, and --levers has none; leave out one of the two")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        measure(args)
+    except (OSEDiffError, OSError, ImportError) as error:
+        log.error("%s", error)
+        return 1
+    return 0
+
+
+def measure(args: argparse.Namespace) -> None:
+    """All points, as a table and in files. Raises OSEDiffError, OSError, and ImportError without matplotlib."""
     pairs = load_pairs(args.pictures, args.preset, args.scale, args.size)
     measuring = Measuring(pairs)
     generator = OneStepGenerator.load(args.base, args.weights, dtype=args.dtype, device=args.device)
@@ -191,14 +218,14 @@ def main() -> None:
     points = [measuring.point(name, generator, chosen) for name, chosen in points_of]
     bicubic = tuple(float(np.mean(values)) for values in zip(*measuring.bicubic, strict=True))
     log.info("bicubic: %.2f dB, D2 %.4f; %d crops of %d px", *bicubic, len(pairs), args.size)
+    if args.json:
+        figures = {"bicubic": bicubic, "points": [asdict(point) for point in points]}
+        args.json.write_text(json.dumps(figures, indent=2) + "\n")
     if args.plot:
         plot(
             points, bicubic, f"{args.pictures.name}: fidelity from {SLIDER[0]:g} to {SLIDER[-1]:g}", args.plot
         )
-    if args.json:
-        figures = {"bicubic": bicubic, "points": [asdict(point) for point in points]}
-        args.json.write_text(json.dumps(figures, indent=2) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

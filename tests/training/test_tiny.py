@@ -14,6 +14,7 @@ pytest.importorskip("efficientnet_lite_pytorch", reason="the train extra is not 
 
 from osediff_core.evaluate.fidelity import psnr, psnr_y
 from osediff_core.evaluate.perceptual import FeatureDistance
+from training.tiny import fetch_photos
 from training.tiny.architecture import VOCABULARY, build_vae
 from training.tiny.degrade import INTERNET, degrade, enlarge
 from training.tiny.linear_start import linear_start
@@ -156,6 +157,35 @@ def test_a_loss_that_is_not_finite_stops_the_stage(tmp_path):
 def test_no_photographs_is_said(tmp_path):
     with pytest.raises(FileNotFoundError, match="fetch_photos"):
         PhotoPool([tmp_path])
+
+
+def test_a_small_photograph_is_cropped_and_never_stretched(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (300, 340, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "small.png")
+    crop = PhotoPool([tmp_path]).crop(256, np.random.default_rng(1), shrink=2)
+    windows = np.lib.stride_tricks.sliding_window_view(pixels, (256, 256, 3))[..., 0, :, :, :]
+    assert any((windows == mirrored).all(axis=(2, 3, 4)).any() for mirrored in (crop, crop[:, ::-1]))
+    with pytest.raises(FileNotFoundError, match="no photograph has sides of 512 px"):
+        cut(tmp_path, tmp_path / "tiles", count=1, size=512)
+
+
+def test_a_source_that_cannot_be_fetched_costs_the_others_nothing(tmp_path, monkeypatch, caplog):
+    def apt_without_debian(*command, cwd=None):
+        if command[0] == "git" and command[1] == "clone":
+            folder = Path(command[-1]) / "kodak"
+            folder.mkdir(parents=True)
+            Image.new("RGB", (8, 8)).save(folder / "a.png")
+        return ""
+
+    monkeypatch.setattr(fetch_photos, "_run", apt_without_debian)
+    monkeypatch.setattr(
+        fetch_photos, "GIT", [source for source in fetch_photos.GIT if source.name == "kodak"]
+    )
+    assert fetch_photos.main(["--out", str(tmp_path)]) == 1
+    assert (
+        "apt on this machine knows no Debian archive" in caplog.text and "Not fetched: budgie" in caplog.text
+    )
+    assert [path.name for path in tmp_path.rglob("*.png")] == ["a.png"]
 
 
 def test_validation_folders_are_never_trained_on(photos, tmp_path):

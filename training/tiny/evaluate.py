@@ -164,7 +164,7 @@ def main() -> None:
     )
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    generator = OneStepGenerator.load(args.base, args.weights, dtype="fp32")
+    generator = OneStepGenerator.load(args.base, args.weights, dtype="fp32", device="cpu")
     tried, distance, tables = methods(generator, args.color_fix), FeatureDistance(2), {}
     datasets = {}
     if args.real_pairs:

@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,7 +71,7 @@ def _debian_mirror() -> str:
         uri, origin, label = line.split("|")
         if origin == label == "Debian":
             return uri
-    raise SystemExit(
+    raise OSError(
         "apt on this machine knows no Debian archive: run `apt-get update` first, or use --git-only"
     )
 
@@ -124,7 +125,7 @@ def _collect(tree: Path, target: Path) -> None:
     log.info("%s: %d pictures", target.name, sum(path.is_file() for path in target.rglob("*")))
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """The command line: 0 if all is there, 1 if a source could not be fetched, for which the others do not wait."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -133,7 +134,7 @@ def main() -> int:
     only = parser.add_mutually_exclusive_group()
     only.add_argument("--packages-only", action="store_true", help="only the Debian packages")
     only.add_argument("--git-only", action="store_true", help="only the git repositories")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     args.out.mkdir(parents=True, exist_ok=True)
     sources = [(fetch_debian, package) for package in DEBIAN if not args.git_only]

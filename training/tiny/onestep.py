@@ -1,8 +1,8 @@
 """Stage 3: the one-step generator as LoRA on the frozen base, trained through the core's own verbs.
 
 The decoder, the text encoder and the base weights stay frozen; trained are the LoRA of the VAE encoder and of
-the UNet, and the UNet's conv_in, as in OSEDiff. The losses are pixel, gradient and feature losses; there is no
-score distillation in this version.
+the UNet, and the UNet's conv_in, as in OSEDiff. The losses are pixel, gradient and feature losses; score distillation
+follows in stage 4, by the trainer itself (training/configs/tiny_further.yaml).
 
 The step is taken at TIMESTEP, not at the last one: x0 = (z - sigma eps) / alpha multiplies the UNet's error by
 sigma / alpha, which is 14.6 at t = 999 and 0.7 at t = 249. A network of a few million parameters cannot copy its

@@ -38,10 +38,11 @@ def load_photo(path: Path) -> np.ndarray:
 class PhotoPool:
     """All photographs below `folders`, with cells of CELL px drawn in proportion to their sharpness.
 
-    Raises FileNotFoundError when there is no photograph.
+    least: px, the shortest side of those that are drawn from, and the largest crop. Raises FileNotFoundError when there
+    is no photograph.
     """
 
-    def __init__(self, folders: list[Path]) -> None:
+    def __init__(self, folders: list[Path], least: int = 4 * CELL) -> None:
         paths = [
             path
             for folder in folders
@@ -58,7 +59,7 @@ class PhotoPool:
         cells, weights = [], []
         for index, photo in enumerate(self.photos):
             height, width = photo.shape[:2]
-            if min(height, width) < 4 * CELL:
+            if min(height, width) < least:
                 continue
             sharpness = _laplacian(np.asarray(Image.fromarray(photo).convert("L"), np.float32))
             rows, columns = sharpness.shape[0] // CELL, sharpness.shape[1] // CELL
@@ -70,6 +71,8 @@ class PhotoPool:
             for row, column in np.ndindex(rows, columns):
                 cells.append((index, row * CELL, column * CELL))
                 weights.append(0.15 + min(1.0, means[row, column] / SHARP))
+        if not cells:
+            raise FileNotFoundError(f"no photograph has sides of {least} px: give larger ones")
         self.cells = np.array(cells)
         self.cumulative = np.cumsum(weights) / np.sum(weights)
         megapixels = sum(photo.shape[0] * photo.shape[1] for photo in self.photos) / 1e6
@@ -77,7 +80,13 @@ class PhotoPool:
 
     def place(self, size: int, rng: np.random.Generator) -> tuple[int, int, int]:
         """(photo, top, left) of a random `size` px crop around a drawn cell."""
-        index, top, left = self.cells[np.searchsorted(self.cumulative, rng.random())]
+        return self._around(self._cell(rng), size, rng)
+
+    def _cell(self, rng: np.random.Generator) -> np.ndarray:
+        return self.cells[np.searchsorted(self.cumulative, rng.random())]
+
+    def _around(self, cell: np.ndarray, size: int, rng: np.random.Generator) -> tuple[int, int, int]:
+        index, top, left = cell
         height, width = self.photos[index].shape[:2]
         slack = size - CELL
         top = np.clip(top + rng.integers(-max(slack, 0) - CELL // 2, CELL // 2 + 1), 0, height - size)
@@ -85,9 +94,14 @@ class PhotoPool:
         return int(index), int(top), int(left)
 
     def crop(self, size: int, rng: np.random.Generator, shrink: int = 1) -> np.ndarray:
-        """One uint8 (size, size, 3) crop, mirrored at random; `shrink` > 1 area-averages a field that much larger."""
+        """One uint8 (size, size, 3) crop, mirrored at random.
+
+        shrink > 1 area-averages a field that much larger, or as much as the photograph has.
+        """
+        cell = self._cell(rng)
+        shrink = min(shrink, min(self.photos[cell[0]].shape[:2]) // size)
         field = size * shrink
-        index, top, left = self.place(field, rng)
+        index, top, left = self._around(cell, field, rng)
         picture = self.photos[index][top : top + field, left : left + field]
         if shrink > 1:
             picture = np.asarray(Image.fromarray(picture).resize((size, size), Image.Resampling.BOX))

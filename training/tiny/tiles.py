@@ -2,7 +2,7 @@
 
     python -m training.tiny.tiles --photos photos --out runs/tiles [--soft runs/soft]
 
-Tiles are drawn as the first training drew its crops: sharp places more often, one in four of a field twice as large.
+Tiles are drawn as `onestep.pair` draws its crops: sharp places more often, one in four of a field twice as large.
 Soft ones are centres of them, enlarged. A camera's picture is that soft at the pixel: the mean |Laplacian| of the luma
 is 3 to 12 of 255 in the good pictures of RealSR and DRealSR, and 11 in the median tile.
 """
@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 from torchvision.transforms.v2 import functional as F
 
-from .photos import PhotoPool
+from .photos import CELL, PhotoPool
 
 SIZE = 256  # px
 COUNT = 2400
@@ -29,7 +29,7 @@ SOFT_FIELDS = (0.59375, 0.6875, 0.8125)  # of the tile's side, in turn
 
 def cut(photos: Path, out: Path, count: int = COUNT, size: int = SIZE, seed: int = SEED) -> None:
     """Write `count` tiles as out/NNNN.png; the same for the same seed. Raises FileNotFoundError without photographs."""
-    pool, rng = PhotoPool([photos]), np.random.default_rng(seed)
+    pool, rng = PhotoPool([photos], max(size, 4 * CELL)), np.random.default_rng(seed)
     out.mkdir(parents=True, exist_ok=True)
     for number in range(count):
         tile = pool.crop(size, rng, shrink=2 if rng.random() < SHRUNK else 1)
