@@ -20,7 +20,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from osediff_core import OneStepGenerator, Picture, RestoreOptions, restore_picture
 from osediff_core.degrade import degrade
@@ -28,6 +27,7 @@ from osediff_core.errors import OptionError, OSEDiffError
 from osediff_core.evaluate.evaluation import enlarged
 from osediff_core.evaluate.fidelity import psnr_y
 from osediff_core.evaluate.folders import pair_folders, pair_up, pictures_by_name
+from osediff_core.evaluate.measuring import as_tensor
 from osediff_core.evaluate.perceptual import FeatureDistance
 from osediff_core.evaluate.statistics import Mean, mean_of
 from osediff_core.image_io import read_image
@@ -83,7 +83,7 @@ def load_pairs(folder: Path, preset: str, scale: int, size: int) -> list[Pair]:
         return pairs
     for index, path in enumerate(pictures_by_name(folder).values()):
         hq = _centre(read_image(path).rgb8(), size)
-        lq, _ = degrade(_tensor(hq) / 2 + 0.5, preset, scale, SEED, first=index)
+        lq, _ = degrade(as_tensor(hq) / 2 + 0.5, preset, scale, SEED, first=index)
         pairs.append(Pair(Picture(lq[0].permute(1, 2, 0).contiguous().numpy()), hq))
     return pairs
 
@@ -102,11 +102,6 @@ def _picture(pixels: np.ndarray) -> Picture:
     return Picture(pixels.astype(np.float32) / 255)
 
 
-def _tensor(pixels: np.ndarray) -> Tensor:
-    """uint8 (H, W, 3) -> (1, 3, H, W) in [-1, 1]."""
-    return torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
-
-
 class Measuring:
     """PSNR-Y and D2 of results, and how far they are from bicubic's."""
 
@@ -116,7 +111,9 @@ class Measuring:
 
     @torch.inference_mode()
     def _figures(self, results: list[np.ndarray]) -> list[tuple[float, float]]:
-        both = [(_tensor(image), _tensor(pair.hq)) for image, pair in zip(results, self.pairs, strict=True)]
+        both = [
+            (as_tensor(image), as_tensor(pair.hq)) for image, pair in zip(results, self.pairs, strict=True)
+        ]
         return [(float(psnr_y(*pair)), float(self.distance(*pair))) for pair in both]
 
     def point(self, label: str, generator: OneStepGenerator, chosen: Levers) -> Point:

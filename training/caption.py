@@ -30,6 +30,7 @@ from .data.errors import DataError
 from .data.pictures import BrokenPicture, decode
 from .data.prompts import PromptCache
 from .data.sources import Source, open_source
+from .tiny.photos import to_tensor
 
 log = logging.getLogger("training.caption")
 
@@ -78,8 +79,7 @@ def caption(sources: Sequence[Source], tagger: Tagger, out: Path) -> dict[str, s
                 except BrokenPicture as error:
                     _skip(skipped, name, str(error))
                     continue
-                image = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
-                text = tagger(image)[0]
+                text = tagger(to_tensor(pixels[None]))[0]
                 file.write(json.dumps({"name": name, "caption": text}, ensure_ascii=False) + "\n")
                 file.flush()
                 done.add(name)

@@ -56,7 +56,7 @@ def figures_of(
 ) -> Figures:
     """Of one picture, uint8 (H, W, 3) as `truth` is; what is missing is added to `notes`, with the reason."""
     figures: Figures = {}
-    tensors = [None if pixels is None else _as_tensor(pixels) for pixels in (image, truth)]
+    tensors = [None if pixels is None else as_tensor(pixels) for pixels in (image, truth)]
     for metric, measure in measures.items():
         figures[metric.name] = value = None
         shortest = min(image.shape[:2])
@@ -79,6 +79,6 @@ def figures_of(
     return figures
 
 
-def _as_tensor(pixels: np.ndarray) -> Tensor:
+def as_tensor(pixels: np.ndarray) -> Tensor:
     """uint8 (H, W, 3) -> (1, 3, H, W) in [-1, 1]."""
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1

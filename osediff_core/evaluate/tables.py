@@ -41,7 +41,7 @@ def summary_table(evaluation: Evaluation) -> str:
         intervals = [interval_shown(m, means.get(m.name), method == DIFFERENCE) for m in evaluation.metrics]
         if any(intervals):
             rows.append(["95 % interval", *intervals])
-    return _table(rows)
+    return table_of(rows)
 
 
 def as_text(evaluation: Evaluation) -> str:
@@ -93,7 +93,7 @@ def _pictures_table(evaluation: Evaluation) -> str:
         [_escaped(case), *(m.shown(case.result.get(m.name)) for m in metrics)]
         for case in evaluation.worst_first()
     ]
-    return _table(rows)
+    return table_of(rows)
 
 
 def _escaped(case: Case) -> str:
@@ -113,6 +113,7 @@ def interval_shown(metric: Metric, mean: Mean | None, signed: bool = False) -> s
     return f"[{mean.low:{sign}.{metric.digits}f}, {mean.high:{sign}.{metric.digits}f}]"
 
 
-def _table(rows: Sequence[Sequence[str]]) -> str:
+def table_of(rows: Sequence[Sequence[str]]) -> str:
+    """Markdown; the first row is the head."""
     lines = [f"| {' | '.join(row)} |" for row in rows]
     return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])

@@ -58,7 +58,7 @@ def test_published_figures(reference_dir):
         names = "psnr ssim niqe"
     except MetricUnavailable:
         names = "psnr ssim"
-    tolerances = {"psnr": 1e-3, "ssim": 5e-4, "niqe": 5e-2}
+    tolerances = {"psnr": 1e-4, "ssim": 5e-6, "niqe": 1e-2}
     found = evaluate(pairs[::2], parse_metrics(names))
     assert len(found.cases) == 10 and not found.failed and not found.skipped
     for case in found.cases:

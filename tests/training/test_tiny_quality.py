@@ -1,6 +1,6 @@
 """A guard on the embedded model's figures, on a part of the pictures that `training.tiny.evaluate` measures whole.
 
-The bars hold on the whole sets (the model card has the figures); the parts are there to notice a change in time.
+The parts are there to notice a change in time, and the bars are theirs; the model card has the figures of the whole sets.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ def judge():
 def test_real_photographs(judge, reference_dir: Path) -> None:
     table = judge(real_pairs(reference_dir / "data" / "realsr_dev")[::4])
     ours = table["osediff"]
-    assert ours["d2"] < 0.93 * table["bicubic"]["d2"]
-    assert ours["d2"] < 0.93 * table["vae only"]["d2"]
-    assert ours["psnr_gain"] > -1.0
+    assert ours["d2"] < 0.88 * table["bicubic"]["d2"]  # 0.85 on these five, 0.91 on all 20
+    assert ours["d2"] < 0.88 * table["vae only"]["d2"]
+    assert ours["psnr_gain"] > 0.5  # 0.73 dB on these five, 0.22 dB on all 20
 
 
 def test_degraded_photographs(judge, reference_dir: Path) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from osediff_core.atomic import write_bytes_atomically
 from osediff_core.errors import OptionError, OSEDiffError
 from osediff_core.evaluate.metrics import METRICS, Metric
+from osediff_core.evaluate.tables import table_of
 
 from ..errors import TrainingError
 from .figures import SET_TITLES
@@ -122,7 +123,7 @@ def _claims(findings: Sequence[Finding]) -> str:
         signs = [_signs(gain) for gain in finding.gains.values()]
         verdict = f"**{finding.verdict}**" + (f": {finding.why}" if finding.why else "")
         rows.append((text, "<br>".join(gains) or "–", "<br>".join(signs) or "–", verdict))
-    return _table(rows)
+    return table_of(rows)
 
 
 def _signs(gain: Difference) -> str:
@@ -157,7 +158,7 @@ def _set_table(study: Study, results: Results, name: str) -> str:
                 difference = results.difference(row, REFERENCE_ROW, metric.name, name)
             cells += [_mean(results, row, metric, name), _shown(metric, difference) if difference else ""]
         rows.append(cells)
-    return _table(rows)
+    return table_of(rows)
 
 
 def _mean(results: Results, row: Row | None, metric: Metric, name: str) -> str:
@@ -178,11 +179,6 @@ def _shown(metric: Metric, difference: Difference) -> str:
 
 def _unit(metric: Metric) -> str:
     return f" {metric.unit} of {metric.title}" if metric.unit else f" of {metric.title}"
-
-
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    lines = [f"| {' | '.join(row)} |" for row in rows]
-    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
