@@ -102,7 +102,7 @@ def _contents(
     from ..evaluate.tables import as_csv, markdown
 
     about = [f"{len(found.cases)} pictures in {args.results}"]
-    about += ["interrupted: the first pictures only"] if found.interrupted else []
+    about += [f"interrupted after {len(found.cases)} pictures"] if found.interrupted else []
     about += [f"ground truth: {args.truth}"] if args.truth else []
     about += [f"LQ: {args.lq}"] if args.lq else []
     about += data["unpaired"]

@@ -50,7 +50,7 @@ class Evaluation:
 
     skipped: metric -> why it was left out. failed: name -> why the pair was left out. summary: "result", "bicubic" and
     "difference" (result - bicubic, over the pictures that have both) -> metric -> mean. interrupted: by Ctrl-C, so that
-    only the first pictures are there.
+    the last pictures or FID are missing.
     """
 
     metrics: list[Metric]
@@ -130,7 +130,7 @@ def evaluate(
     of_set = {m: f for m, f in measures.items() if m.of_set}
     cases: list[Case] = []
     failed: dict[str, str] = {}
-    interrupted = False
+    interrupted, together = False, {}
     with WholeSet(of_set, skipped) as whole:
         try:
             for pair in progress(pairs):
@@ -141,16 +141,17 @@ def evaluate(
                 except OSEDiffError as error:
                     failed[pair.name] = str(error)
                     logger.error("%s", error)
+            together = whole.means()
         except KeyboardInterrupt:
             if not cases:
                 raise
             interrupted = True
             whole.give_up("takes all pictures, and was interrupted")
-        if not cases:
-            raise ImageError(f"None of the {len(pairs)} pictures could be measured; see the messages above.")
-        summary = summarise(list(of_each), cases, seed)
-        for method, means in whole.means().items():
-            summary[method] |= means
+    if not cases:
+        raise ImageError(f"None of the {len(pairs)} pictures could be measured; see the messages above.")
+    summary = summarise(list(of_each), cases, seed)
+    for method, means in together.items():
+        summary[method] |= means
     left = [metric for metric in measures if metric.name not in skipped]
     if not left:
         raise MetricUnavailable(f"No metric could be computed: {' '.join(skipped.values())}")

@@ -108,7 +108,7 @@ def test_ctrl_c_writes_what_is_measured(osediff, pairs, monkeypatch):
     assert status == 130 and "2 measured, 0 failed, 1 not done: interrupted" in out and "PSNR" in out
     data = json.loads(Path("found/evaluation.json").read_text())
     assert data["interrupted"] and [p["name"] for p in data["pictures"]] == ["a", "b <i>"]
-    assert "the first pictures only" in Path("found/report.html").read_text()
+    assert "interrupted after 2 pictures" in Path("found/report.html").read_text()
 
 
 @pytest.mark.parametrize("lost", evaluate.FILES)

@@ -126,6 +126,8 @@ def test_ctrl_c_ends_with_what_is_measured(measured):
     assert found.summary["result"]["psnr"].count == 2
     with pytest.raises(KeyboardInterrupt):
         measured(count, progress=stopped(0))
+    found = measured(failing(KeyboardInterrupt()))
+    assert found.interrupted and len(found.cases) == 3 and set(found.skipped) == {"fid"}
 
 
 def test_none_that_can_be_measured(measured, pairs):

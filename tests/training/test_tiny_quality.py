@@ -1,6 +1,6 @@
 """A guard on the embedded model's figures, on a part of the pictures that `training.tiny.evaluate` measures whole.
 
-The parts are there to notice a change in time, and the bars are theirs; the model card has the figures of the whole sets.
+The parts are there to notice a change in time, and the bars are theirs; the model card has the whole sets' figures.
 """
 
 from __future__ import annotations
