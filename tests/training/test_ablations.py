@@ -271,6 +271,19 @@ def test_runs_of_other_pictures_or_steps_than_the_newest_reference_are_left_out(
     assert set(Results.read(tmp_path / "out").found) == {(REFERENCE, 0), ("rank-2", 0)}
 
 
+def test_what_one_metric_says_alone_is_reported_beside_the_verdict(tmp_path):
+    def worse_in_psnr(found):
+        for pictures in found["restored"]["dape"].values():
+            for values in pictures.values():
+                values["psnr"] -= 0.5
+
+    write_figures(tmp_path / "out", {REFERENCE: 0, "vae-frozen": 0})
+    for seed in range(3):
+        change_figures(tmp_path / "out" / "vae-frozen" / f"seed_{seed}/figures.json", worse_in_psnr)
+    write_report(tmp_path / "out", tmp_path / "page.md")
+    assert "| +++<br>000 | **cannot tell**: PSNR agrees |" in (tmp_path / "page.md").read_text()
+
+
 def test_a_report_of_nothing_says_so(tmp_path):
     write_report(tmp_path / "out", tmp_path / "page.md")
     text = (tmp_path / "page.md").read_text()

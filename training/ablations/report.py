@@ -25,7 +25,7 @@ from .figures import SET_TITLES
 from .plan import REFERENCE_ROW, STUDIES, TRAININGS, Row, Study
 from .plots import draw_study
 from .results import Difference, Results
-from .verdicts import CLAIMS, MARGIN, Finding, judge
+from .verdicts import CLAIMS, MARGIN, UNCLEAR, Finding, judge
 
 log = logging.getLogger("training.ablations")
 
@@ -121,9 +121,18 @@ def _claims(findings: Sequence[Finding]) -> str:
             f"{METRICS[name].title} {_shown(METRICS[name], gain)}" for name, gain in finding.gains.items()
         ]
         signs = [_signs(gain) for gain in finding.gains.values()]
-        verdict = f"**{finding.verdict}**" + (f": {finding.why}" if finding.why else "")
-        rows.append((text, "<br>".join(gains) or "–", "<br>".join(signs) or "–", verdict))
+        rows.append((text, "<br>".join(gains) or "–", "<br>".join(signs) or "–", _verdict(finding)))
     return table_of(rows)
+
+
+def _verdict(finding: Finding) -> str:
+    """With the reason, or with what some metrics say that the others do not."""
+    remarks = [finding.why] if finding.why else []
+    if finding.verdict == UNCLEAR:
+        remarks += [
+            f"{METRICS[name].title} {said}" for name, said in finding.by_metric.items() if said != UNCLEAR
+        ]
+    return f"**{finding.verdict}**" + (f": {', '.join(remarks)}" if remarks else "")
 
 
 def _signs(gain: Difference) -> str:

@@ -45,12 +45,13 @@ class Claim:
 class Finding:
     """gains: metric -> how much better the first row is, with the sign so that above 0 is better.
 
-    why: of a verdict that is none although there are gains.
+    by_metric: what each alone says. why: of a verdict that is none although there are gains.
     """
 
     claim: Claim
     gains: dict[str, Difference]
     verdict: str
+    by_metric: dict[str, str]
     why: str = ""
 
 
@@ -157,11 +158,12 @@ def judge(claim: Claim, results: Results) -> Finding:
         found = results.difference(claim.better, claim.worse, metric)
         if found is not None:
             gains[metric] = found.times(1 if METRICS[metric].higher else -1)
-    verdicts = [
-        equality(gain, MARGIN[metric]) if claim.equal else superiority(gain) for metric, gain in gains.items()
-    ]
+    by_metric = {
+        metric: equality(gain, MARGIN[metric]) if claim.equal else superiority(gain)
+        for metric, gain in gains.items()
+    }
     why = claim.untried or _same_twice(claim, results)
-    return Finding(claim, gains, UNMEASURED if why else joint(verdicts), why)
+    return Finding(claim, gains, UNMEASURED if why else joint(list(by_metric.values())), by_metric, why)
 
 
 def _same_twice(claim: Claim, results: Results) -> str:
