@@ -483,8 +483,13 @@ def test_a_frozen_and_a_tuned_decoder_are_restored_with(data, one_thread):
 def test_ctrl_c_lets_the_running_save_and_start_no_others(data):
     more = ["--steps", "500", "--processes", "1"]
     more += [word for change in [*FAST, "log_every=1"] for word in ("--set", change)]
+    # a shell that starts pytest in the background makes it, and so the child, deaf to SIGINT
+    child = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from training.ablations.__main__ import main; sys.exit(main())"
+    )
     process = subprocess.Popen(
-        [sys.executable, "-m", "training.ablations", *command(data, *more)],
+        [sys.executable, "-c", child, *command(data, *more)],
         cwd=ROOT,
         stderr=subprocess.PIPE,
         text=True,
@@ -495,13 +500,35 @@ def test_ctrl_c_lets_the_running_save_and_start_no_others(data):
     while process.poll() is None and not (log.exists() and '"step": 2, ' in log.read_text()):
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=180)
+    try:
+        _, said = process.communicate(timeout=120)
+    finally:
+        process.kill()
     assert process.returncode == 130, said
     assert "the same command goes on" in said and "Traceback" not in said
     (checkpoint,) = (run / "checkpoints").glob("step_*")
     assert 2 <= int(checkpoint.name.removeprefix("step_")) < 500
     assert not (run / "weights.safetensors").exists() and not (data / "page.md").exists()
     assert [path.name for path in (data / "out").iterdir()] == ["reference"]
+
+
+@pytest.mark.slow
+def test_a_run_ends_with_its_pipe_also_where_it_is_deaf_to_sigint(data):
+    options = [str(data / "run"), "--training", "prompts-none", "--kodak", str(data / "kodak"), "--until-eof"]
+    options += [word for change in changes(data, 5000) for word in ("--set", change)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "training.ablations.job", *options],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+    )
+    try:
+        _, said = process.communicate(timeout=120)  # closes the pipe
+    finally:
+        process.kill()
+    assert process.returncode == 130 and "Traceback" not in said
 
 
 def test_prompts_come_from_the_picture_that_the_study_says():

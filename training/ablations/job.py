@@ -58,6 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.set_num_threads(1)
     try:
         if args.until_eof:
+            # a shell that starts the command in the background makes it, and so this process, deaf to it
+            signal.signal(signal.SIGINT, signal.default_int_handler)
             threading.Thread(target=_interrupt_at_eof, daemon=True).start()
         return do(args.run, args.training, Pictures.of(args), args.settings)
     except OSEDiffError as error:
