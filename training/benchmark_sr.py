@@ -193,6 +193,7 @@ def run(data_sets: dict[str, tuple[Path, Path]], args: argparse.Namespace, rest:
     data_sets: name -> folders of LQ and ground truth. Raises OptionError, TrainingError, KeyboardInterrupt.
     """
     measured: dict[str, dict[str, Any]] = {}
+    tables: list[str] = []
     for name, (lq, truth) in data_sets.items():
         try:
             measured[name] = run_data_set(name, lq, truth, args.out, args, rest)
@@ -201,9 +202,9 @@ def run(data_sets: dict[str, tuple[Path, Path]], args: argparse.Namespace, rest:
         except OSEDiffError as error:
             log.error("%s: %s", name, error)
             continue
-        page = table(name, measured[name])
-        log.info("%s", page)
-        _write(args.out / "benchmark.md", "\n\n".join(table(*one) for one in measured.items()) + "\n")
+        tables.append(table(name, measured[name]))
+        log.info("%s", tables[-1])
+        _write(args.out / "benchmark.md", "\n\n".join(tables) + "\n")
         _write(args.out / "benchmark.json", json.dumps(measured, indent=2) + "\n")
     complete = len(measured) == len(data_sets) and all(data["complete"] for data in measured.values())
     return DONE if complete else FAILED

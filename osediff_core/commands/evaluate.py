@@ -82,15 +82,12 @@ def _with_bar(pairs: Sequence[PicturePair]) -> Iterator[PicturePair]:
 def _counts(found: Evaluation, pairing: Pairing) -> str:
     text = f"{len(found.cases)} measured, {len(found.failed)} failed"
     if found.interrupted:
-        text += f", {_left(found, pairing)} not done: interrupted"
+        left = len(pairing.pairs) - len(found.cases) - len(found.failed)
+        text += f", {left} not done: interrupted"
     lines = [text, *(f"  {sentence}" for sentence in pairing.unpaired)]
     lines += [f"  failed: {error}" for error in found.failed.values()]
     lines += [f"  skipped: {reason}" for reason in found.skipped.values()]
     return "\n".join(lines)
-
-
-def _left(found: Evaluation, pairing: Pairing) -> int:
-    return len(pairing.pairs) - len(found.cases) - len(found.failed)
 
 
 def _contents(

@@ -59,11 +59,8 @@ class WholeSet:
 
     def give_up(self, why: str) -> None:
         """Skips all, for the reason that completes "FID …"."""
-        if self._folder is None:
-            return
-        for metric in self._measures:
-            self._skip(metric, why)
-        self._clean()
+        if self._folder is not None:
+            self._skip_all(why)
 
     def means(self) -> dict[str, dict[str, Mean]]:
         """RESULT, and BICUBIC where every result has one -> metric -> its figure, without an interval."""
@@ -93,12 +90,14 @@ class WholeSet:
 
     def _give_up_for(self, error: OSError) -> None:
         why = error.strerror or error
+        self._skip_all(
+            f"takes all pictures as files, and the temporary folder cannot be written ({why}); free space, or choose "
+            "another one by TMPDIR"
+        )
+
+    def _skip_all(self, why: str) -> None:
         for metric in self._measures:
-            self._skip(
-                metric,
-                f"takes all pictures as files, and the temporary folder cannot be written ({why}); free space, or "
-                "choose another one by TMPDIR",
-            )
+            self._skip(metric, why)
         self._clean()
 
     def _skip(self, metric: Metric, why: str) -> None:
