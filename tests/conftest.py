@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 
@@ -54,6 +55,14 @@ def comfyui() -> Path:
 @pytest.fixture(autouse=True)
 def _no_random_surprises() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _children_hear_ctrl_c():
+    """A shell that starts pytest in the background makes it, and so the processes that it starts, deaf to SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

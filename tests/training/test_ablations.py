@@ -483,13 +483,8 @@ def test_a_frozen_and_a_tuned_decoder_are_restored_with(data, one_thread):
 def test_ctrl_c_lets_the_running_save_and_start_no_others(data):
     more = ["--steps", "500", "--processes", "1"]
     more += [word for change in [*FAST, "log_every=1"] for word in ("--set", change)]
-    # a shell that starts pytest in the background makes it, and so the child, deaf to SIGINT
-    child = (
-        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
-        "from training.ablations.__main__ import main; sys.exit(main())"
-    )
     process = subprocess.Popen(
-        [sys.executable, "-c", child, *command(data, *more)],
+        [sys.executable, "-m", "training.ablations", *command(data, *more)],
         cwd=ROOT,
         stderr=subprocess.PIPE,
         text=True,
@@ -501,7 +496,7 @@ def test_ctrl_c_lets_the_running_save_and_start_no_others(data):
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     try:
-        _, said = process.communicate(timeout=120)
+        _, said = process.communicate(timeout=60)
     finally:
         process.kill()
     assert process.returncode == 130, said
