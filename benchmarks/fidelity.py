@@ -24,14 +24,14 @@ import torch
 from osediff_core import OneStepGenerator, Picture, RestoreOptions, restore_picture
 from osediff_core.degrade import degrade
 from osediff_core.errors import OptionError, OSEDiffError
+from osediff_core.evaluate.bootstrap import Mean, mean_of
 from osediff_core.evaluate.evaluation import enlarged
-from osediff_core.evaluate.fidelity import psnr_y
 from osediff_core.evaluate.folders import pair_folders, pair_up, pictures_by_name
-from osediff_core.evaluate.measuring import as_tensor
+from osediff_core.evaluate.measure import as_tensor
 from osediff_core.evaluate.perceptual import FeatureDistance
-from osediff_core.evaluate.statistics import Mean, mean_of
-from osediff_core.image_io import read_image
-from osediff_core.levers import Levers, levers
+from osediff_core.evaluate.psnr_ssim import psnr_y
+from osediff_core.fidelity import Levers, levers
+from osediff_core.images.files import read_image
 
 log = logging.getLogger("benchmarks.fidelity")
 

@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 import osediff_core
-from osediff_core.checkpoint import write_weights
-from osediff_core.lora import attach_peft, weights_from_peft
+from osediff_core.weights.checkpoint import write_weights
+from training.adapters import attach_peft, weights_from_peft
 
 _CONFIGS = Path(osediff_core.__file__).parent / "backends/sd21_base"
 _SMALLER = {

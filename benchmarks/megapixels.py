@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from osediff_core import OneStepGenerator
-from osediff_core.tiled_vae import ATTENTIONS, VAETiling
+from osediff_core.tiles.vae import ATTENTIONS, VAETiling
 
 from .full_size import write_full_size
 from .memory import memory_now

@@ -65,8 +65,8 @@ class Peer:
         from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
         from transformers import AutoTokenizer, CLIPTextModel
 
-        from osediff_core.checkpoint import read_weights
-        from osediff_core.lora import attach_peft, copy_into_peft
+        from osediff_core.weights.checkpoint import read_weights
+        from training.adapters import attach_peft, copy_into_peft
 
         self.tokenizer = AutoTokenizer.from_pretrained(base / "tokenizer")
         self.text = CLIPTextModel.from_pretrained(base / "text_encoder").to(device)
@@ -86,8 +86,8 @@ class Peer:
             return self.vae.encode(lq).latent_dist.mode() * scale
 
         def denoise(latents: Tensor) -> Tensor:
-            from osediff_core.tiled_unet import predict_tiled
-            from osediff_core.tiling import lay_tiles
+            from osediff_core.tiles.grid import lay_tiles
+            from osediff_core.tiles.unet import predict_tiled
 
             ids = self.tokenizer(PROMPT, padding="max_length", max_length=77, return_tensors="pt").input_ids
             embeds = self.text(ids.to(self.device)).last_hidden_state
@@ -115,7 +115,7 @@ class Ours:
 
     def __init__(self, base: Path, weights: Path, device: str, options: dict[str, Any]) -> None:
         from osediff_core import OneStepGenerator
-        from osediff_core.speed import Speed
+        from osediff_core.backends.speed import Speed
 
         self.tiles = {key: options.get(key, default) for key, default in TILES.items()}
         speed = Speed(**{key: v for key, v in options.items() if key != "dtype" and key not in TILES})

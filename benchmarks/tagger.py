@@ -41,7 +41,7 @@ def write_random(path: Path) -> None:
 def make_plain(path: Path, dtype: str) -> Callable[[Tensor], Tensor]:
     """picture (1, 3, H, W) in [-1, 1] -> logits."""
     from osediff_core.dape.preprocess import preprocess
-    from osediff_core.precision import DTYPES
+    from osediff_core.runtime.device import DTYPES
 
     from .plain_tagger import PlainTagger
 

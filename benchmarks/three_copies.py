@@ -15,7 +15,7 @@ from peft import LoraConfig
 from torch import Tensor, nn
 from transformers import AutoTokenizer, CLIPTextModel
 
-from osediff_core.targets import unet_targets, vae_targets
+from osediff_core.weights.lora_targets import unet_targets, vae_targets
 
 _ADAPTERS = ("default_encoder", "default_decoder", "default_others")
 

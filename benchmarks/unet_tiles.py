@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from osediff_core import OneStepGenerator
 from osediff_core.geometry import resize_clipped
-from osediff_core.image_io import read_image
-from osediff_core.tiling import Tile, make_grid
+from osediff_core.images.files import read_image
+from osediff_core.tiles.grid import Tile, make_grid
 
 PHOTOS = Path(__file__).parents[1] / "examples" / "photos"
 SETTINGS = (

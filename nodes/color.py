@@ -8,7 +8,7 @@ from torch import Tensor
 from ..osediff_core import color
 from ..osediff_core.errors import ImageError
 from ..osediff_core.geometry import resize_clipped
-from .border import each_frame, join_image, split_image
+from .conversions import each_frame, join_image, split_image
 from .inputs import color_inputs
 
 

@@ -9,10 +9,10 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..osediff_core.geometry import crop_back
-from .border import each_frame, encoded_from, join_image, tile_progress
 from .color import fix_frame, reference_frames
+from .conversions import each_frame, encoded_from, join_image, tile_progress
 from .inputs import color_inputs, vae_attention_input, vae_tile_input, vae_tiling
-from .native_vae import codec_generator
+from .native.vae import codec_generator
 
 
 class TiledDecode(io.ComfyNode):

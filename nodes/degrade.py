@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..osediff_core.degrade import PRESETS, degrade
 from ..osediff_core.geometry import fill_transparent, resize_clipped
-from .border import each_frame, join_image, split_image
+from .conversions import each_frame, join_image, split_image
 
 
 class Degrade(io.ComfyNode):

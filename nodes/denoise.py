@@ -15,11 +15,11 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..osediff_core.errors import OptionError
-from ..osediff_core.tiled_unet import tiles_at_once
-from ..osediff_core.tiling import check_tile, needs_tiles
+from ..osediff_core.tiles.grid import check_tile, needs_tiles
+from ..osediff_core.tiles.unet import tiles_at_once
 from .inputs import tile_input
-from .native_lora import attachment_of
-from .sampler import OneStepSampler
+from .native.lora import attachment_of
+from .native.sampler import OneStepSampler
 
 
 def step_inputs() -> list[io.Input]:

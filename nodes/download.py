@@ -9,10 +9,10 @@ import comfy.utils
 import folder_paths
 from comfy_api.latest import io
 
-from ..osediff_core.downloads import download
 from ..osediff_core.errors import DownloadError
-from ..osediff_core.published import KNOWN_FILES, find
-from .border import file_state
+from ..osediff_core.weights.download import download
+from ..osediff_core.weights.published import KNOWN_FILES, find
+from .conversions import file_state
 
 # Path -> file_state of files whose hash was found right: computing that of several gigabytes takes its time.
 _checked: dict[str, tuple[int, int]] = {}

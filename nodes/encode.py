@@ -9,9 +9,9 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..osediff_core.geometry import enlarge, pad_to_multiple, target_size
-from .border import EncodedFrom, each_frame, join_image, split_image, tile_progress
+from .conversions import EncodedFrom, each_frame, join_image, split_image, tile_progress
 from .inputs import scale_input, vae_attention_input, vae_tile_input, vae_tiling
-from .native_vae import codec_generator
+from .native.vae import codec_generator
 
 METHODS = ("bicubic", "lanczos", "bilinear", "area", "nearest-exact")
 _MAX = 16384

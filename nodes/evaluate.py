@@ -8,9 +8,9 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..osediff_core.errors import ImageError, OptionError
-from ..osediff_core.picture import Picture
-from .border import each_frame, split_image
+from ..osediff_core.images.picture import Picture
 from .color import reference_frames
+from .conversions import each_frame, split_image
 
 _NETWORKS = 2**30  # bytes that the largest metric takes, with its features of a photo
 
@@ -79,7 +79,7 @@ class Evaluate(io.ComfyNode):
     ) -> io.NodeOutput:
         """Raises OptionError for an unknown metric, ImageError for pictures that do not fit, MetricUnavailable."""
         from ..osediff_core.evaluate.evaluation import Case, Evaluation, summarise
-        from ..osediff_core.evaluate.measuring import figures_of, load_measures
+        from ..osediff_core.evaluate.measure import figures_of, load_measures
         from ..osediff_core.evaluate.metrics import parse_metrics
         from ..osediff_core.evaluate.tables import as_csv, as_text
 

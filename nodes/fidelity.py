@@ -6,9 +6,9 @@ import comfy.sd
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
-from ..osediff_core.levers import levers
+from ..osediff_core.fidelity import levers
 from .inputs import fidelity_input
-from .native_lora import scale_weights
+from .native.lora import scale_weights
 
 
 class Fidelity(io.ComfyNode):

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import folder_paths
 
-from ..osediff_core.backends.source import DEFAULT_WEIGHTS, PACKAGED
+from ..osediff_core.backends.find_base import DEFAULT_WEIGHTS, PACKAGED
 from ..osediff_core.errors import CheckpointError
-from ..osediff_core.weights import OSEDiffWeights
+from ..osediff_core.weights.one_step_weights import OSEDiffWeights
 
 FOLDER = "osediff"
 EMBEDDED = "tiny (embedded)"
@@ -58,7 +58,7 @@ def missing_file(folder: str, name: str, wanted: str, others: str) -> str:
 
 def read_chosen(name: str) -> OSEDiffWeights:
     """The OSEDiff weights of a choice, under its name in messages. Raises CheckpointError."""
-    from ..osediff_core.checkpoint import read_weights
+    from ..osediff_core.weights.checkpoint import read_weights
 
     weights = read_weights(weights_path(name))
     weights.source = name

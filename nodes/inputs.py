@@ -5,8 +5,8 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..osediff_core import color
-from ..osediff_core.precision import DTYPES
-from ..osediff_core.tiled_vae import ATTENTIONS, VAETiling
+from ..osediff_core.runtime.device import DTYPES
+from ..osediff_core.tiles.vae import ATTENTIONS, VAETiling
 from .folders import EMBEDDED, NONE, base_choices, weights_choices
 
 

@@ -9,8 +9,8 @@ from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
 from ..osediff_core.errors import BaseModelError
-from ..osediff_core.precision import DTYPES
-from .border import stamp
+from ..osediff_core.runtime.device import DTYPES
+from .conversions import stamp
 from .folders import (
     EMBEDDED,
     FOLDER,
@@ -21,8 +21,8 @@ from .folders import (
     read_chosen,
 )
 from .inputs import base_input, dtype_input, strength_inputs, weights_input
-from .native_folder import load_folder
-from .native_lora import apply_weights
+from .native.folder import load_folder
+from .native.lora import apply_weights
 
 Loaded = tuple[ModelPatcher, comfy.sd.CLIP, comfy.sd.VAE]
 

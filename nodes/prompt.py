@@ -15,11 +15,11 @@ from torch import Tensor
 from ..osediff_core.dape import fitting_prompt, prompt_of
 from ..osediff_core.dape.embedded import TINY_TAGGER
 from ..osediff_core.errors import CheckpointError, OptionError
-from ..osediff_core.precision import DTYPES
-from .border import stamp
+from ..osediff_core.runtime.device import DTYPES
+from .conversions import stamp
 from .folders import FOLDER, NONE, missing_file, path_or_none
 from .inputs import dtype_input
-from .native_dape import NativeTagger, load_tagger
+from .native.tagger import NativeTagger, load_tagger
 
 logger = logging.getLogger(__name__)
 

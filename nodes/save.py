@@ -8,8 +8,8 @@ from pathlib import Path
 import folder_paths
 from comfy_api.latest import io, ui
 
-from ..osediff_core.precision import DTYPES
-from .border import stamp
+from ..osediff_core.runtime.device import DTYPES
+from .conversions import stamp
 from .folders import FOLDER, path_or_none, read_chosen
 from .inputs import weights_input
 
@@ -62,7 +62,7 @@ class SaveOSEDiff(io.ComfyNode):
     @classmethod
     def execute(cls, weights: str, filename_prefix: str, format: str, dtype: str) -> io.NodeOutput:
         """Raises CheckpointError if the weights cannot be read or the file cannot be written."""
-        from ..osediff_core.checkpoint import write_weights
+        from ..osediff_core.weights.checkpoint import write_weights
 
         osediff = read_chosen(weights)
         folder, name, _, _, _ = folder_paths.get_save_image_path(

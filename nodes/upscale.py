@@ -11,7 +11,7 @@ from torch import Tensor
 from ..osediff_core.errors import OptionError
 from .folders import NONE
 from .inputs import base_input, color_inputs, fidelity_input, scale_input, tile_input, weights_input
-from .native_dape import NativeTagger
+from .native.tagger import NativeTagger
 from .prompt import EMBEDDED_TAGGER, TaggerSocket
 
 _LOADED = (

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .errors import OSEDiffError
     from .generator import OneStepGenerator
-    from .image_io import Picture, read_image, write_image
+    from .images.files import Picture, read_image, write_image
     from .pipeline import RestoreOptions, restore_picture
 
 __version__ = "0.1.0"
@@ -24,9 +24,9 @@ __version__ = "0.1.0"
 _HOME = {
     "OSEDiffError": ".errors",
     "OneStepGenerator": ".generator",
-    "Picture": ".image_io",
-    "read_image": ".image_io",
-    "write_image": ".image_io",
+    "Picture": ".images.files",
+    "read_image": ".images.files",
+    "write_image": ".images.files",
     "RestoreOptions": ".pipeline",
     "restore_picture": ".pipeline",
 }

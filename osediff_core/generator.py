@@ -15,20 +15,20 @@ import torch
 from torch import Tensor
 
 from .errors import BaseModelError, CheckpointError, ImageError, OptionError
+from .fidelity import levers
 from .geometry import crop_back, pad_to_multiple
-from .levers import levers
 from .moments import split as split_moments
 from .ports import LatentCodec, NoisePredictor, PromptEncoder
-from .precision import parse_device, parse_dtype, run_stage
+from .runtime.device import parse_device, parse_dtype, run_stage
 from .schedule import NoiseSchedule
-from .tiled_unet import Progress, UNetTiling, predict
-from .tiled_vae import AUTO, VAETiling, run
+from .tiles.unet import Progress, UNetTiling, predict
+from .tiles.vae import AUTO, VAETiling, run
 
 if TYPE_CHECKING:
-    from .backends import Source
-    from .lora import MergedAdapter
-    from .speed import Speed
-    from .weights import OSEDiffWeights
+    from .backends.find_base import Source
+    from .backends.speed import Speed
+    from .weights.merge import MergedAdapter
+    from .weights.one_step_weights import OSEDiffWeights
 
 _BASE_KINDS = ("sd_checkpoint", "diffusers_folder")  # of identify.Identity
 
@@ -103,9 +103,10 @@ class OneStepGenerator:
         speed: what makes it faster; the defaults cost nothing.
         Raises BaseModelError, CheckpointError or OptionError, each before any network is changed.
         """
-        from .backends import find_base, load_base
-        from .lora import merge_weights
-        from .speed import Speed, apply_speed, fold_timestep
+        from .backends.find_base import find_base
+        from .backends.load_base import load_base
+        from .backends.speed import Speed, apply_speed, fold_timestep
+        from .weights.merge import merge_weights
 
         device = parse_device(device)
         dtype = parse_dtype(dtype, device)
@@ -311,8 +312,8 @@ class OneStepGenerator:
 
 def _weights_for(source: Source, path: str | Path | None) -> OSEDiffWeights:
     """The OSEDiff weights in the file at `path`, or those that lie beside the base."""
-    from .checkpoint import read_weights
-    from .identify import identify
+    from .weights.checkpoint import read_weights
+    from .weights.identify import identify
 
     path = path if path is not None else source.default_weights
     if path is None:

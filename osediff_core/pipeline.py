@@ -12,13 +12,13 @@ from torch import Tensor
 
 from . import color
 from .geometry import enlarge, target_size
-from .picture import Picture
-from .precision import clear_memory_errors
-from .tiled_vae import AUTO, VAETiling
+from .images.picture import Picture
+from .runtime.device import clear_memory_errors
+from .tiles.vae import AUTO, VAETiling
 
 if TYPE_CHECKING:
     from .generator import OneStepGenerator
-    from .tiled_unet import Progress
+    from .tiles.unet import Progress
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from .precision import HasFp32
+from .runtime.device import HasFp32
 
 if TYPE_CHECKING:
-    from .tiled_vae import Network
+    from .tiles.vae import Network
 
 
 @runtime_checkable

@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from osediff_core.atomic import write_bytes_atomically
-from osediff_core.commands import evaluate, upscale
-from osediff_core.commands.outcome import DONE, FAILED, INTERRUPTED, USAGE
+from osediff_core.cli import evaluate, upscale
+from osediff_core.cli.options import METRIC_DEFAULT, parser
+from osediff_core.cli.outcome import DONE, FAILED, INTERRUPTED, USAGE
 from osediff_core.errors import OptionError, OSEDiffError
 from osediff_core.evaluate.folders import PAIR_FOLDERS, pair_folders
 from osediff_core.evaluate.metrics import METRICS, Metric
-from osediff_core.options import METRIC_DEFAULT, parser
 
 from .errors import TrainingError
 

@@ -111,7 +111,7 @@ def embed(captions: Path, folder: Path, base: str, device: str = "cpu") -> None:
 
     Raises BaseModelError for a base that cannot be used.
     """
-    from osediff_core.backends.base import load_base
+    from osediff_core.backends.load_base import load_base
 
     text = load_base(base, "fp32", torch.device(device)).text
     cache = PromptCache(text, folder, keep=1, identity=base)

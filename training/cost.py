@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from osediff_core.errors import OptionError, OSEDiffError
-from osediff_core.precision import DTYPES
+from osediff_core.runtime.device import DTYPES
 
 from .config import TrainConfig, load_config
 from .counting import PROMPT, StepCounts, count_step

@@ -20,8 +20,8 @@ from osediff_core.dape.layout import layout
 from osediff_core.dape.lora import lora_modules
 from osediff_core.dape.network import TaggerNetwork
 from osediff_core.errors import CheckpointError
-from osediff_core.formats import sorted_safetensors
-from osediff_core.weights import LoRAPair
+from osediff_core.weights.formats import sorted_safetensors
+from osediff_core.weights.one_step_weights import LoRAPair
 
 _ADAPTER = "default"
 

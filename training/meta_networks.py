@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from osediff_core.backends.raw import SD21_BASE
-from osediff_core.backends.source import PACKAGED
+from osediff_core.backends.find_base import PACKAGED
+from osediff_core.backends.read_base import SD21_BASE
 from osediff_core.backends.tensor_files import read_json
-from osediff_core.lora import attach_peft
-from osediff_core.precision import DTYPES
-from osediff_core.weights import ADAPTER_OF_GROUP
+from osediff_core.runtime.device import DTYPES
+from osediff_core.weights.one_step_weights import ADAPTER_OF_GROUP
+from training.adapters import attach_peft
 
 META = torch.device("meta")
 _REGULARISER = {group: f"regulariser_{group}" for group in ADAPTER_OF_GROUP}

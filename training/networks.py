@@ -9,12 +9,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from osediff_core.backends.base import Base, load_base
-from osediff_core.checkpoint import read_weights
+from osediff_core.backends.load_base import Base, load_base
 from osediff_core.generator import OneStepGenerator
-from osediff_core.lora import attach_peft, copy_into_peft, lora_scale, weights_from_peft
-from osediff_core.targets import vae_targets
-from osediff_core.weights import ADAPTER_OF_GROUP, VAE_ADAPTER, OSEDiffWeights
+from osediff_core.weights.checkpoint import read_weights
+from osediff_core.weights.lora_targets import vae_targets
+from osediff_core.weights.merge import lora_scale
+from osediff_core.weights.one_step_weights import ADAPTER_OF_GROUP, VAE_ADAPTER, OSEDiffWeights
+from training.adapters import attach_peft, copy_into_peft, weights_from_peft
 
 from .config import ModelConfig
 from .discriminator import Discriminator

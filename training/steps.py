@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from osediff_core.precision import DTYPES
+from osediff_core.runtime.device import DTYPES
 
 from .config import LossConfig
 from .discriminator import adversarial_gradient, adversarial_loss

@@ -21,10 +21,10 @@ if __package__ in (None, ""):  # run by its path, as accelerate does
 
 from torch import Tensor
 
-from osediff_core.checkpoint import write_weights
 from osediff_core.errors import CheckpointError
-from osediff_core.formats import safetensors_bytes
-from osediff_core.weights import OSEDiffWeights
+from osediff_core.weights.checkpoint import write_weights
+from osediff_core.weights.formats import safetensors_bytes
+from osediff_core.weights.one_step_weights import OSEDiffWeights
 
 from .config import TrainConfig, load_config
 from .data import Batch

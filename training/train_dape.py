@@ -26,7 +26,7 @@ from osediff_core.dape.embedded import tagger_path
 from osediff_core.dape.preprocess import preprocess
 from osediff_core.dape.tags import TagTable
 from osediff_core.dape.weights import TaggerWeights, read_tagger, write_tagger
-from osediff_core.precision import DTYPES
+from osediff_core.runtime.device import DTYPES
 
 from .dape_adapters import DapeAdapters, pth_bytes, safetensors_bytes
 from .dape_config import DapeConfig

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from osediff_core.atomic import write_bytes_atomically
 from osediff_core.degrade import degrade
 from osediff_core.errors import OptionError, first_line
-from osediff_core.evaluate.fidelity import psnr_y, ssim_y
 from osediff_core.evaluate.folders import pair_folders
+from osediff_core.evaluate.psnr_ssim import psnr_y, ssim_y
 
 from .contact_sheet import Row, contact_sheet
 from .data.errors import DataError

@@ -1,23 +1,8 @@
-"""The ports implemented with diffusers and transformers, and the loading of a base model into them.
+"""A base model by diffusers and transformers behind the ports, from a name to networks.
 
-The names load on first use: finding a base's files needs neither of the two.
+find_base    what the user named: a folder, a file, a hub id, or the embedded one
+read_base    its configs and mapped tensors; single_file splits a checkpoint into parts
+build_networks   networks from these, with no more memory than the weights take
+load_base    all of it, checked: VAE, UNet, text encoder and noise schedule
+networks, text, vae_layers   the adapters behind the ports
 """
-
-from __future__ import annotations
-
-import importlib
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from .base import Base, load_base
-    from .source import Source, find_base
-
-_HOME = {"Base": ".base", "load_base": ".base", "Source": ".source", "find_base": ".source"}
-
-__all__ = ["Base", "Source", "find_base", "load_base"]
-
-
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - a module attribute may be anything
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOME[name], __name__), name)

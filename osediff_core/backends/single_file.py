@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from ..errors import BaseModelError
-from ..identify import Identity
+from ..weights.identify import Identity
 from .tensor_files import Tensors
 
 _TEXT = "cond_stage_model.model."

@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import BaseModelError, CheckpointError
-from ..identify import Identity, identify_content, identify_tensors
-from ..torch_file import container_of, load_torch, read_safetensors, shapes_of, tensor_dict
+from ..weights.identify import Identity, identify_content, identify_tensors
+from ..weights.tensor_file import container_of, load_torch, read_safetensors, shapes_of, tensor_dict
 
 Tensors = dict[str, Tensor]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from ..errors import OptionError
-from ..identify import identify
+from ..weights.identify import identify
 from .embedded import tagger_path
 from .tagger import Tagger
 

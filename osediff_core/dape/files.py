@@ -12,7 +12,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ..torch_file import (
+from ..weights.tensor_file import (
     container_of,
     load_torch,
     reading_safetensors,

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-from ..weights import LoRAPair
+from ..weights.one_step_weights import LoRAPair
 from .config import TaggerConfig
 
 _QKV = ".attn.qkv"

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor
 
-from ..precision import parse_device, parse_dtype, run_stage
-from ..torch_part import TorchPart
+from ..runtime.device import parse_device, parse_dtype, run_stage
+from ..runtime.torch_part import TorchPart
 from .network import TaggerNetwork
 from .preprocess import preprocess_each
 from .tags import Tag, TagTable, excluded_indices, tag_names

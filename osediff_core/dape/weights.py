@@ -12,12 +12,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..checkpoint import write_file
 from ..errors import CheckpointError, OptionError, some_of
-from ..formats import sorted_safetensors
-from ..identify import TAGGER_FORMAT, identify
-from ..precision import DTYPES, short_name
-from ..weights import LoRAPair
+from ..runtime.device import DTYPES, short_name
+from ..weights.checkpoint import write_file
+from ..weights.formats import sorted_safetensors
+from ..weights.identify import TAGGER_FORMAT, identify
+from ..weights.one_step_weights import LoRAPair
 from .config import TaggerConfig
 from .files import TensorFile
 from .layout import to_network, to_official

@@ -8,9 +8,9 @@ parameters.py -> apply.py: operations.py, kernels.py, noise.py, jpeg.py
 """
 
 from .apply import apply
+from .batch import degrade, degrade_pair, draw
 from .operations import sharpen
 from .parameters import Blur, Degradation, Jpeg, Kernel, Noise, Pick, Resize, Sharpen
-from .pipeline import degrade, degrade_pair, draw
 from .preset import Preset
 from .preset_files import PRESETS, find_preset
 

@@ -14,14 +14,14 @@ import torch
 from PIL import Image
 
 from ..errors import ImageError, OSEDiffError
-from ..image_io import read_image
-from ..picture import Picture
+from ..images.files import read_image
+from ..images.picture import Picture
+from .bootstrap import Mean, mean_of
+from .fid import TRUTH, WholeSet
 from .folders import PicturePair
-from .measuring import BICUBIC, DIFFERENCE, RESULT, Figures, figures_of, load_measures
+from .measure import BICUBIC, DIFFERENCE, RESULT, Figures, figures_of, load_measures
 from .metric import Measure, Metric, MetricUnavailable
 from .metrics import METRICS, ORDER
-from .statistics import Mean, mean_of
-from .whole_set import TRUTH, WholeSet
 
 logger = logging.getLogger(__name__)
 

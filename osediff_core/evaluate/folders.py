@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import ImageError, OptionError, some_of
-from ..image_io import READ_SUFFIXES
+from ..images.files import READ_SUFFIXES
 
 # (LQ, ground truth) below a data set's folder: this project's, others', and those that StableSR published
 PAIR_FOLDERS = (

@@ -67,7 +67,7 @@ def load_measure(metric: Metric, device: torch.device, allow_download: bool = Fa
 
 
 def _fidelity(name: str) -> Measure:
-    from .fidelity import psnr_y, ssim_y
+    from .psnr_ssim import psnr_y, ssim_y
 
     # on the CPU: SSIM is computed in fp64, which not every accelerator has
     if name == "ssim":

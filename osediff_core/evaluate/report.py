@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..image_io import read_image
+from ..images.files import read_image
 from .evaluation import Case, Evaluation, enlarged
-from .measuring import BICUBIC, DIFFERENCE, RESULT
+from .measure import BICUBIC, DIFFERENCE, RESULT
 from .metric import Metric
 from .metrics import METRICS
 from .tables import interval_shown, mean_shown

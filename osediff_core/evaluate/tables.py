@@ -6,10 +6,10 @@ import csv
 import io
 from collections.abc import Sequence
 
+from .bootstrap import Mean
 from .evaluation import Case, Evaluation
-from .measuring import BICUBIC, DIFFERENCE, RESULT
+from .measure import BICUBIC, DIFFERENCE, RESULT
 from .metric import Metric
-from .statistics import Mean
 
 
 def markdown(evaluation: Evaluation, title: str) -> str:

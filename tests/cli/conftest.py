@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import osediff_core
-from osediff_core import cli
+from osediff_core.cli import main as cli
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "core"))  # for its helper module sd_models
 

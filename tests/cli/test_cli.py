@@ -13,11 +13,14 @@ import pytest
 from PIL import Image
 
 import osediff_core
-from osediff_core import color, options, precision, tiled_vae, tiling
-from osediff_core.commands import jobs
+from osediff_core import color
+from osediff_core.cli import jobs, options
 from osediff_core.dape.tags import LANGUAGES
 from osediff_core.degrade import PRESETS
 from osediff_core.evaluate.metrics import METRICS, parse_metrics
+from osediff_core.runtime import device as precision
+from osediff_core.tiles import grid as tiling
+from osediff_core.tiles import vae as tiled_vae
 
 ROOT = Path(__file__).parents[2]
 TINY = Path(osediff_core.__file__).parent / "tiny"
@@ -307,9 +310,7 @@ def test_choices_are_those_of_the_core():
 
 
 def test_help_and_wrong_options_do_not_wait_for_torch():
-    probe = (
-        "import sys; from osediff_core.cli import main; main(['upscale', 'x', '-o', 'y', '--scale', '0']); "
-    )
+    probe = "import sys; from osediff_core.cli.main import main; main(['upscale', 'x', '-o', 'y', '--scale', '0']); "
     heavy = subprocess.run(
         [sys.executable, "-c", probe + "print([m for m in ('torch', 'numpy', 'PIL') if m in sys.modules])"],
         capture_output=True,
@@ -323,7 +324,7 @@ def test_help_and_wrong_options_do_not_wait_for_torch():
 def test_ctrl_c_keeps_what_is_finished(small, tmp_path):
     for number in range(60):
         save_photo(tmp_path / f"in/{number:03}.png", size=(48, 48), seed=number)
-    child = "import sys; from osediff_core.cli import main; sys.exit(main())"
+    child = "import sys; from osediff_core.cli.main import main; sys.exit(main())"
     command = [sys.executable, "-c", child, "upscale", tmp_path / "in", "-o", tmp_path / "out", "--json"]
     command += ["--base", small.base, "--weights", small.weights, "--device", "cpu"]
     process = subprocess.Popen(

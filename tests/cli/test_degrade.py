@@ -8,9 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from osediff_core import cli
+from osediff_core.cli import main as cli
 from osediff_core.degrade import degrade
-from osediff_core.image_io import read_image
+from osediff_core.images.files import read_image
 
 
 def save_photo(path, size=(40, 24), seed=0, mode="RGB"):

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from osediff_core import cli, published
+from osediff_core.cli import main as cli
+from osediff_core.weights import published
 
 ROOT = Path(__file__).parents[2]
 NOWHERE = "http://127.0.0.1:9"  # the port "discard", where nothing listens

@@ -13,8 +13,8 @@ from PIL import Image
 
 pytest.importorskip("torchmetrics", reason="the eval extra is not installed")
 
-from osediff_core import cli
-from osediff_core.commands import evaluate
+from osediff_core.cli import evaluate
+from osediff_core.cli import main as cli
 
 CHROMIUM = "/usr/bin/chromium"
 

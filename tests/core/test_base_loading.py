@@ -14,13 +14,12 @@ from mini_weights import MiniModel, write_configs
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from osediff_core.backends import Base, find_base, load_base
-from osediff_core.backends.base import found_prediction_type
-from osediff_core.backends.raw import RawBase
-from osediff_core.backends.source import PACKAGED
-from osediff_core.checkpoint import read_weights, write_weights
+from osediff_core.backends.find_base import PACKAGED, find_base
+from osediff_core.backends.load_base import Base, found_prediction_type, load_base
+from osediff_core.backends.read_base import RawBase
 from osediff_core.errors import BaseModelError
 from osediff_core.ports import LatentCodec, NoisePredictor, PromptEncoder
+from osediff_core.weights.checkpoint import read_weights, write_weights
 
 PARTS = {
     "unet": "unet/diffusion_pytorch_model.safetensors",

@@ -12,8 +12,8 @@ import torch
 from safetensors import safe_open
 from sd_models import import_reference, official_content, reference_folder, tiny_unet, tiny_vae
 
-from osediff_core.checkpoint import read_weights, write_weights
 from osediff_core.errors import CheckpointError, OptionError
+from osediff_core.weights.checkpoint import read_weights, write_weights
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,9 @@ from tagger_models import SMALL, lora_tensors, official_tensors
 
 from osediff_core.dape import TaggerConfig, TaggerNetwork, TaggerWeights, read_tagger, write_tagger
 from osediff_core.dape import files as tagger_files
-from osediff_core.describe import describe
 from osediff_core.errors import CheckpointError, OptionError
-from osediff_core.identify import identify
+from osediff_core.weights.describe import describe
+from osediff_core.weights.identify import identify
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from osediff_core.downloads import download
 from osediff_core.errors import DownloadError
-from osediff_core.published import KNOWN_FILES, Digest, HubPlace, KnownFile, WebPlace
+from osediff_core.weights.download import download
+from osediff_core.weights.published import KNOWN_FILES, Digest, HubPlace, KnownFile, WebPlace
 
 ROOT = Path(__file__).parents[2]
 INSIDE = (
@@ -297,8 +297,8 @@ def child(code, **env):
 
 def test_the_hubs_own_switches(served, tmp_path):
     fetch = f"""
-from osediff_core.downloads import download
-from osediff_core.published import Digest, HubPlace, KnownFile
+from osediff_core.weights.download import download
+from osediff_core.weights.published import Digest, HubPlace, KnownFile
 place = HubPlace("someone/thing", "h.pth", revision="abc", repo_type="space")
 download(KnownFile("h.pth", place, Digest("sha256", {SHA256.value!r}), 1000000, "", "", "osediff"), {str(tmp_path)!r})
 """
@@ -316,7 +316,8 @@ download(KnownFile("h.pth", place, Digest("sha256", {SHA256.value!r}), 1000000, 
 
 def test_importing_fetches_nothing_and_needs_no_hub():
     probe = child(
-        "import sys, osediff_core.downloads; print([m for m in ('torch', 'huggingface_hub') if m in sys.modules])"
+        "import sys, osediff_core.weights.download\n"
+        "print([m for m in ('torch', 'huggingface_hub') if m in sys.modules])"
     )
     assert probe.stdout.strip() == "[]", probe.stderr
 

@@ -12,10 +12,11 @@ from PIL import Image
 pytest.importorskip("torchmetrics", reason="the eval extra is not installed")
 
 from osediff_core.errors import ImageError, OptionError
-from osediff_core.evaluate import evaluate, fidelity, pair_up, parse_metrics
-from osediff_core.evaluate.measuring import figures_of, load_measures
+from osediff_core.evaluate import evaluate, pair_up, parse_metrics
+from osediff_core.evaluate import psnr_ssim as fidelity
+from osediff_core.evaluate.bootstrap import bootstrap_interval, mean_of
+from osediff_core.evaluate.measure import figures_of, load_measures
 from osediff_core.evaluate.metrics import METRICS, MetricUnavailable, load_measure
-from osediff_core.evaluate.statistics import bootstrap_interval, mean_of
 
 
 def pixels(width=48, height=40, seed=0):

@@ -10,7 +10,8 @@ from PIL import Image
 pytest.importorskip("torchmetrics", reason="the eval extra is not installed")
 
 from osediff_core.errors import ImageError
-from osediff_core.evaluate import evaluate, evaluation, pair_up, parse_metrics, whole_set
+from osediff_core.evaluate import evaluate, evaluation, pair_up, parse_metrics
+from osediff_core.evaluate import fid as whole_set
 from osediff_core.evaluate.metric import MetricUnavailable
 from osediff_core.evaluate.metrics import METRICS, load_measure
 

@@ -15,8 +15,8 @@ from torch import Tensor
 
 import osediff_core
 from osediff_core import OneStepGenerator
-from osediff_core.backends import load_base
-from osediff_core.checkpoint import read_weights, write_weights
+from osediff_core.backends.load_base import load_base
+from osediff_core.backends.speed import Speed
 from osediff_core.errors import (
     BaseModelError,
     CheckpointError,
@@ -25,8 +25,8 @@ from osediff_core.errors import (
     OptionError,
     OutOfMemory,
 )
-from osediff_core.precision import parse_device, parse_dtype
-from osediff_core.speed import Speed
+from osediff_core.runtime.device import parse_device, parse_dtype
+from osediff_core.weights.checkpoint import read_weights, write_weights
 
 PROMPT = "a cat, sitting, wood,"
 

@@ -8,11 +8,11 @@ import safetensors.torch
 import torch
 from sd_models import official_content, reference_folder, tiny_unet, tiny_vae
 
-from osediff_core import torch_file
-from osediff_core.checkpoint import read_weights, write_weights
-from osediff_core.describe import describe
 from osediff_core.errors import CheckpointError
-from osediff_core.identify import identify
+from osediff_core.weights import tensor_file as torch_file
+from osediff_core.weights.checkpoint import read_weights, write_weights
+from osediff_core.weights.describe import describe
+from osediff_core.weights.identify import identify
 
 UNET = "model.diffusion_model."
 PROBE = UNET + "output_blocks.11.1.transformer_blocks.0.norm1.bias"

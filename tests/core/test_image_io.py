@@ -8,7 +8,14 @@ import tifffile
 from PIL import Image, ImageCms, ImageOps
 
 from osediff_core.errors import ImageError
-from osediff_core.image_io import READ_SUFFIXES, WRITE_FORMATS, Picture, check_format, read_image, write_image
+from osediff_core.images.files import (
+    READ_SUFFIXES,
+    WRITE_FORMATS,
+    Picture,
+    check_format,
+    read_image,
+    write_image,
+)
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 RNG = np.random.default_rng(0)

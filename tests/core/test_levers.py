@@ -5,7 +5,7 @@ import torch
 
 from osediff_core import OneStepGenerator
 from osediff_core.errors import OptionError
-from osediff_core.levers import levers
+from osediff_core.fidelity import levers
 
 
 @pytest.fixture

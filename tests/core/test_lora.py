@@ -19,21 +19,12 @@ from sd_models import (
     tiny_vae,
 )
 
-from osediff_core.checkpoint import read_weights, write_weights
 from osediff_core.errors import CheckpointError, OptionError
-from osediff_core.lora import (
-    MergedAdapter,
-    attach_peft,
-    check_fits,
-    copy_into_peft,
-    layer_shapes,
-    lora_scale,
-    merge_weights,
-    unet_targets,
-    vae_targets,
-    weights_from_peft,
-)
-from osediff_core.weights import LoRAPair
+from osediff_core.weights.checkpoint import read_weights, write_weights
+from osediff_core.weights.lora_targets import unet_targets, vae_targets
+from osediff_core.weights.merge import MergedAdapter, check_fits, layer_shapes, lora_scale, merge_weights
+from osediff_core.weights.one_step_weights import LoRAPair
+from training.adapters import attach_peft, copy_into_peft, weights_from_peft
 
 
 def names(model: torch.nn.Module) -> list[str]:

@@ -12,9 +12,9 @@ from mini_weights import MiniModel
 from torch import Tensor, fx
 
 from osediff_core import OneStepGenerator
-from osediff_core.backends import load_base
-from osediff_core.speed import HalfAttention, Speed, fold_timestep
-from osediff_core.tiled_vae import VAETiling
+from osediff_core.backends.load_base import load_base
+from osediff_core.backends.speed import HalfAttention, Speed, fold_timestep
+from osediff_core.tiles.vae import VAETiling
 
 PLAIN = Speed(fold_timestep=False, channels_last=False, half_attention=False)
 

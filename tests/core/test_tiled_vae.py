@@ -18,14 +18,14 @@ from tiled_vae_cases import MIB, decode, encode, image, latents, lively_vae, mak
 from torch import Tensor
 
 from osediff_core import OneStepGenerator
-from osediff_core.backends.adapters import DiffusersVAE
+from osediff_core.backends.networks import DiffusersVAE
 from osediff_core.errors import OptionError, OutOfMemory
-from osediff_core.tiled_vae import VAETiling
-from osediff_core.tiled_vae.attention import Places
-from osediff_core.tiled_vae.layers import Convolution, Norm, Span
-from osediff_core.tiled_vae.plan import tiles, untiled_bytes, untiled_plan
-from osediff_core.tiled_vae.stage import goes_whole, run, transform
-from osediff_core.tiled_vae.statistics import Moments
+from osediff_core.tiles.vae import VAETiling
+from osediff_core.tiles.vae.attention import Places
+from osediff_core.tiles.vae.layers import Convolution, Norm, Span
+from osediff_core.tiles.vae.plan import tiles, untiled_bytes, untiled_plan
+from osediff_core.tiles.vae.stage import goes_whole, run, transform
+from osediff_core.tiles.vae.statistics import Moments
 
 pytestmark = pytest.mark.usefixtures("one_thread", "no_gradients")
 
@@ -184,8 +184,8 @@ def test_pooling_is_announced_and_only_where_exact_attention_would_take_long(tra
     with caplog.at_level(logging.WARNING):
         assert torch.equal(decode(vae, z, tile=128), exact)
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
-    monkeypatch.setattr("osediff_core.tiled_vae.stage._FREE_ATTENTION", 0)
-    monkeypatch.setattr("osediff_core.tiled_vae.stage.multiplications", lambda plan: (100, 380))
+    monkeypatch.setattr("osediff_core.tiles.vae.stage._FREE_ATTENTION", 0)
+    monkeypatch.setattr("osediff_core.tiles.vae.stage.multiplications", lambda plan: (100, 380))
     with caplog.at_level(logging.WARNING):
         pooled = decode(vae, z, tile=128)
     assert "averaged over 2 x 2 places" in caplog.text and "ask for exact attention" in caplog.text
@@ -196,8 +196,8 @@ def test_pooling_is_announced_and_only_where_exact_attention_would_take_long(tra
 @pytest.mark.parametrize("kind", ["auto", "pooled"])
 def test_pooling_holds_also_where_memory_would_do_for_the_whole_image(trained, monkeypatch, kind):
     vae, z = trained
-    monkeypatch.setattr("osediff_core.tiled_vae.stage._FREE_ATTENTION", 0)
-    monkeypatch.setattr("osediff_core.tiled_vae.stage.multiplications", lambda plan: (100, 380))
+    monkeypatch.setattr("osediff_core.tiles.vae.stage._FREE_ATTENTION", 0)
+    monkeypatch.setattr("osediff_core.tiles.vae.stage.multiplications", lambda plan: (100, 380))
     whole, ample = vae.decode(z), VAETiling(attention=kind, memory=2**40)
     assert (run("decode", vae.decoder(*z.shape[-2:]), z, lambda: whole, ample) - whole).abs().max() > 1e-7
     untiled = VAETiling(0, attention=kind)
@@ -300,8 +300,8 @@ def test_where_memory_ends_smaller_tiles_are_tried_and_then_help_is_offered(vae,
                 raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
             return transform(network, source, tiling, budget, progress)
 
-        monkeypatch.setattr("osediff_core.tiled_vae.stage.transform", short_of_memory)
-        monkeypatch.setattr("osediff_core.tiled_vae.stage.goes_whole", lambda *_: False)
+        monkeypatch.setattr("osediff_core.tiles.vae.stage.transform", short_of_memory)
+        monkeypatch.setattr("osediff_core.tiles.vae.stage.goes_whole", lambda *_: False)
         tiling = VAETiling(tile, memory=1024 * MIB)
         return run("decode", vae.decoder(32, 32), z, lambda: vae.decode(z), tiling)
 
@@ -332,7 +332,7 @@ def test_tiles_never_grow_where_memory_ends(vae, tile, monkeypatch):
         asked.append(tiling.tile)
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
-    monkeypatch.setattr("osediff_core.tiled_vae.stage.transform", short_of_memory)
+    monkeypatch.setattr("osediff_core.tiles.vae.stage.transform", short_of_memory)
     z = latents(32, 32)
     with pytest.raises(OutOfMemory):
         run("decode", vae.decoder(32, 32), z, lambda: vae.decode(z), VAETiling(tile, memory=256 * MIB))

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from osediff_core.errors import OptionError, OutOfMemory
-from osediff_core.tiled_unet import UNetTiling, predict, predict_tiled
-from osediff_core.tiling import (
+from osediff_core.tiles.grid import (
     Tile,
     balanced_grid,
     gaussian_weights,
@@ -21,6 +20,7 @@ from osediff_core.tiling import (
     needs_tiles,
     official_grid,
 )
+from osediff_core.tiles.unet import UNetTiling, predict, predict_tiled
 
 
 def grid_of_the_official_loops(h: int, w: int, tile: int, overlap: int) -> list[tuple[int, int]]:
@@ -239,7 +239,7 @@ def test_every_next_try_is_at_most_half_as_large_until_it_says_what_would_help(
     assert areas[-1] < 4 * 32**2 and len(areas) < 9
 
     net.bytes_per_latent, net.sizes = 1000, []
-    monkeypatch.setattr("osediff_core.tiled_unet.free_memory", lambda _: 0)
+    monkeypatch.setattr("osediff_core.tiles.unet.free_memory", lambda _: 0)
     with pytest.raises(OutOfMemory):
         predict(net, latents, t, embeds, UNetTiling(tile, overlap, grid, 1))
     assert [height * width for _, height, width in net.sizes] == areas[-1:], "the smallest at once"
@@ -257,7 +257,7 @@ def test_only_gradients_that_are_needed_keep_the_tiles_as_they_are(monkeypatch: 
         (ShortOfMemory(5000), latents, embeds.clone().requires_grad_()),
     ):
         net.bytes_per_latent = 1000
-        monkeypatch.setattr("osediff_core.tiled_unet.free_memory", lambda _: 1)
+        monkeypatch.setattr("osediff_core.tiles.unet.free_memory", lambda _: 1)
         with pytest.raises(OutOfMemory, match="denoise stage ran out of memory; use"):
             predict(net, z, t, prompt, UNetTiling(96))
         assert net.sizes == [(1, 90, 90)]
@@ -272,7 +272,7 @@ def test_a_network_s_own_device_counts_not_that_of_its_input(monkeypatch: pytest
 
     latents, t, embeds = torch.randn(1, 4, 40, 60), torch.tensor([3]), torch.zeros(1, 77, 4)
     asked: list[torch.device] = []
-    monkeypatch.setattr("osediff_core.tiled_unet.free_memory", lambda device: asked.append(device) or 10**9)
+    monkeypatch.setattr("osediff_core.tiles.unet.free_memory", lambda device: asked.append(device) or 10**9)
     for tile, at_once in ((16, 4), (96, 1)):
         net = Elsewhere()
         found = predict(net, latents, t, embeds, UNetTiling(tile))
@@ -288,7 +288,7 @@ def test_tiles_are_chosen_by_free_memory_beforehand(
     for free, side in ((10**9, 96), (5_000_000, 64), (1, 40)):
         net = ShortOfMemory(10**9)
         net.bytes_per_latent = 1000
-        monkeypatch.setattr("osediff_core.tiled_unet.free_memory", lambda _, free=free: free)
+        monkeypatch.setattr("osediff_core.tiles.unet.free_memory", lambda _, free=free: free)
         caplog.clear()
         with torch.no_grad():
             predict(net, latents, t, embeds, UNetTiling(96, None, "balanced"))

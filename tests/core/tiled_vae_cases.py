@@ -6,9 +6,9 @@ import torch
 from sd_models import tiny_vae
 from torch import Tensor
 
-from osediff_core.backends.adapters import DiffusersVAE
-from osediff_core.tiled_vae import VAETiling
-from osediff_core.tiled_vae.stage import transform
+from osediff_core.backends.networks import DiffusersVAE
+from osediff_core.tiles.vae import VAETiling
+from osediff_core.tiles.vae.stage import transform
 
 MIB = 2**20
 

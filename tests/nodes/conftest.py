@@ -13,13 +13,14 @@ import torch
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]
+NODES = "osediff_pack.nodes."
 sys.path.insert(0, str(ROOT / "tests" / "core"))  # for `sd_models`
 sys.path.insert(0, str(Path(__file__).parent))  # for `node_graph`
 
 
 @pytest.fixture(scope="session")
 def pack(comfyui, tmp_path_factory):
-    """The pack as ComfyUI imports it: its modules by name, `pack.load`, `pack.sampler` and so on."""
+    """The pack as ComfyUI imports it: its modules by name, `pack.load`, `pack.native_vae` and so on."""
     sys.path.insert(0, str(comfyui))
     from comfy.cli_args import args
 
@@ -32,12 +33,12 @@ def pack(comfyui, tmp_path_factory):
     package = importlib.util.module_from_spec(spec)
     sys.modules["osediff_pack"] = package
     spec.loader.exec_module(package)
-    modules = {name.rpartition(".")[2]: module for name, module in sys.modules.items() if _is_node(name)}
+    modules = {
+        name.removeprefix(NODES).replace(".", "_"): module
+        for name, module in sys.modules.items()
+        if name.startswith(NODES)
+    }
     return SimpleNamespace(**modules, core=sys.modules["osediff_pack.osediff_core"], output=output)
-
-
-def _is_node(name: str) -> bool:
-    return name.startswith("osediff_pack.nodes.")
 
 
 @pytest.fixture(autouse=True)

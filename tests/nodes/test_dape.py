@@ -54,7 +54,7 @@ def core_tags(files, image, dape, **options):
 def test_comfyuis_layers_compute_the_same_bits(pack, dtype):
     tensors = {name: tensor.to(dtype) for name, tensor in official_tensors().items()}
     core = TaggerWeights(SMALL, tensors).network()
-    native = pack.native_dape.with_comfy_layers(TaggerWeights(SMALL, tensors).network())
+    native = pack.native_tagger.with_comfy_layers(TaggerWeights(SMALL, tensors).network())
     layers = [m for m in native.modules() if isinstance(m, torch.nn.Linear | torch.nn.LayerNorm)]
     assert len(layers) > 40 and all(layer.comfy_cast_weights for layer in layers)
     pixels = torch.randn(2, 3, 48, 48).to(dtype)
@@ -140,7 +140,7 @@ def test_with_too_little_memory_weights_are_streamed(pack, files, image, monkeyp
     patcher.load(meta, lowvram_model_memory=patcher.model_size() // 2)
     layers = [m for m in patcher.model.modules() if hasattr(m, "comfy_cast_weights")]
     assert 5 < sum(layer.weight.is_meta for layer in layers) < len(layers) - 5
-    resident = pack.native_dape._Resident(patcher, torch.float32)
+    resident = pack.native_tagger._Resident(patcher, torch.float32)
     assert resident.module(torch.zeros(2, 3, 48, 48, device=meta)).shape == (2, 600)
 
     monkeypatch.undo()

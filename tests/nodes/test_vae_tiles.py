@@ -46,9 +46,9 @@ def test_pooled_attention_is_near(pack, tiny, whole):
 
 def test_little_memory_means_tiles(pack, tiny, photo, whole, monkeypatch):
     done = []
-    monkeypatch.setattr(pack.core.tiled_vae.stage, "budget_of", lambda *_: 2_000_000)
-    real = pack.core.tiled_vae.stage.transform
-    monkeypatch.setattr(pack.core.tiled_vae.stage, "transform", lambda *a: done.append(a) or real(*a))
+    monkeypatch.setattr(pack.core.tiles.vae.stage, "budget_of", lambda *_: 2_000_000)
+    real = pack.core.tiles.vae.stage.transform
+    monkeypatch.setattr(pack.core.tiles.vae.stage, "transform", lambda *a: done.append(a) or real(*a))
     latent, _ = encode(pack, photo, tiny[2])
     assert farthest(latent["samples"], whole[0]["samples"]) < 5 * BOUND
     assert farthest(decode(pack, whole[0], tiny[2]), whole[1]) < BOUND

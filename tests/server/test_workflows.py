@@ -13,7 +13,7 @@ from PIL import Image
 from server_graphs import ROOT, by_class, load_png, with_photo
 
 from osediff_core import OneStepGenerator, Picture, RestoreOptions, read_image, restore_picture
-from osediff_core.cli import main as osediff
+from osediff_core.cli.main import main as osediff
 from osediff_core.dape import prompt_of
 from osediff_core.dape.choice import open_tagger
 from osediff_core.degrade import degrade

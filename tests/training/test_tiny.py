@@ -12,8 +12,8 @@ from torch import nn
 
 pytest.importorskip("efficientnet_lite_pytorch", reason="the train extra is not installed")
 
-from osediff_core.evaluate.fidelity import psnr, psnr_y
 from osediff_core.evaluate.perceptual import FeatureDistance
+from osediff_core.evaluate.psnr_ssim import psnr, psnr_y
 from training.tiny import fetch_photos
 from training.tiny.architecture import VOCABULARY, build_vae
 from training.tiny.degrade import INTERNET, degrade, enlarge

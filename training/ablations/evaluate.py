@@ -15,10 +15,10 @@ from osediff_core.atomic import write_bytes_atomically
 from osediff_core.dape import fitting_prompt
 from osediff_core.dape.choice import open_tagger
 from osediff_core.dape.embedded import TINY
-from osediff_core.evaluate.measuring import figures_of, load_measures
+from osediff_core.evaluate.measure import figures_of, load_measures
 from osediff_core.evaluate.metrics import METRICS
 from osediff_core.generator import OneStepGenerator
-from osediff_core.picture import Picture
+from osediff_core.images.picture import Picture
 from osediff_core.pipeline import RestoreOptions, restore_picture
 
 from ..logs import read_log

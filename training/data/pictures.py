@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from osediff_core.errors import first_line
-from osediff_core.image_io import READ_SUFFIXES as SUFFIXES
+from osediff_core.images.files import READ_SUFFIXES as SUFFIXES
 
 __all__ = ["SUFFIXES", "BrokenPicture", "decode"]
 

@@ -22,11 +22,11 @@ import torch
 from PIL import Image, ImageDraw
 
 from osediff_core import color
-from osediff_core.evaluate.fidelity import psnr_y
+from osediff_core.evaluate.bootstrap import bootstrap_interval
 from osediff_core.evaluate.perceptual import FeatureDistance
-from osediff_core.evaluate.statistics import bootstrap_interval
+from osediff_core.evaluate.psnr_ssim import psnr_y
 from osediff_core.generator import OneStepGenerator
-from osediff_core.picture import Picture
+from osediff_core.images.picture import Picture
 from osediff_core.pipeline import RestoreOptions, restore_picture
 
 from .degrade import enlarge

@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
-from osediff_core.backends import load_base
-from osediff_core.backends.source import PACKAGED
+from osediff_core.backends.find_base import PACKAGED
+from osediff_core.backends.load_base import load_base
 
 from .photos import PhotoPool
 

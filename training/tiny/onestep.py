@@ -19,10 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from osediff_core.evaluate.fidelity import psnr_y
 from osediff_core.evaluate.perceptual import FeatureDistance
+from osediff_core.evaluate.psnr_ssim import psnr_y
 from osediff_core.generator import OneStepGenerator
-from osediff_core.lora import attach_peft, lora_scale
+from osediff_core.weights.merge import lora_scale
+from training.adapters import attach_peft
 
 from .degrade import CAMERA, INTERNET, degrade, enlarge
 from .loop import Stage, StageOptions

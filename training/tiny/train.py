@@ -19,10 +19,10 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 from transformers import CLIPTokenizer
 
-from osediff_core.backends import load_base
-from osediff_core.checkpoint import write_weights
+from osediff_core.backends.load_base import load_base
 from osediff_core.generator import OneStepGenerator
-from osediff_core.lora import weights_from_peft
+from osediff_core.weights.checkpoint import write_weights
+from training.adapters import weights_from_peft
 
 from .export import export_base, round_to_half
 from .loop import StageOptions

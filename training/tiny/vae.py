@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from osediff_core.evaluate.fidelity import psnr
 from osediff_core.evaluate.perceptual import FeatureDistance
+from osediff_core.evaluate.psnr_ssim import psnr
 
 from .architecture import build_vae
 from .linear_start import linear_start

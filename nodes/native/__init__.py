@@ -1,0 +1,1 @@
+"""ComfyUI MODEL, CLIP and VAE behind the ports of the core."""

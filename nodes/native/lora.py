@@ -1,0 +1,173 @@
+"""OSEDiff's weights as ComfyUI patches on a MODEL and a VAE.
+
+The patches add to those that are there, so other LoRAs, quantised loaders and ComfyUI's memory management work
+together with them; the loaded weights themselves are never touched.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, replace
+from typing import Any
+
+import comfy.model_base
+import comfy.model_patcher
+import comfy.sd
+from comfy.weight_adapter import LoRAAdapter
+
+from ...osediff_core.errors import BaseModelError, OptionError
+from ...osediff_core.weights.merge import LORA_ALPHA, Shape, check_fits
+from ...osediff_core.weights.one_step_weights import LoRAPair, OSEDiffWeights
+from .names import unet_names, vae_names
+
+_PREFIX = "diffusion_model."
+_KEY = "osediff"
+_PREDICTS = {
+    comfy.model_base.ModelType.EPS: "epsilon",
+    comfy.model_base.ModelType.V_PREDICTION: "v_prediction",
+}
+
+
+@dataclass(frozen=True)
+class Attachment:
+    """What a patched MODEL or VAE carries with it, whatever is done to it afterwards.
+
+    timestep: the one that the weights were trained at. patches: what was added to it, at `strength`.
+    """
+
+    timestep: int
+    patches: tuple[dict[str, Any], ...]
+    strength: float
+
+
+def attachment_of(
+    patcher: comfy.model_patcher.ModelPatcher, finding: str = "This MODEL has no OSEDiff weights"
+) -> Attachment:
+    """What OSEDiff left on this MODEL, or a VAE's patcher.
+
+    Raises OptionError, which begins with `finding`, if it has not been applied.
+    """
+    found = patcher.get_attachment(_KEY)
+    if found is None:
+        raise OptionError(f"{finding}; choose some in Load OSEDiff, or put Apply OSEDiff behind its loader.")
+    return found
+
+
+def scale_weights(
+    model: comfy.model_patcher.ModelPatcher, vae: comfy.sd.VAE, unet_factor: float, vae_factor: float
+) -> tuple[comfy.model_patcher.ModelPatcher, comfy.sd.VAE]:
+    """The MODEL and the VAE on which OSEDiff acts so many times as strongly; the ones given stay as they are.
+
+    Raises OptionError if it has not been applied to both.
+    """
+    adapted = copy.copy(vae)
+    of_vae = attachment_of(vae.patcher, "This VAE has no OSEDiff weights")
+    adapted.patcher = _scaled(vae.patcher, of_vae, vae_factor)
+    return _scaled(model, attachment_of(model), unet_factor), adapted
+
+
+def _scaled(
+    patcher: comfy.model_patcher.ModelPatcher, found: Attachment, factor: float
+) -> comfy.model_patcher.ModelPatcher:
+    patcher = patcher.clone()
+    if factor != 1:  # the same patches once more: strengths of patches add up
+        _attach(patcher, found.timestep, found.patches, found.strength * (factor - 1))
+        patcher.set_attachments(_KEY, replace(found, strength=found.strength * factor))
+    return patcher
+
+
+def _attach(
+    patcher: comfy.model_patcher.ModelPatcher,
+    timestep: int,
+    patches: tuple[dict[str, Any], ...],
+    strength: float,
+) -> None:
+    for part in patches:
+        patcher.add_patches(part, strength)
+    patcher.set_attachments(_KEY, Attachment(timestep, patches, strength))
+
+
+def apply_weights(
+    model: comfy.model_patcher.ModelPatcher,
+    vae: comfy.sd.VAE,
+    weights: OSEDiffWeights,
+    unet_strength: float = 1.0,
+    vae_strength: float = 1.0,
+) -> tuple[comfy.model_patcher.ModelPatcher, comfy.sd.VAE]:
+    """The MODEL and the VAE with OSEDiff's LoRA and `conv_in`; the ones given stay as they are.
+
+    With strength s a weight becomes W0 + s (W_new - W0 + 8 / rank B @ A): 1 is the official result, 0 the base.
+    Raises CheckpointError or BaseModelError, before anything is changed, if they do not belong together.
+    """
+    names = _checked_unet_names(model, weights)
+    levels = _levels(vae)
+    of_vae = vae_names(list(weights.vae_lora), levels)
+    check_fits(weights, _unet_shapes(model, names), _vae_shapes(vae, of_vae))
+
+    model = model.clone()
+    base = model.get_key_patches(f"{_PREFIX}{names['conv_in.weight'].rpartition('.')[0]}.")
+    differences = {
+        key: ("diff", (tensor.float() - base[key][0][0].to("cpu", tensor.float().dtype),))
+        for name, tensor in weights.conv_in.items()
+        for key in [_PREFIX + names[f"conv_in.{name}"]]
+    }
+    lora = {_PREFIX + names[f"{name}.weight"]: _adapter(pair) for name, pair in weights.unet_lora.items()}
+    _attach(model, weights.timestep, (differences, lora), unet_strength)
+
+    vae = copy.copy(vae)
+    vae.patcher = vae.patcher.clone()
+    of_encoder = {of_vae[name]: _adapter(pair) for name, pair in weights.vae_lora.items()}
+    _attach(vae.patcher, weights.timestep, (of_encoder,), vae_strength)
+    return model, vae
+
+
+def _adapter(pair: LoRAPair) -> LoRAAdapter:
+    """B @ A times alpha / rank, as ComfyUI computes it from (up, down, alpha, mid, DoRA, reshape)."""
+    return LoRAAdapter(set(), (pair.B.float(), pair.A.float(), float(LORA_ALPHA), None, None, None))
+
+
+def _checked_unet_names(model: comfy.model_patcher.ModelPatcher, weights: OSEDiffWeights) -> dict[str, str]:
+    """diffusers' tensor names to ComfyUI's, of a base that OSEDiff can be put on."""
+    names = unet_names(model.model.model_config.unet_config)
+    if not names:
+        raise BaseModelError(
+            f"This MODEL is a {type(model.model).__name__}, not Stable Diffusion's UNet; use SD 2.1-base."
+        )
+    predicts = _PREDICTS.get(model.model.model_type, str(model.model.model_type.name).lower())
+    if predicts != weights.prediction_type:
+        kind = "a v-prediction model (as the 768-pixel SD 2.1 is)" if predicts == "v_prediction" else predicts
+        raise BaseModelError(
+            f"This MODEL is {kind}, but {weights.source} is for one that predicts {weights.prediction_type}; "
+            "use SD 2.1-base, the 512-pixel model."
+        )
+    return names
+
+
+def _unet_shapes(model: comfy.model_patcher.ModelPatcher, names: dict[str, str]) -> dict[str, Shape]:
+    tensors = model.model.diffusion_model.state_dict()
+    shapes = {
+        name.removesuffix(".weight"): tuple(tensors[key].shape)
+        for name, key in names.items()
+        if name.endswith(".weight") and key in tensors
+    }
+    return {name: shape for name, shape in shapes.items() if len(shape) in (2, 4)}
+
+
+def _vae_shapes(vae: comfy.sd.VAE, names: dict[str, str]) -> dict[str, Shape]:
+    """Shapes as diffusers has them, where attention is linear; ComfyUI's is a 1x1 convolution."""
+    tensors = vae.first_stage_model.state_dict()
+    shapes = {name: tuple(tensors[key].shape) for name, key in names.items() if key in tensors}
+    return {
+        name: shape[:2] if ".attentions." in name and shape[2:] == (1, 1) else shape
+        for name, shape in shapes.items()
+    }
+
+
+def _levels(vae: comfy.sd.VAE) -> int:
+    levels = getattr(getattr(vae.first_stage_model, "encoder", None), "num_resolutions", None)
+    if levels is None:
+        raise BaseModelError(
+            f"This VAE is a {type(vae.first_stage_model).__name__}, not Stable Diffusion's AutoencoderKL; use "
+            "the one of SD 2.1-base."
+        )
+    return levels

@@ -1,0 +1,119 @@
+"""OSEDiff's one step as a sampler of ComfyUI: z_T is the LATENT itself, and no noise is added."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import comfy.conds
+import comfy.samplers
+import torch
+from torch import Tensor
+
+from ...osediff_core.errors import OptionError
+from ...osediff_core.generator import OneStepGenerator
+from ...osediff_core.tiles.grid import lay_tiles
+from .lora import attachment_of
+from .unet import NativeUNet, native_schedule
+
+_GRID = "official"
+# What a conditioning may hold that lies somewhere in the picture, and that a tile would see in the wrong place.
+_REGIONAL = ("area", "mask", "control", "gligen")
+
+
+class OneStepSampler(comfy.samplers.Sampler):
+    """The step at the timestep of sigmas[0], one frame after the other, in tiles where a frame is large.
+
+    tile, overlap: latents; 0 is no tiling. strength: 1 is the restored latents, 0 those of the input, between
+    them a blend. Noise is ignored. A noise mask restricts the restoration to where it is 1.
+    """
+
+    def __init__(self, tile: int, overlap: int, strength: float = 1.0) -> None:
+        self.tile, self.overlap, self.strength = tile, overlap, strength
+
+    def sample(
+        self,
+        model_wrap: comfy.samplers.CFGGuider,
+        sigmas: Tensor,
+        extra_args: dict[str, Any],
+        callback: Callable[[int, Tensor, Tensor, int], None] | None,
+        noise: Tensor,
+        latent_image: Tensor,
+        denoise_mask: Tensor | None = None,
+        disable_pbar: bool = False,
+    ) -> Tensor:
+        """Scaled latents (B, C, h, w) -> restored ones. ComfyUI calls this; `callback` shows the progress.
+
+        Raises OptionError for a MODEL without OSEDiff, impossible tiles, or conditioning that tiles cannot follow.
+        """
+        attachment_of(model_wrap.model_patcher)  # a guider may have been given another MODEL than the sampler
+        model = model_wrap.inner_model
+        frames, _, height, width = latent_image.shape
+        tile = self.tile or None
+        tiles = len(lay_tiles(_GRID, height, width, tile, self.overlap))
+        if tiles > 1:
+            _refuse_regional(model_wrap)
+        generator = OneStepGenerator(
+            None,
+            NativeUNet(model_wrap, model, extra_args),
+            None,
+            native_schedule(model.model_sampling),
+            int(model.model_sampling.timestep(sigmas[:1])),
+        )
+        generator.set_strength(step=self.strength)
+        total = frames * tiles
+        restored = latent_image.clone()
+        for frame in range(frames):
+
+            def show(done: int, of: int, frame: int = frame) -> None:
+                step = done * tiles // of  # where memory was short there are more tiles than were laid
+                if callback is not None and 0 < step < tiles:
+                    callback(frame * tiles + step - 1, restored[frame : frame + 1], latent_image, total)
+
+            latents = latent_image[frame : frame + 1]
+            with _conds_of_frame(model_wrap, frame, frames):
+                x0 = generator.denoise(latents, None, tile, self.overlap, _GRID, progress=show)
+            if denoise_mask is not None:
+                x0 = torch.lerp(latents, x0, denoise_mask[frame % denoise_mask.shape[0]][None].to(x0))
+            restored[frame : frame + 1] = x0
+            if callback is not None:
+                shown = restored if frame + 1 == frames else restored[frame : frame + 1]
+                callback((frame + 1) * tiles - 1, shown, latent_image, total)
+        return restored
+
+
+def _refuse_regional(guider: comfy.samplers.CFGGuider) -> None:
+    for conds in getattr(guider, "conds", {}).values():
+        for cond in conds:
+            found = [name for name in _REGIONAL if cond.get(name) is not None]
+            if found:
+                raise OptionError(
+                    f"The conditioning holds {' and '.join(found)}, which cannot follow the tiles; set tile to 0, "
+                    "or use conditioning for the whole picture."
+                )
+
+
+@contextmanager
+def _conds_of_frame(guider: comfy.samplers.CFGGuider, frame: int, frames: int) -> Iterator[None]:
+    """Inside this context the guider's conditioning is that of one frame: with a prompt for each, its own."""
+    kept = getattr(guider, "conds", None)
+    if frames == 1 or kept is None:
+        yield
+        return
+    guider.conds = {name: [_of_frame(cond, frame) for cond in conds] for name, conds in kept.items()}
+    try:
+        yield
+    finally:
+        guider.conds = kept
+
+
+def _of_frame(cond: dict[str, Any], frame: int) -> dict[str, Any]:
+    def narrow(part: comfy.conds.CONDRegular) -> comfy.conds.CONDRegular:
+        whole = part.cond
+        if isinstance(part, comfy.conds.CONDConstant) or not torch.is_tensor(whole) or whole.shape[0] == 1:
+            return part
+        index = frame % whole.shape[0]
+        return part._copy_with(whole[index : index + 1])
+
+    return {**cond, "model_conds": {name: narrow(part) for name, part in cond["model_conds"].items()}}

@@ -1,0 +1,83 @@
+"""ComfyUI's MODEL behind the port of osediff_core, so that the algorithm is the core's own.
+
+ComfyUI keeps its part: residency on the device, low memory modes, attention, patches, interruption.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import comfy.model_management
+import torch
+from torch import Tensor, nn
+
+from ...osediff_core.schedule import NoiseSchedule
+
+
+class NativeUNet:
+    """NoisePredictor over the guider that ComfyUI hands to a sampler; the conditioning is the guider's.
+
+    It predicts x0, as everything behind ComfyUI's MODEL does: `native_schedule` says so. (Tiles of x0 and tiles
+    of the noise blend to the same result, as both are affine in each other with the latents in common.)
+    """
+
+    bytes_per_latent = None  # ComfyUI makes room before a step
+    device = None  # a sampler hands over latents that are on the MODEL's device
+
+    def __init__(
+        self, guider: Callable[..., Tensor], model: comfy.model_base.BaseModel, extra_args: dict[str, Any]
+    ) -> None:
+        self._guider = guider
+        self._model = model
+        self._extra_args = extra_args
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the UNet computes in."""
+        return self._model.get_dtype_inference()
+
+    def requires_grad(self) -> bool:
+        """Whether any of the weights is trained."""
+        return any(parameter.requires_grad for parameter in self._model.diffusion_model.parameters())
+
+    @contextmanager
+    def fp32(self) -> Iterator[None]:
+        """Compute in fp32 inside this context."""
+        kept = self._model.manual_cast_dtype
+        with casting_layers(self._model.diffusion_model):
+            self._model.manual_cast_dtype = torch.float32
+            try:
+                yield
+            finally:
+                self._model.manual_cast_dtype = kept
+
+    def __call__(self, latents: Tensor, timesteps: Tensor, prompt_embeds: Tensor | None = None) -> Tensor:
+        """Scaled latents z (B, C, h, w), timesteps (B,) -> x0 (B, C, h, w).
+
+        ComfyUI's x is z / alpha: its MODEL multiplies by alpha = 1 / sqrt(sigma^2 + 1) before the UNet.
+        """
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        sigmas = self._model.model_sampling.sigmas.to(latents.device)[timesteps]
+        x = latents * (1 + sigmas.view(-1, 1, 1, 1) ** 2).sqrt()
+        return self._guider(x, sigmas, **self._extra_args)
+
+
+def native_schedule(model_sampling: nn.Module) -> NoiseSchedule:
+    """The schedule of a MODEL's `model_sampling`, whose sigma is sqrt((1 - abar) / abar)."""
+    sigmas = model_sampling.sigmas.float().cpu()
+    return NoiseSchedule(1 / (1 + sigmas**2), prediction_type="sample")
+
+
+@contextmanager
+def casting_layers(module: nn.Module) -> Iterator[None]:
+    """Inside this context ComfyUI's layers cast their weights to the dtype of their input, one at a time."""
+    layers = [m for m in module.modules() if getattr(m, "comfy_cast_weights", True) is False]
+    for layer in layers:
+        layer.comfy_cast_weights = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.comfy_cast_weights = False

@@ -1,0 +1,172 @@
+"""`osediff degrade`: make good pictures bad one after the other; one that fails does not stop the rest."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ImageError, OptionError
+from .jobs import Job, check_outputs, make_plan
+from .outcome import Outcome
+from .results import Result, failed, interrupt_waits, may_fail, skip_existing, summary
+
+if TYPE_CHECKING:
+    from ..degrade import Degradation
+    from ..degrade.sheet import Pair
+    from ..images.picture import Picture
+
+logger = logging.getLogger(__name__)
+
+_LONGEST_SHEET = 64  # pairs; more cannot be looked at
+
+
+@dataclass
+class DegradeResult(Result):
+    """degradation: all that was done, with every number."""
+
+    degradation: dict[str, Any] | None = None
+
+
+def run(args: argparse.Namespace) -> Outcome:
+    """Carries out the parsed command line. Raises OSEDiffError for what concerns the whole run."""
+    if args.scale < 1:
+        raise OptionError(
+            f"--scale {args.scale:g} would enlarge; give a number of at least 1, for example 4."
+        )
+    from ..degrade import find_preset
+
+    find_preset(args.preset)
+    plan = make_plan(
+        [Path(p) for p in args.inputs], Path(args.output), recursive=args.recursive, file_format=args.format
+    )
+    sheet = _sheet_job(args, plan.jobs)
+    results: list[Result] = [failed(DegradeResult(str(path), None), text) for path, text in plan.unreadable]
+    jobs = skip_existing(plan.jobs, results, DegradeResult) if args.skip_existing else plan.jobs
+    check_outputs([*jobs, *sheet])
+    options = {
+        "preset": args.preset,
+        "scale": args.scale,
+        "seed": args.seed,
+        "resize_back": args.resize_back,
+        "official": args.official,
+        "sheet": args.sheet,
+    }
+    pairs: list[Pair] = []
+    interrupted = False
+    try:
+        _degrade_all(args, plan.jobs, jobs, results, pairs)
+    except KeyboardInterrupt:
+        interrupted = True
+    if args.sheet and pairs:
+        _write_sheet(Path(args.sheet), pairs)
+    total = len(plan.jobs) + len(plan.unreadable) if interrupted else len(results)
+    return summary("degrade", "degraded", results, total, interrupted, options)
+
+
+def _sheet_job(args: argparse.Namespace, jobs: list[Job]) -> list[Job]:
+    """The sheet as a job of its own, or nothing."""
+    if not args.sheet:
+        return []
+    from ..images.files import check_format
+
+    path = Path(args.sheet)
+    try:
+        check_format(path)
+    except ImageError as error:
+        raise OptionError(f"--sheet: {error}") from None
+    taken = {p.resolve() for job in jobs for p in (job.source, job.output)}
+    if path.resolve() in taken:
+        raise OptionError(f"--sheet {path} is also an input or an output; choose another file.")
+    return [Job(path, path)]
+
+
+def _degrade_all(
+    args: argparse.Namespace,
+    numbered: list[Job],
+    jobs: list[Job],
+    results: list[Result],
+    pairs: list[Pair],
+) -> None:
+    """Appends one result per job when it begins. A picture's number is its place among all, skipped ones too."""
+    from tqdm import tqdm
+
+    number = {job: index for index, job in enumerate(numbered)}
+    # disable=None: no bar where stderr is a file or a pipe
+    with tqdm(jobs, desc="degrading", unit="picture", disable=None) as bar:
+        for job in bar:
+            result = DegradeResult(str(job.source), str(job.output))
+            results.append(result)
+            with may_fail(result, "degraded", args.debug):
+                _degrade_one(args, job, number[job], result, pairs)
+
+
+def _degrade_one(
+    args: argparse.Namespace, job: Job, index: int, result: DegradeResult, pairs: list[Pair]
+) -> None:
+    from ..images.files import check_format, read_image, write_image
+
+    start = time.perf_counter()
+    picture = read_image(job.source)
+    result.input_size, result.notes = list(picture.size), list(picture.notes)
+    check_format(job.output, alpha=picture.alpha is not None)
+    if picture.bits == 16:
+        result.notes.append("its 16 bits per channel become 8, as degraded pictures have no more")
+    lq, degradation = _degraded(args, picture, index)
+    for note in result.notes:
+        logger.warning("%s: %s", job.source, note)
+    with interrupt_waits():
+        write_image(job.output, lq)
+        result.status, result.output_size = "degraded", list(lq.size)
+        result.degradation = degradation.as_dict()
+        result.seconds = round(time.perf_counter() - start, 3)
+    logger.info("%s -> %s (%s)", job.source, job.output, degradation.describe())
+    if args.sheet and len(pairs) < _LONGEST_SHEET:
+        pairs.append(_pair(picture, lq, f"{job.source.name}: {degradation.describe()}"))
+
+
+def _degraded(args: argparse.Namespace, picture: Picture, index: int) -> tuple[Picture, Degradation]:
+    """Alpha is only resized, and what it hides does not bleed into the blur."""
+    import torch
+
+    from ..degrade import degrade
+    from ..geometry import fill_transparent, resize_clipped
+
+    rgb = torch.from_numpy(picture.rgb).permute(2, 0, 1)[None]
+    alpha = None if picture.alpha is None else torch.from_numpy(picture.alpha)[None, None]
+    if alpha is not None:
+        rgb = fill_transparent(rgb, alpha)
+    lq, (degradation,) = degrade(
+        rgb, args.preset, args.scale, args.seed, args.resize_back, index, args.official
+    )
+    if alpha is not None:
+        alpha = resize_clipped(alpha, (lq.shape[-1], lq.shape[-2]))[0, 0].numpy()
+    result = replace(picture, rgb=lq[0].permute(1, 2, 0).contiguous().numpy(), alpha=alpha, bits=8)
+    if picture.single_channel and not bool((lq[:, :1] == lq).all()):
+        # noise or JPEG gave it colours, which neither one channel nor a grey profile describes
+        result = replace(result, single_channel=False, icc=None)
+    return result, degradation
+
+
+def _pair(hq: Picture, lq: Picture, caption: str) -> Pair:
+    from PIL import Image
+
+    from ..degrade.sheet import crop_pair
+
+    low, high = (Image.fromarray(picture.rgb8()) for picture in (lq, hq))
+    return crop_pair(low, high, caption)
+
+
+def _write_sheet(path: Path, pairs: list[Pair]) -> None:
+    import numpy as np
+
+    from ..degrade.sheet import contact_sheet
+    from ..images.files import write_image
+    from ..images.picture import Picture
+
+    sheet = contact_sheet(pairs)
+    write_image(path, Picture(np.asarray(sheet).astype(np.float32) / 255))
+    logger.info("%s shows the results on the left, the inputs on the right", path)

@@ -1,0 +1,121 @@
+"""`osediff evaluate`: how good results are, in figures and as a page to look at."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..atomic import write_bytes_atomically
+from ..errors import ImageError, OSEDiffError
+from .jobs import Job, check_outputs
+from .outcome import DONE, FAILED, INTERRUPTED, Outcome
+
+if TYPE_CHECKING:
+    from ..evaluate.evaluation import Evaluation
+    from ..evaluate.folders import Pairing, PicturePair
+
+logger = logging.getLogger(__name__)
+
+FILES = ("evaluation.json", "evaluation.csv", "evaluation.md", "report.html")
+
+
+def run(args: argparse.Namespace) -> Outcome:
+    """Carries out the parsed command line. Raises OSEDiffError for what concerns the whole run."""
+    from ..evaluate import evaluate, pair_up, parse_metrics
+    from ..evaluate.tables import as_text
+    from ..runtime.device import parse_device
+
+    metrics = parse_metrics(args.metrics)
+    device = parse_device(args.device)
+    results, truth, lq = (None if p is None else Path(p) for p in (args.results, args.truth, args.lq))
+    output = None if args.output is None else Path(args.output)
+    if output is not None:
+        check_outputs([Job(results, output / name) for name in FILES])
+    pairing = pair_up(results, truth, lq)
+    for sentence in pairing.unpaired:
+        logger.warning("%s", sentence)
+    found = evaluate(
+        pairing.pairs,
+        metrics,
+        device,
+        allow_download=args.allow_download,
+        seed=args.seed,
+        progress=_with_bar,
+    )
+    data = {
+        "command": "evaluate",
+        "results": args.results,
+        "ground_truth": args.truth,
+        "lq": args.lq,
+        "unpaired": pairing.unpaired,
+        **found.as_dict(),
+    }
+    lines = [as_text(found), _counts(found, pairing)]
+    status = FAILED if found.failed or pairing.unpaired else DONE
+    if output is not None:
+        data["files"] = [str(output / name) for name in FILES]
+        written: list[str] = []
+        try:
+            for name, text in _contents(found, data, args.title or results.resolve().name, args):
+                _write(output / name, text())
+                written.append(name)
+        except OSEDiffError as error:  # the figures are still shown
+            logger.error("%s", error)
+            data |= {"files": [str(output / name) for name in written], "error": str(error)}
+            status = FAILED
+        if written:
+            lines.append(f"written to {output}: {', '.join(written)}")
+    return Outcome(INTERRUPTED if found.interrupted else status, "\n".join(lines), data)
+
+
+def _with_bar(pairs: Sequence[PicturePair]) -> Iterator[PicturePair]:
+    from tqdm import tqdm
+
+    # disable=None: no bar where stderr is a file or a pipe
+    yield from tqdm(pairs, desc="evaluating", unit="picture", disable=None)
+
+
+def _counts(found: Evaluation, pairing: Pairing) -> str:
+    text = f"{len(found.cases)} measured, {len(found.failed)} failed"
+    if found.interrupted:
+        left = len(pairing.pairs) - len(found.cases) - len(found.failed)
+        text += f", {left} not done: interrupted"
+    lines = [text, *(f"  {sentence}" for sentence in pairing.unpaired)]
+    lines += [f"  failed: {error}" for error in found.failed.values()]
+    lines += [f"  skipped: {reason}" for reason in found.skipped.values()]
+    return "\n".join(lines)
+
+
+def _contents(
+    found: Evaluation, data: dict[str, Any], title: str, args: argparse.Namespace
+) -> Iterator[tuple[str, Callable[[], str]]]:
+    """FILES with what makes each; the report, which reads pictures again, is last."""
+    from .. import __version__
+    from ..evaluate.report import render_report
+    from ..evaluate.tables import as_csv, markdown
+
+    about = [f"{len(found.cases)} pictures in {args.results}"]
+    about += [f"interrupted after {len(found.cases)} pictures"] if found.interrupted else []
+    about += [f"ground truth: {args.truth}"] if args.truth else []
+    about += [f"LQ: {args.lq}"] if args.lq else []
+    about += data["unpaired"]
+    makers = (
+        lambda: json.dumps({"version": __version__, **data}, indent=2) + "\n",
+        lambda: as_csv(found),
+        lambda: markdown(found, title),
+        lambda: render_report(found, title, about, args.report_pictures),
+    )
+    return zip(FILES, makers, strict=True)
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        write_bytes_atomically(path, text.encode())
+    except OSError as error:
+        raise ImageError(
+            f"{path} cannot be written ({error.strerror or error}); free space or choose another -o."
+        ) from error

@@ -1,0 +1,173 @@
+"""`osediff upscale`: restore pictures one after the other; one that fails does not stop the rest."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import OptionError
+from .jobs import Job, check_outputs, make_plan
+from .outcome import Outcome
+from .results import Result, failed, interrupt_waits, may_fail, skip_existing, summary
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from tqdm import tqdm
+
+    from ..dape import Tagger
+    from ..generator import OneStepGenerator
+    from ..pipeline import RestoreOptions
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class UpscaleResult(Result):
+    """prompt: what the restoration was told; with a tagger, tags and words."""
+
+    prompt: str | None = None
+
+
+def run(args: argparse.Namespace) -> Outcome:
+    """Carries out the parsed command line. Raises OSEDiffError for what concerns the whole run."""
+    _check(args)
+    plan = make_plan(
+        [Path(p) for p in args.inputs], Path(args.output), recursive=args.recursive, file_format=args.format
+    )
+    results: list[Result] = [
+        failed(UpscaleResult(str(path), None), message) for path, message in plan.unreadable
+    ]
+    jobs = skip_existing(plan.jobs, results, UpscaleResult) if args.skip_existing else plan.jobs
+    check_outputs(jobs)
+    run = _Run(args)
+    options = {"base": args.base, "weights": args.weights, "fidelity": args.fidelity}
+    try:
+        run.restore_all(jobs, results)
+    except KeyboardInterrupt:
+        total = len(plan.jobs) + len(plan.unreadable)
+        return summary("upscale", "restored", results, total, True, options)
+    return summary("upscale", "restored", results, len(results), False, options)
+
+
+def _check(args: argparse.Namespace) -> None:
+    """What can be refused without torch is refused at once."""
+    if args.tile and args.overlap is not None and args.overlap >= args.tile:
+        raise OptionError(f"--overlap {args.overlap} must be smaller than --tile {args.tile}.")
+    if not (args.dape or args.ram) and (args.exclude_tags or args.tag_offset or args.official_prompt):
+        raise OptionError(
+            "--exclude-tags, --tag-offset and --official-prompt are for a tagger; give one by --dape or --ram."
+        )
+
+
+class _Run:
+    """The generator, loaded for the first picture that can be read, and the options for all pictures."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args = args
+        self.generator: OneStepGenerator | None = None
+        self.tagger: Tagger | None = None
+
+    def restore_all(self, jobs: list[Job], results: list[Result]) -> None:
+        """Appends one result per job when it begins; its status says how far it came."""
+        from tqdm import tqdm
+
+        # disable=None: no bar where stderr is a file or a pipe
+        with tqdm(jobs, desc="restoring", unit="picture", disable=None) as bar:
+            for job in bar:
+                result = UpscaleResult(str(job.source), str(job.output))
+                results.append(result)
+                self._restore(job, result, bar)
+
+    def _restore(self, job: Job, result: UpscaleResult, bar: tqdm) -> None:
+        from ..images.files import check_format, read_image, write_image
+        from ..pipeline import restore_picture
+
+        start = time.perf_counter()
+        with may_fail(result, "restored", self.args.debug):
+            picture = read_image(job.source)
+            options = self._options()
+            result.input_size, target = list(picture.size), options.target_for(picture)
+            file_format = check_format(job.output, target, picture.alpha is not None)
+            result.notes = list(picture.notes)
+            if picture.bits == 16 and file_format in ("JPEG", "WEBP"):
+                result.notes.append(f"its 16 bits per channel become 8, as {file_format} has no more")
+        if result.error:
+            return
+        for note in result.notes:
+            logger.warning("%s: %s", job.source, note)
+        generator = self._load()  # outside of the blocks: without a model no picture can be restored
+        with may_fail(result, "restored", self.args.debug):
+            result.prompt = options.prompt
+            restored = restore_picture(
+                generator,
+                picture,
+                options,
+                lambda done, total: bar.set_postfix_str(f"tile {done}/{total}"),
+                None if self.tagger is None else lambda lq: self._prompt(lq, result),
+            )
+            with interrupt_waits():
+                write_image(job.output, restored)
+                result.status, result.output_size = "restored", list(restored.size)
+                result.seconds = round(time.perf_counter() - start, 3)
+            logger.info("%s -> %s (%dx%d, %.1f s)", job.source, job.output, *restored.size, result.seconds)
+
+    def _options(self) -> RestoreOptions:
+        from ..pipeline import RestoreOptions
+        from ..tiles.vae import VAETiling
+
+        args = self.args
+        return RestoreOptions(
+            scale=args.scale,
+            size=args.size,
+            prompt=args.prompt,
+            color_fix=args.color_fix,
+            color_weight=args.color_weight,
+            tile=args.tile,
+            overlap=args.overlap,
+            tile_grid=args.tile_grid,
+            sample_posterior=args.sample_posterior,
+            seed=args.seed,
+            vae=VAETiling(args.vae_tile, args.vae_memory, args.vae_attention),
+        )
+
+    def _prompt(self, lq: Tensor, result: UpscaleResult) -> str:
+        from ..dape import fitting_prompt, prompt_of
+
+        args = self.args
+        (tags,) = self.tagger.tag(lq, threshold_offset=args.tag_offset, exclude=args.exclude_tags)
+        if args.official_prompt:
+            result.prompt = prompt_of(tags, args.prompt, official=True)
+        else:
+            result.prompt = fitting_prompt(tags, args.prompt, self.generator.text.fits)
+        logger.info("%s: prompt: %s", result.input, result.prompt)
+        return result.prompt
+
+    def _load(self) -> OneStepGenerator:
+        if self.generator is None:
+            if self.args.dape or self.args.ram:
+                from ..dape.choice import open_tagger
+
+                self.tagger = open_tagger(
+                    self.args.dape, self.args.ram, dtype=self.args.dtype, device=self.args.device
+                )
+            from ..backends.speed import Speed
+            from ..generator import OneStepGenerator
+
+            args = self.args
+            self.generator = OneStepGenerator.load(
+                args.base,
+                args.weights,
+                dtype=args.dtype,
+                device=args.device,
+                strength=args.strength,
+                fidelity=args.fidelity,
+                keep_base=False,  # the strength stays during a run: no need for the base's values
+                allow_download=args.allow_download,
+                revision=args.revision,
+                speed=Speed(compile=args.compile),
+            )
+        return self.generator

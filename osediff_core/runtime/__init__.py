@@ -1,0 +1,1 @@
+"""What a stage runs on: device, precision, free memory, gradients."""

@@ -1,0 +1,204 @@
+"""Opening other people's tensor files: which container it is, and reading it without running any code in it."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import pickletools
+import re
+import warnings
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from ..errors import CheckpointError
+
+_OTHER_FILES = (  # first bytes -> what it is; met where a download went wrong or a wrong file was picked
+    (b"\x89PNG", "a PNG image"),
+    (b"\xff\xd8\xff", "a JPEG image"),
+    (b"RIFF", "a WebP or other RIFF file"),
+    (b"GGUF", "a GGUF model"),
+    (b"\x89HDF", "an HDF5 file"),
+    (b"\x1f\x8b", "a gzip archive"),
+    (b"version https://git-lfs", "a Git LFS pointer, not the file itself"),
+    (b"<", "a web page or XML, probably a failed download"),
+    (b"{", "a JSON text"),
+)
+_HARMLESS = ("torch.", "collections.OrderedDict")  # what torch itself writes for tensors
+_HEADER_LIMIT = 100_000_000  # bytes of JSON, safetensors' own limit
+_PICKLE_HEAD = 64 * 2**20  # bytes of a zip-less pickle that are parsed, never run, to name the code in it
+
+
+def container_of(path: Path, wanted: str = "OSEDiff weights (.pkl or .safetensors)") -> str:
+    """ "safetensors", "torch-zip" or "torch-legacy", by content and never by suffix.
+
+    wanted: what a user should give instead of a foreign file. Raises CheckpointError for a missing, empty,
+    unreadable or foreign file, and for a folder.
+    """
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder; give the weights file inside it.")
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            head = file.read(64)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} does not exist; check the path.") from None
+    except OSError as error:
+        raise CheckpointError(
+            f"{path} cannot be read ({error.strerror or error}); check its permissions."
+        ) from error
+    if size == 0:
+        raise CheckpointError(f"{path} is empty (0 bytes); download or export it again.")
+    if head[:4] == b"PK\x03\x04":
+        return "torch-zip"
+    if head[8:9] == b"{" and not head.startswith((b"{", b"<")):
+        if int.from_bytes(head[:8], "little") + 8 > size:
+            raise CheckpointError(f"{path} is cut short or damaged; download or copy it again.")
+        return "safetensors"
+    if head[:1] == b"\x80":
+        return "torch-legacy"
+    lead = head.lstrip()
+    what = next(
+        (what for magic, what in _OTHER_FILES if lead.startswith(magic)), "no file of tensors that is known"
+    )
+    raise CheckpointError(f"{path} is {what}; give {wanted}.")
+
+
+def load_torch(path: Path, *, mmap: bool = False) -> object:
+    """The object in a torch file (tensors on the CPU), through the restricted unpickler: no code in it is run.
+
+    `mmap` leaves the data of zip-format files on the disk until it is touched. Raises CheckpointError.
+    """
+    try:
+        with warnings.catch_warnings():
+            # torch warns about typed storages of old files; nothing to act upon
+            warnings.simplefilter("ignore")
+            if mmap and path.suffix != ".safetensors":
+                return torch.load(str(path), map_location="cpu", weights_only=True, mmap=True)
+            with path.open("rb") as file:  # given a name, torch would go by its suffix and not by the content
+                return torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise _refused(path, str(error)) from error
+    except Exception as error:  # torch gives RuntimeError, EOFError, KeyError, OSError, ... for damaged files
+        if _lacks_memory(error):
+            raise _too_large(path) from error
+        raise _damaged(path) from error
+
+
+def _refused(path: Path, reason: str) -> CheckpointError:
+    """Code, a plain pickle, or damage: the restricted unpickler raises the same error for all three."""
+    named = re.search(r"(?:GLOBAL|[Cc]lass|[Ff]unction)\s+`?([A-Za-z_][\w.]*\.[\w.]+)", reason)
+    code = [named.group(1).rstrip(".")] if named else _named_objects(path)
+    if code is None:
+        return _damaged(path)
+    if code:
+        return CheckpointError(
+            f"{path} holds Python code or objects ({', '.join(code[:3])}) and not only tensors, so it was "
+            "not opened; use a copy from a source you trust, saved with tensors only (.safetensors)."
+        )
+    return CheckpointError(
+        f"{path} is a Python pickle that torch's safe reader does not take; save it again with torch.save."
+    )
+
+
+def _named_objects(path: Path) -> list[str] | None:
+    """What a pickle would call, from its opcodes and without running them; None if it is damaged."""
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                data = archive.read(next(n for n in archive.namelist() if n.endswith("data.pkl")))
+        else:
+            with path.open("rb") as file:
+                data = file.read(_PICKLE_HEAD)
+        names, strings = [], []
+        for opcode, argument, _ in pickletools.genops(data):
+            if opcode.name in ("GLOBAL", "INST"):
+                names.append(str(argument).replace(" ", "."))
+            elif opcode.name == "STACK_GLOBAL":
+                names.append(".".join(strings[-2:]))
+            elif isinstance(argument, str):
+                strings.append(argument)
+        return [name for name in names if not name.startswith(_HARMLESS)]
+    except Exception:  # any failure to parse means the same: this is not a whole pickle
+        return None
+
+
+def _lacks_memory(error: Exception) -> bool:
+    """Whether the system refused memory, for data or for mapping a file."""
+    return isinstance(error, MemoryError) or "allocate memory" in str(error)
+
+
+def _too_large(path: Path) -> CheckpointError:
+    return CheckpointError(f"{path} needs more memory than there is; free some and try again.")
+
+
+def _damaged(path: Path) -> CheckpointError:
+    return CheckpointError(f"{path} is cut short, damaged or no torch file; download or copy it again.")
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """(tensors by name, metadata). Raises CheckpointError when the file is damaged."""
+    with reading_safetensors(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})
+
+
+@contextmanager
+def reading_safetensors(path: Path) -> Iterator[safe_open]:
+    """The open file, its tensors still on the disk. Raises CheckpointError when it is damaged."""
+    try:
+        with safe_open(str(path), framework="pt", device="cpu") as file:
+            yield file
+    except (SafetensorError, OSError, ValueError, RuntimeError, MemoryError) as error:
+        # a RuntimeError is torch's, which maps the file; the system refuses that for want of memory
+        if isinstance(error, RuntimeError) or _lacks_memory(error):
+            raise _too_large(path) from error
+        raise _damaged_safetensors(path) from error
+
+
+def safetensors_header(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, str], dict[str, str]]:
+    """(shape by name, dtype by name, metadata), reading no tensor. Raises CheckpointError when damaged."""
+    try:  # by hand: the library maps the whole file, which the system may refuse for a large one
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(min(length, _HEADER_LIMIT)))
+        metadata = header.pop("__metadata__", None) or {}
+        shapes = {name: tuple(entry["shape"]) for name, entry in header.items()}
+        dtypes = {name: entry["dtype"] for name, entry in header.items()}
+        end = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
+        whole = end == path.stat().st_size
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise _damaged_safetensors(path) from error
+    if not whole:
+        raise _damaged_safetensors(path)
+    return shapes, dtypes, metadata
+
+
+def _damaged_safetensors(path: Path) -> CheckpointError:
+    return CheckpointError(f"{path} is cut short or damaged; download or copy it again.")
+
+
+def shapes_of(tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
+    """The tensors' shapes by name."""
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+def tensor_dict(content: object) -> dict[str, torch.Tensor]:
+    """The tensors by name in what torch.load gave: the dict itself, or its one level of nesting with most of them.
+
+    Trainers wrap the weights ("state_dict", "model", "params_ema", ...); {} if there are none.
+    """
+    if not isinstance(content, Mapping):
+        return {}
+    candidates = [content, *(value for value in content.values() if isinstance(value, Mapping))]
+    found = ({str(k): v for k, v in one.items() if isinstance(v, torch.Tensor)} for one in candidates)
+    return max(found, key=len)
+
+
+def read_one_tensor(path: Path, name: str) -> torch.Tensor:
+    """A single tensor of a .safetensors file. Raises CheckpointError when the file is damaged."""
+    with reading_safetensors(path) as file:
+        return file.get_tensor(name)
