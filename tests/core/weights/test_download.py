@@ -18,7 +18,7 @@ from osediff_core.errors import DownloadError
 from osediff_core.weights.download import download
 from osediff_core.weights.published import KNOWN_FILES, Digest, HubPlace, KnownFile, WebPlace
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 INSIDE = (
     "OSEDIFF_TEST_INSIDE_COMFYUI"  # the folder of ComfyUI, in the process that test_inside_comfyui starts
 )
@@ -363,7 +363,7 @@ def models(node, web, tmp_path, monkeypatch):
     import folder_paths
 
     monkeypatch.setitem(folder_paths.folder_names_and_paths, "osediff", ([str(tmp_path)], {".pkl"}))
-    published = sys.modules["_pack.osediff_core.published"]
+    published = sys.modules["_pack.osediff_core.weights.published"]
     place, digest = published.WebPlace(web.place.url), published.Digest(web.digest.kind, web.digest.value)
     monkeypatch.setattr(
         published, "KNOWN_FILES", (published.KnownFile(**{**vars(web), "place": place, "digest": digest}),)

@@ -146,7 +146,7 @@ def trained() -> tuple[DiffusersVAE, Tensor]:
     """The embedded model's VAE and a photograph's latents."""
     with torch.inference_mode(False), torch.no_grad():
         vae = OneStepGenerator.load("tiny", dtype="fp32", device="cpu").vae
-        with Image.open(Path(__file__).parents[2] / "examples" / "photos" / "barn.png") as barn:
+        with Image.open(Path(__file__).parents[3] / "examples" / "photos" / "barn.png") as barn:
             pixels = np.array(barn.convert("RGB").resize((384, 256), Image.Resampling.BICUBIC))
         photo = torch.from_numpy(pixels).permute(2, 0, 1)[None] / 127.5 - 1
         return vae, vae.encode(photo)[0]
@@ -163,7 +163,7 @@ def test_pooled_attention_is_near_on_a_trained_vae(trained):
 def test_pooled_attention_changes_a_restored_picture_by_no_more_than_two_levels():
     generator = OneStepGenerator.load("tiny", dtype="fp32", device="cpu")
     photo, embeds = (
-        Path(__file__).parents[2] / "examples/photos/lighthouse.png",
+        Path(__file__).parents[3] / "examples/photos/lighthouse.png",
         generator.encode_prompt([""]),
     )
     with Image.open(photo) as opened:

@@ -14,7 +14,7 @@ from osediff_core.weights.tensor_file import safetensors_header
 from training.tiny_dape.colours import NAMES, colour_tags
 from training.tiny_dape.recolour import recoloured
 
-PHOTOS = Path(__file__).parents[2] / "examples/photos"  # of the Kodak suite, all held out
+PHOTOS = Path(__file__).parents[3] / "examples/photos"  # of the Kodak suite, all held out
 PICTURES = ("barn", "lighthouse", "parrots", "plane")
 
 

@@ -13,7 +13,7 @@ from osediff_core.backends.find_base import PACKAGED
 from osediff_core.weights.checkpoint import read_weights
 from osediff_core.weights.one_step_weights import guess_base
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 PHOTOS = sorted((ROOT / "examples" / "photos").glob("*.png"))
 
 pytestmark = pytest.mark.skipif(

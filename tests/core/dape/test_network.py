@@ -15,7 +15,7 @@ from osediff_core.dape.lora import lora_modules, merged, pairs_of
 from osediff_core.dape.official import official_shapes
 from osediff_core.errors import BaseModelError, OptionError
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
