@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from .config import TaggerConfig
@@ -42,11 +43,11 @@ class HeadLayer(nn.Module):
         query = self._split(self.query(h)).expand(keys.shape[0], -1, -1, -1)
         share = self.dropout.p if self.training else 0.0
         seen = F.scaled_dot_product_attention(query, keys, values, dropout_p=share)
-        h = self.attention_norm(self.dropout(self.dense(seen.transpose(1, 2).flatten(2))) + h)
+        h = self.attention_norm(self.dropout(self.dense(rearrange(seen, "b heads n d -> b n (heads d)"))) + h)
         return self.mlp_norm(self.dropout(self.fc2(F.gelu(self.fc1(h)))) + h)
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return rearrange(x, "b n (heads d) -> b heads n d", heads=self.heads)
 
 
 class TaggingHead(nn.Module):

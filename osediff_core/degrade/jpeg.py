@@ -17,6 +17,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor
 
 from ..errors import ImageError
@@ -92,13 +93,15 @@ def _mix(image: Tensor, matrix: tuple[tuple[float, ...], ...]) -> Tensor:
 
 def _round_coefficients(planes: Tensor, steps: Tensor) -> Tensor:
     """planes (B, C, H, W) around 0, sides multiples of 8; steps (B or 1, 1, 1, 64) -> the same planes, rounded."""
-    batch, channels, height, width = planes.shape
     transform = _block_transform(planes.device)
-    blocks = planes.reshape(batch, channels, height // 8, 8, width // 8, 8).transpose(3, 4)
-    coefficients = blocks.reshape(batch, channels, -1, 64) @ transform.T
-    rounded = (coefficients / steps).round() * steps
-    blocks = (rounded @ transform).reshape(batch, channels, height // 8, width // 8, 8, 8)
-    return blocks.transpose(3, 4).reshape(planes.shape)
+    blocks = rearrange(planes, "b c (row i) (column j) -> b c (row column) (i j)", i=8, j=8)
+    rounded = (blocks @ transform.T / steps).round() * steps
+    return rearrange(
+        rounded @ transform,
+        "b c (row column) (i j) -> b c (row i) (column j)",
+        row=planes.shape[-2] // 8,
+        i=8,
+    )
 
 
 @lru_cache(maxsize=8)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor
 
 from .layers import Span
@@ -17,12 +18,14 @@ def attend(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
 
     Queries go in groups, so that not even a kernel without memory of its own needs n x N.
     """
-    query, key, value = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (query, key, value))
+    query, key, value = (
+        rearrange(t, "b n (heads d) -> b heads n d", heads=heads) for t in (query, key, value)
+    )
     at_once = max(64, _WEIGHT_BYTES // (4 * heads * key.shape[2]))
     if query.device.type == "cpu":
         at_once = query.shape[2]  # its kernel never holds them
     found = [F.scaled_dot_product_attention(part, key, value) for part in query.split(at_once, dim=2)]
-    return torch.cat(found, dim=2).transpose(1, 2).flatten(2)
+    return rearrange(torch.cat(found, dim=2), "b heads n d -> b n (heads d)")
 
 
 class Places:
