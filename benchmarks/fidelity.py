@@ -1,9 +1,9 @@
 """What the fidelity slider does: PSNR against perceptual distance from more detail to nothing but the input.
 
-    python -m benchmarks.fidelity PICTURES [--preset light] [--size 192] [--levers] [--plot FILE.png] [--json FILE]
+    python -m benchmarks.fidelity PICTURES [--preset light] [--size 192] [--strengths] [--plot FILE.png] [--json FILE]
 
 PICTURES is a data set with LR/ and HR/ (or lq/ and gt/, test_LR/ and test_HR/), or a folder of good pictures, which are
-degraded here. Each is a crop of its centre. --levers measures the three strengths that the slider sets against each
+degraded here. Each is a crop of its centre. --strengths measures the three strengths that the slider sets against each
 other instead, which is how its path was chosen.
 """
 
@@ -30,14 +30,15 @@ from osediff_core.evaluate.folders import pair_folders, pair_up, pictures_by_nam
 from osediff_core.evaluate.measure import as_tensor
 from osediff_core.evaluate.perceptual import FeatureDistance
 from osediff_core.evaluate.psnr_ssim import psnr_y
-from osediff_core.fidelity import Levers, levers
+from osediff_core.fidelity import Strengths, strengths
 from osediff_core.images.files import read_image
 
 log = logging.getLogger("benchmarks.fidelity")
 
 SLIDER = (-1.0, -0.5, 0.0, 0.125, 0.25, 0.375, 0.5, 0.75, 1.0)
 GRID = [
-    Levers(*point) for point in itertools.product((0.5, 0.75, 1.0, 1.25), (0.0, 0.5, 1.0), (0.5, 0.75, 1.0))
+    Strengths(*point)
+    for point in itertools.product((0.5, 0.75, 1.0, 1.25), (0.0, 0.5, 1.0), (0.5, 0.75, 1.0))
 ]
 SEED = 7  # of the degradation of each picture
 INK, FAINT, GRIDLINE, OURS = "#1f2430", "#8a93a3", "#e8ebf0", "#2f6fde"
@@ -116,7 +117,7 @@ class Measuring:
         ]
         return [(float(psnr_y(*pair)), float(self.distance(*pair))) for pair in both]
 
-    def point(self, label: str, generator: OneStepGenerator, chosen: Levers) -> Point:
+    def point(self, label: str, generator: OneStepGenerator, chosen: Strengths) -> Point:
         """All pictures with these strengths."""
         generator.set_strength(**chosen._asdict())
         options = RestoreOptions(scale=self.pairs[0].hq.shape[0] / self.pairs[0].lq.rgb.shape[0])
@@ -187,12 +188,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--scale", type=int, default=4)
     parser.add_argument("--size", type=int, default=192, help="side of the crops in px (default: 192)")
-    parser.add_argument("--levers", action="store_true", help="the three strengths against each other")
+    parser.add_argument("--strengths", action="store_true", help="the three strengths against each other")
     parser.add_argument("--plot", type=Path, metavar="FILE.png")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args(argv)
-    if args.plot and args.levers:
-        parser.error("--plot draws the slider's curve, and --levers has none; leave out one of the two")
+    if args.plot and args.strengths:
+        parser.error("--plot draws the slider's curve, and --strengths has none; leave out one of the two")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         measure(args)
@@ -207,10 +208,10 @@ def measure(args: argparse.Namespace) -> None:
     pairs = load_pairs(args.pictures, args.preset, args.scale, args.size)
     measuring = Measuring(pairs)
     generator = OneStepGenerator.load(args.base, args.weights, dtype=args.dtype, device=args.device)
-    points_of = [(f"{f:+g}" if f else "0", levers(f)) for f in SLIDER]
-    if args.levers:
+    points_of = [(f"{f:+g}" if f else "0", strengths(f)) for f in SLIDER]
+    if args.strengths:
         points_of = [(f"{p.unet:g}, {p.vae:g}, {p.step:g}", p) for p in GRID]
-    label = "UNet, VAE, step" if args.levers else "fidelity"
+    label = "UNet, VAE, step" if args.strengths else "fidelity"
     log.info("| %s | PSNR-Y | against bicubic, dB | D2 | against bicubic |\n|---|---|---|---|---|", label)
     points = [measuring.point(name, generator, chosen) for name, chosen in points_of]
     bicubic = tuple(float(np.mean(values)) for values in zip(*measuring.bicubic, strict=True))

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from osediff_core import OneStepGenerator
+from osediff_core.tiles.unet import UNetTiling
 from osediff_core.tiles.vae import ATTENTIONS, VAETiling
 
 from .full_size import write_full_size
@@ -63,7 +64,7 @@ def work(case: dict[str, Any]) -> dict[str, Any]:
         start = time.perf_counter()
         latents = generator.encode(image, tiling=tiling)
         seconds["encode"], start = time.perf_counter() - start, time.perf_counter()
-        latents = generator.denoise(latents, embeds, 96, 32, case["grid"])
+        latents = generator.denoise(latents, embeds, tiling=UNetTiling(96, 32, case["grid"]))
         seconds["denoise"], start = time.perf_counter() - start, time.perf_counter()
         generator.decode(latents, tiling=tiling).cpu()
         seconds["decode"] = time.perf_counter() - start

@@ -45,11 +45,9 @@ VARIANTS: dict[str, dict[str, Any]] = {  # the dtype, and what of TILES and Spee
     "ours-fp16, balanced tiles": {"dtype": "fp16", "grid": "balanced"},
     "ours-bf16, whole": {"dtype": "bf16", "tile": None},
     "ours-fp16, whole": {"dtype": "fp16", "tile": None},
-    "fp32, timestep not folded": {"dtype": "fp32", "fold_timestep": False},
     "fp32, channels-last": {"dtype": "fp32", "channels_last": True},
     "fp32, compiled": {"dtype": "fp32", "compile": True},
     "bf16, not channels-last": {"dtype": "bf16", "channels_last": False},
-    "bf16, PyTorch's attention": {"dtype": "bf16", "half_attention": False},
     "bf16, compiled": {"dtype": "bf16", "compile": True},
 }
 PEER = "diffusers"
@@ -116,8 +114,9 @@ class Ours:
     def __init__(self, base: Path, weights: Path, device: str, options: dict[str, Any]) -> None:
         from osediff_core import OneStepGenerator
         from osediff_core.backends.speed import Speed
+        from osediff_core.tiles.unet import UNetTiling
 
-        self.tiles = {key: options.get(key, default) for key, default in TILES.items()}
+        self.tiling = UNetTiling(**{key: options.get(key, default) for key, default in TILES.items()})
         speed = Speed(**{key: v for key, v in options.items() if key != "dtype" and key not in TILES})
         self.generator = OneStepGenerator.load(
             base, weights, dtype=options["dtype"], device=device, keep_base=False, speed=speed
@@ -125,11 +124,11 @@ class Ours:
 
     def stages(self, lq: Tensor) -> dict[str, Callable[[Any], Any]]:
         """Each takes what the one before gave."""
-        generator, tiles = self.generator, self.tiles
+        generator = self.generator
 
         def denoise(latents: Tensor) -> Tensor:
             embeds = generator.encode_prompt([PROMPT])
-            return generator.denoise(latents, embeds, tiles["tile"], tiles["overlap"], tiles["grid"])
+            return generator.denoise(latents, embeds, tiling=self.tiling)
 
         return {
             "encode": lambda _: generator.encode(lq),

@@ -19,6 +19,7 @@ from osediff_core import OneStepGenerator
 from osediff_core.geometry import resize_clipped
 from osediff_core.images.files import read_image
 from osediff_core.tiles.grid import Tile, make_grid
+from osediff_core.tiles.unet import UNetTiling
 
 PHOTOS = Path(__file__).parents[1] / "examples" / "photos"
 SETTINGS = (
@@ -45,9 +46,9 @@ def measure(size: int, photos: int) -> list[dict[str, Any]]:
             for z, whole in zip(inputs, wholes, strict=True):
                 if shared:
                     with statistics_over_tiles(generator.unet.module):
-                        x0 = generator.denoise(z, embeds, tile, overlap, grid, tile_batch=len(tiles))
+                        x0 = generator.denoise(z, embeds, tiling=UNetTiling(tile, overlap, grid, len(tiles)))
                 else:
-                    x0 = generator.denoise(z, embeds, tile, overlap, grid)
+                    x0 = generator.denoise(z, embeds, tiling=UNetTiling(tile, overlap, grid))
                 image = generator.decode(x0)
                 psnr = 10 * math.log10(4 / (image - whole).square().mean().item())
                 found.append((psnr, seam_energy(image - whole, tiles, generator.vae.downscale)))

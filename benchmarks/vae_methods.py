@@ -14,6 +14,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ def make_input(vae: DiffusersVAE, direction: str, size: int) -> Tensor:
     if direction == "encode":
         return photo
     small = 256
-    mean, _ = vae.encode(photo[..., :small, :small])
+    mean = vae.encode(photo[..., :small, :small])[:, : vae.latent_channels] / vae.scaling_factor
     repeats = -(-size // small)
     side = size // vae.downscale
     return mean.float().repeat(1, 1, repeats, repeats)[..., :side, :side].contiguous()
@@ -88,7 +89,8 @@ def method(
         memory=options.get("memory"),
         attention=options.get("attention", "exact"),
     )
-    return lambda: run(direction, network, x, whole, tiling)
+    unscaled = replace(network, before=lambda x: x, after=lambda x: x)
+    return lambda: run(direction, unscaled, x, whole, tiling)
 
 
 def _comfyui(vae: DiffusersVAE, direction: str, x: Tensor, folder: Path) -> Callable[[], Tensor]:

@@ -8,11 +8,12 @@ import comfy.sd
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..osediff_core.decode import decode
 from ..osediff_core.geometry import crop_back
 from .color import fix_frame, reference_frames
 from .conversions import each_frame, encoded_from, join_image, tile_progress
 from .inputs import color_inputs, vae_attention_input, vae_tile_input, vae_tiling
-from .native.vae import codec_generator
+from .native.vae import NativeVAE
 
 
 class TiledDecode(io.ComfyNode):
@@ -58,8 +59,8 @@ class TiledDecode(io.ComfyNode):
     ) -> io.NodeOutput:
         """Raises ImageError if the reference has another number of pictures than the LATENT."""
         samples = latent["samples"]
-        generator, tiling = codec_generator(vae), vae_tiling(tile, vae_attention)
-        downscale = generator.vae.downscale
+        codec, tiling = NativeVAE(vae), vae_tiling(tile, vae_attention)
+        downscale = codec.downscale
         size = (samples.shape[-2] * downscale, samples.shape[-1] * downscale)
         source = encoded_from(latent, samples.shape[0], size)
         if reference is None and source is not None:
@@ -68,7 +69,7 @@ class TiledDecode(io.ComfyNode):
         frames = []
         for frame in each_frame(samples.shape[0]):
             progress = tile_progress(frame, samples.shape[0])
-            decoded = generator.decode(samples[frame : frame + 1], tiling=tiling, progress=progress)
+            decoded = decode(codec, samples[frame : frame + 1], tiling=tiling, progress=progress)
             image = (decoded + 1) / 2
             if source is not None:
                 image = crop_back(image, source.size)

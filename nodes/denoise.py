@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..osediff_core.errors import OptionError
 from ..osediff_core.tiles.grid import check_tile, needs_tiles
-from ..osediff_core.tiles.unet import tiles_at_once
+from ..osediff_core.tiles.unet import UNetTiling, tiles_at_once
 from .inputs import tile_input
 from .native.lora import attachment_of
 from .native.sampler import OneStepSampler
@@ -161,7 +161,7 @@ def make_sampler(tile: int, overlap: int, strength: float) -> OneStepSampler:
     """Raises OptionError for impossible tiles, before anything is loaded."""
     if tile:
         check_tile(tile, overlap)
-    return OneStepSampler(tile, overlap, strength)
+    return OneStepSampler(UNetTiling(tile or None, overlap), strength)
 
 
 def one_step_sigmas(model: ModelPatcher) -> Tensor:

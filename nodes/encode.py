@@ -8,10 +8,11 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..osediff_core.encode import encode
 from ..osediff_core.geometry import enlarge, pad_to_multiple, target_size
 from .conversions import EncodedFrom, each_frame, join_image, split_image, tile_progress
 from .inputs import scale_input, vae_attention_input, vae_tile_input, vae_tiling
-from .native.vae import codec_generator
+from .native.vae import NativeVAE
 
 METHODS = ("bicubic", "lanczos", "bilinear", "area", "nearest-exact")
 _MAX = 16384
@@ -111,15 +112,15 @@ class EncodeLQ(io.ComfyNode):
         """Raises ImageError for an IMAGE without pixels, OptionError for an impossible size."""
         rgb, alpha = split_image(image)
         size = _target(rgb.shape[-1], rgb.shape[-2], scale, width, height)
-        generator, tiling = codec_generator(vae), vae_tiling(tile, vae_attention)
+        codec, tiling = NativeVAE(vae), vae_tiling(tile, vae_attention)
         references, alphas, latents = [], [], []
         for frame in each_frame(rgb.shape[0]):
             one = slice(frame, frame + 1)
             lq, lq_alpha = _resize(rgb[one], None if alpha is None else alpha[one], size, resize_method)
-            padded, before = pad_to_multiple(lq * 2 - 1, generator.vae.downscale)
+            padded, before = pad_to_multiple(lq * 2 - 1, codec.downscale)
             draw = torch.Generator().manual_seed(seed) if posterior == "sample" else None
             progress = tile_progress(frame, rgb.shape[0])
-            encoded = generator.encode(padded, draw is not None, draw, tiling=tiling, progress=progress)
+            encoded = encode(codec, padded, draw is not None, draw, tiling=tiling, progress=progress)
             latents.append(encoded)
             references.append(lq)
             alphas.append(lq_alpha)

@@ -6,13 +6,13 @@ import comfy.sd
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
-from ..osediff_core.fidelity import levers
+from ..osediff_core.fidelity import strengths
 from .inputs import fidelity_input
 from .native.lora import scale_weights
 
 
 class Fidelity(io.ComfyNode):
-    """The core's levers on MODEL, VAE and the step."""
+    """The core's strengths on MODEL, VAE and the step."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -41,5 +41,5 @@ class Fidelity(io.ComfyNode):
     @classmethod
     def execute(cls, model: ModelPatcher, vae: comfy.sd.VAE, fidelity: float) -> io.NodeOutput:
         """Raises OptionError for a MODEL or VAE without OSEDiff."""
-        chosen = levers(fidelity)
+        chosen = strengths(fidelity)
         return io.NodeOutput(*scale_weights(model, vae, chosen.unet, chosen.vae), chosen.step)

@@ -1,8 +1,8 @@
-"""The OSEDiff generator: a low-quality image becomes a restored one in a single diffusion step.
+"""Generator of OSEDiff: a low-quality image becomes a restored one in a single diffusion step.
 
-z_L = s E(x_L)
-z_H = (z_L - sigma_T eps(z_L; T, c_y)) / alpha_T     (paper eq. 1; the LQ latent itself is z_T)
-x_H = D(z_H / s), clamped to [-1, 1]
+    image -> encode -> denoise -> decode -> image
+
+Its parts, their order, and how strongly the weights act; the steps themselves are in files of their names.
 """
 
 from __future__ import annotations
@@ -14,47 +14,40 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .errors import BaseModelError, CheckpointError, ImageError, OptionError
-from .fidelity import levers
+from .decode import decode
+from .denoise import denoise, predict
+from .encode import check_rgb, encode
+from .errors import OptionError
+from .fidelity import strengths
 from .geometry import crop_back, pad_to_multiple
-from .moments import split as split_moments
-from .ports import LatentCodec, NoisePredictor, PromptEncoder
-from .runtime.device import parse_device, parse_dtype, run_stage
+from .ports import LatentCodec, NoisePredictor, Progress, PromptEncoder
+from .runtime.stage import run_stage
 from .schedule import NoiseSchedule
-from .tiles.unet import Progress, UNetTiling, predict
-from .tiles.vae import AUTO, VAETiling, run
+from .tiles.unet import WHOLE, UNetTiling
+from .tiles.vae import AUTO, VAETiling
 
 if TYPE_CHECKING:
-    from .backends.find_base import Source
     from .backends.speed import Speed
     from .weights.merge import MergedAdapter
-    from .weights.one_step_weights import OSEDiffWeights
-
-_BASE_KINDS = ("sd_checkpoint", "diffusers_folder")  # of identify.Identity
 
 
 class OneStepGenerator:
     """Encode, denoise once, decode.
 
-    What goes into the networks is made contiguous first: resizing gives channels-last images, that layout spreads
-    through a network, and PyTorch's group norm of it on the CPU is off by up to 7e-4 (in any other layout 1e-6).
-    In half precision the networks go over to it by themselves (speed.py).
+    The verbs can be differentiated (training calls them); `restore` chains them without gradients. Latents are scaled
+    (`ports.LatentCodec`). Without gradients, a stage that gives NaN or infinity in half precision is run again in fp32.
 
-    The verbs can be differentiated (training calls them); `restore` chains them without gradients. Latents
-    are scaled by vae.scaling_factor. Without gradients, a stage that gives NaN or infinity in half precision
-    is run again in fp32. The verbs raise OutOfMemory and NonFiniteError besides what they say.
-
-    A port may be None where no verb that needs it is called, as in a graph whose nodes do one step each.
     timestep: T, the schedule's last one if not given (999 for Stable Diffusion).
-    adapters: merged OSEDiff weights by part ("unet", "vae"), whose strength `set_strength` changes; it
-    also sets `step`, how much of the step is taken, which is all of it otherwise.
+    adapters: merged weights by part ("unet", "vae"), whose strength `set_strength` changes; it also sets `step`, how
+    much of the step is taken, which is all of it otherwise.
+    Raises OptionError for a timestep outside the schedule.
     """
 
     def __init__(
         self,
-        vae: LatentCodec | None,
-        unet: NoisePredictor | None,
-        text: PromptEncoder | None,
+        vae: LatentCodec,
+        unet: NoisePredictor,
+        text: PromptEncoder,
         schedule: NoiseSchedule,
         timestep: int | None = None,
         adapters: Mapping[str, MergedAdapter] | None = None,
@@ -73,7 +66,6 @@ class OneStepGenerator:
             )
 
     @classmethod
-    @torch.inference_mode(False)  # weights that are loaded within an inference mode serve outside of it, too
     def load(
         cls,
         base: str | Path = "tiny",
@@ -88,7 +80,7 @@ class OneStepGenerator:
         revision: str | None = None,
         speed: Speed | None = None,
     ) -> OneStepGenerator:
-        """Load a base model and merge OSEDiff weights into it.
+        """Load a base model and merge the weights of a one-step method into it.
 
         base: a diffusers folder, a single-file Stable Diffusion checkpoint, a hub id, or "tiny".
         weights: an official .pkl or our .safetensors; None takes the base's own, if it has some.
@@ -103,42 +95,29 @@ class OneStepGenerator:
         speed: what makes it faster; the defaults cost nothing.
         Raises BaseModelError, CheckpointError or OptionError, each before any network is changed.
         """
-        from .backends.find_base import find_base
-        from .backends.load_base import load_base
-        from .backends.speed import Speed, apply_speed, fold_timestep
-        from .weights.merge import merge_weights
+        from .load import load_parts
 
-        device = parse_device(device)
-        dtype = parse_dtype(dtype, device)
-        chosen = levers(fidelity)
+        chosen = strengths(fidelity)
         for_unet, for_vae = (strength, strength) if isinstance(strength, int | float) else strength
-        source = find_base(base, allow_download, revision)
-        osediff = _weights_for(source, weights)
-        loaded = load_base(source, None, "cpu", prediction_type=osediff.prediction_type)
-        _check_timestep(osediff, loaded.schedule)
-        speed = speed or Speed()
-        if speed.fold_timestep:
-            fold_timestep(loaded.unet.module, osediff.timestep)
-        unet, vae = merge_weights(
-            osediff,
-            loaded.unet.module,
-            loaded.vae.module,
+        parts = load_parts(
+            base,
+            weights,
+            dtype=dtype,
+            device=device,
             strength=(for_unet * chosen.unet, for_vae * chosen.vae),
             keep_base=keep_base,
-            dtype=dtype,
+            allow_download=allow_download,
+            revision=revision,
+            speed=speed,
         )
-        for part in (loaded.unet, loaded.vae, loaded.text):
-            part.to(device, dtype)
-        apply_speed(speed, loaded.unet.module, loaded.vae.module, dtype, device)
-        adapters = {"unet": unet, "vae": vae}
-        generator = cls(loaded.vae, loaded.unet, loaded.text, loaded.schedule, osediff.timestep, adapters)
+        generator = cls(*parts)
         generator.set_strength(step=chosen.step)
         return generator
 
     def set_strength(
         self, unet: float | None = None, vae: float | None = None, step: float | None = None
     ) -> None:
-        """Change the strength of the OSEDiff weights, and of the step itself; None leaves a part as it is.
+        """Change the strength of the weights, and of the step itself; None leaves a part as it is.
 
         unet, vae: 0 gives the base model, 1 the official result; in between and beyond, the weights are interpolated.
         step: 1 takes the restored latents, 0 leaves those of the input, in between they are blended.
@@ -156,11 +135,11 @@ class OneStepGenerator:
             self.adapters[part].strength = strength
 
     def set_fidelity(self, fidelity: float) -> None:
-        """Set all strengths by one slider: -1 more detail, 0 as trained, 1 nothing but the input (levers.py).
+        """Set all strengths by one slider: -1 more detail, 0 as trained, 1 nothing but the input (fidelity.py).
 
         Raises OptionError as `set_strength` does, and outside [-1, 1].
         """
-        self.set_strength(**levers(fidelity)._asdict())
+        self.set_strength(**strengths(fidelity)._asdict())
 
     def encode(
         self,
@@ -172,35 +151,10 @@ class OneStepGenerator:
         tiling: VAETiling = AUTO,
         progress: Progress | None = None,
     ) -> Tensor:
-        """LQ image -> scaled latents z_L, fp32.
-
-        lq (B, 3, H, W) in [-1, 1], H and W multiples of f = vae.downscale -> (B, C, H/f, W/f).
-        The posterior's mode is taken; with sample_posterior, a draw from it (as the official code does,
-        unseeded). The draw uses `generator`, on that generator's device, so that a CPU seed means the same
-        everywhere; or posterior_noise, standard normal, of the latents' shape.
-        tiling: how the VAE is tiled; by default where the image whole would need too much memory or its attention
-        minutes. progress(done, total): called as tiles are done; it may raise to stop the work.
-        Raises ImageError if the shape does not suit, OptionError for tiles while training, OutOfDisk.
-        """
-        self._check_image(lq)
-        lq = lq.contiguous()
-
-        def whole() -> Tensor:
-            mean, logvar = self.vae.encode(lq)
-            return torch.cat([mean.float(), logvar.float()], dim=1)
-
-        def stage() -> Tensor:
-            network = self.vae.encoder(*lq.shape[-2:])
-            moments = whole() if network is None else run("encode", network, lq, whole, tiling, progress)
-            return torch.cat(split_moments(moments, self.vae.latent_channels))
-
-        mean, logvar = run_stage("encode", self.vae, stage).chunk(2)
-        if sample_posterior or posterior_noise is not None:
-            if posterior_noise is None:
-                where = mean.device if generator is None else generator.device
-                posterior_noise = torch.randn(mean.shape, generator=generator, device=where)
-            mean = mean + torch.exp(0.5 * logvar) * posterior_noise.to(mean)
-        return mean * self.vae.scaling_factor
+        """`encode.encode` by this VAE: lq (B, 3, H, W) in [-1, 1] -> z_L (B, C, H/f, W/f), scaled, fp32."""
+        return encode(
+            self.vae, lq, sample_posterior, generator, posterior_noise, tiling=tiling, progress=progress
+        )
 
     def encode_prompt(self, prompts: list[str]) -> Tensor:
         """B prompts -> prompt_embeds (B, 77, D), without gradients."""
@@ -210,66 +164,38 @@ class OneStepGenerator:
         self,
         latents: Tensor,
         prompt_embeds: Tensor | None,
-        tile: int | None = None,
-        overlap: int | None = None,
-        tile_grid: str = "official",
         *,
-        tile_batch: int | None = None,
+        tiling: UNetTiling = WHOLE,
         progress: Progress | None = None,
     ) -> Tensor:
-        """The one step: scaled latents z_L (B, C, h, w), prompt_embeds (B or 1, L, D) -> z_H, scaled, fp32.
-
-        prompt_embeds: None for a UNet port that holds its own conditioning.
-        tile, overlap: in latents; areas above tile * tile are predicted in overlapping tiles and blended, in smaller
-        ones where memory is short. None is no tiling; overlap is a third of the tile if not given (the official pair is
-        96 and 32). tile_grid: "balanced" or "official". tile_batch: tiles at once. progress(done, total): called as
-        tiles are done. Raises OptionError for impossible tiles.
-        """
-        model_output = self.predict(
-            latents, prompt_embeds, tile, overlap, tile_grid, tile_batch=tile_batch, progress=progress
+        """`denoise.denoise` by this UNet: z_L (B, C, h, w), prompt_embeds (B or 1, L, D) -> z_H, scaled, fp32."""
+        return denoise(
+            self.unet,
+            self.schedule,
+            self.timestep,
+            latents,
+            prompt_embeds,
+            tiling=tiling,
+            step=self.step,
+            progress=progress,
         )
-        latents = latents.to(model_output.device)
-        restored = self.schedule.predict_x0(latents, model_output, self.timestep)
-        return restored if self.step == 1 else torch.lerp(latents.to(restored), restored, self.step)
 
     def predict(
         self,
         latents: Tensor,
         prompt_embeds: Tensor | None,
-        tile: int | None = None,
-        overlap: int | None = None,
-        tile_grid: str = "official",
         *,
-        tile_batch: int | None = None,
+        tiling: UNetTiling = WHOLE,
         progress: Progress | None = None,
     ) -> Tensor:
-        """The UNet's output at timestep T, whole or blended from tiles; arguments as in `denoise`."""
-        latents = latents.contiguous()
-        batch = latents.shape[0]
-        embeds = _one_for_each(prompt_embeds, batch)
-        timesteps = torch.full((batch,), self.timestep, dtype=torch.long, device=latents.device)
-        tiling = UNetTiling(tile, overlap, tile_grid, tile_batch)
-        return run_stage(
-            "denoise", self.unet, lambda: predict(self.unet, latents, timesteps, embeds, tiling, progress)
-        )
+        """The UNet's output at timestep T, fp32; arguments as in `denoise`."""
+        return predict(self.unet, self.timestep, latents, prompt_embeds, tiling=tiling, progress=progress)
 
     def decode(
         self, latents: Tensor, *, tiling: VAETiling = AUTO, progress: Progress | None = None
     ) -> Tensor:
-        """Scaled latents z_H (B, C, h, w) -> restored image (B, 3, f h, f w), fp32, clamped to [-1, 1].
-
-        tiling, progress: as in `encode`. Raises OptionError for tiles while training, OutOfDisk.
-        """
-        unscaled = (latents / self.vae.scaling_factor).contiguous()
-
-        def whole() -> Tensor:
-            return self.vae.decode(unscaled).float()
-
-        def stage() -> Tensor:
-            network = self.vae.decoder(*unscaled.shape[-2:])
-            return whole() if network is None else run("decode", network, unscaled, whole, tiling, progress)
-
-        return run_stage("decode", self.vae, stage).clamp(-1, 1)
+        """`decode.decode` by this VAE: scaled latents z_H (B, C, h, w) -> image (B, 3, f h, f w), fp32, in [-1, 1]."""
+        return decode(self.vae, latents, tiling=tiling, progress=progress)
 
     @torch.inference_mode()
     def restore(
@@ -277,12 +203,10 @@ class OneStepGenerator:
         lq: Tensor,
         prompt: str | list[str] = "",
         *,
-        tile: int | None = None,
-        overlap: int | None = None,
-        tile_grid: str = "official",
+        unet_tiling: UNetTiling = WHOLE,
+        vae_tiling: VAETiling = AUTO,
         sample_posterior: bool = False,
         generator: torch.Generator | None = None,
-        vae_tiling: VAETiling = AUTO,
         progress: Progress | None = None,
     ) -> Tensor:
         """LQ image (B, 3, H, W) in [-1, 1], any size -> restored image of the same size, fp32, in [-1, 1].
@@ -292,62 +216,9 @@ class OneStepGenerator:
         each. Other arguments as in `encode` and `denoise`. Raises ImageError, OptionError.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        _check_rgb(lq)
+        check_rgb(lq)
         padded, size = pad_to_multiple(lq, self.vae.downscale)
         prompt_embeds = self.encode_prompt(prompts)
         latents = self.encode(padded, sample_posterior, generator, tiling=vae_tiling, progress=progress)
-        latents = self.denoise(latents, prompt_embeds, tile, overlap, tile_grid, progress=progress)
+        latents = self.denoise(latents, prompt_embeds, tiling=unet_tiling, progress=progress)
         return crop_back(self.decode(latents, tiling=vae_tiling, progress=progress), size)
-
-    def _check_image(self, lq: Tensor) -> None:
-        _check_rgb(lq)
-        height, width = lq.shape[-2:]
-        f = self.vae.downscale
-        if height % f or width % f or not height or not width:
-            raise ImageError(
-                f"The image is {width}x{height}, but the VAE takes sides that are multiples of {f}; pad it "
-                "first (restore() does) or resize it."
-            )
-
-
-def _weights_for(source: Source, path: str | Path | None) -> OSEDiffWeights:
-    """The OSEDiff weights in the file at `path`, or those that lie beside the base."""
-    from .weights.checkpoint import read_weights
-    from .weights.identify import identify
-
-    path = path if path is not None else source.default_weights
-    if path is None:
-        identity = identify(source.path)
-        if identity.kind not in _BASE_KINDS:  # then the base is the mistake, not the missing weights
-            raise BaseModelError(f"The base {source.name} is {identity.what}; {identity.use}.")
-        raise CheckpointError(
-            f"The base {source.name} brings no OSEDiff weights of its own; give some (--weights), for "
-            "example the official osediff.pkl."
-        )
-    return read_weights(path)
-
-
-def _check_timestep(weights: OSEDiffWeights, schedule: NoiseSchedule) -> None:
-    if weights.timestep >= schedule.num_timesteps:
-        raise CheckpointError(
-            f"{weights.source} is for timestep {weights.timestep}, but the base's schedule ends at "
-            f"{schedule.num_timesteps - 1}; use weights and a base that belong together."
-        )
-
-
-def _check_rgb(image: Tensor) -> None:
-    if image.dim() != 4 or image.shape[1] != 3:
-        raise ImageError(
-            f"An image has the shape (batch, 3, height, width), not {tuple(image.shape)}; give RGB images."
-        )
-
-
-def _one_for_each(prompt_embeds: Tensor | None, batch: int) -> Tensor | None:
-    if prompt_embeds is None:
-        return None
-    if prompt_embeds.shape[0] not in (1, batch):
-        raise OptionError(
-            f"There are {prompt_embeds.shape[0]} prompts for {batch} images; give one prompt, or one for "
-            "each image."
-        )
-    return prompt_embeds.expand(batch, -1, -1)

@@ -1,4 +1,4 @@
-"""From picture to restored picture: resize -> one diffusion step -> colour fix -> alpha."""
+"""Pipeline from an image to the restored image: resize -> encode -> denoise -> decode -> colour fix -> alpha."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from torch import Tensor
 from . import color
 from .geometry import enlarge, target_size
 from .images.picture import Picture
-from .runtime.device import clear_memory_errors
+from .ports import Progress
+from .runtime.memory import explain_out_of_memory
+from .tiles.unet import UNetTiling
 from .tiles.vae import AUTO, VAETiling
 
 if TYPE_CHECKING:
     from .generator import OneStepGenerator
-    from .tiles.unet import Progress
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,11 @@ class RestoreOptions:
     seed: int = 0
     vae: VAETiling = AUTO
 
+    @property
+    def unet(self) -> UNetTiling:
+        """How the UNet is tiled."""
+        return UNetTiling(self.tile or None, self.overlap, self.tile_grid)
+
     def target_for(self, picture: Picture) -> tuple[int, int]:
         """The (width, height) that `picture` will get. Raises OptionError if that is not possible."""
         return target_size(*picture.size, scale=None if self.size else self.scale, size=self.size)
@@ -69,20 +75,18 @@ def restore_picture(
     """
     options = options or RestoreOptions()
     width, height = options.target_for(picture)
-    with clear_memory_errors("resize"):
+    with explain_out_of_memory("resize"):
         lq, alpha = _enlarge(picture, (width, height))
     restored = generator.restore(
         lq * 2 - 1,
         options.prompt if prompter is None else prompter(lq * 2 - 1),
-        tile=options.tile or None,
-        overlap=options.overlap,
-        tile_grid=options.tile_grid,
+        unet_tiling=options.unet,
+        vae_tiling=options.vae,
         sample_posterior=options.sample_posterior,
         generator=torch.Generator().manual_seed(options.seed) if options.sample_posterior else None,
-        vae_tiling=options.vae,
         progress=progress,
     )
-    with clear_memory_errors("colour fix"), torch.inference_mode():
+    with explain_out_of_memory("colour fix"), torch.inference_mode():
         rgb = (restored.to("cpu", torch.float32) + 1) / 2
         if picture.bits == 8:
             rgb = _to_8_bits(rgb)

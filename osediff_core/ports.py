@@ -1,69 +1,77 @@
-"""The three ports of the generator: what it needs of a VAE, a UNet and a text encoder, and nothing more.
+"""Ports of the generator: what it asks of a VAE, a UNet and a text encoder, and nothing more.
 
-The algorithm is written once against these. `backends/` implements them with diffusers and transformers;
-another runtime may bring its own.
+The algorithm is written once against these. `backends/` implements them with diffusers and transformers, the pack's
+`nodes/native/` with ComfyUI's own models; another runtime may bring its own.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from collections.abc import Callable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from .runtime.device import HasFp32
+from .layers import Network
+from .runtime.gradients import Trainable
+from .runtime.stage import HasFp32
 
-if TYPE_CHECKING:
-    from .tiles.vae import Network
+# progress(done, total), called as tiles are done; it may raise to stop the work
+Progress = Callable[[int, int], None]
 
 
 @runtime_checkable
 class LatentCodec(HasFp32, Protocol):
-    """The VAE: images (B, 3, H, W) in [-1, 1] to and from UNSCALED latents (B, C, H / f, W / f).
+    """The VAE: images (B, 3, H, W) in [-1, 1] to and from scaled latents (B, C, H / f, W / f), of variance about 1.
 
-    downscale: f, image pixels per latent, along each axis (8 for Stable Diffusion).
-    latent_channels: C (4 for Stable Diffusion).
-    scaling_factor: s; the generator works on latents times s, whose variance is about 1.
+    How it scales and shifts its latents is its own business (`LatentScale`).
     """
 
-    downscale: int
-    latent_channels: int
-    scaling_factor: float
+    @property
+    def downscale(self) -> int:
+        """f: image pixels per latent along each axis (8 for Stable Diffusion)."""
+        ...
+
+    @property
+    def latent_channels(self) -> int:
+        """C (4 for Stable Diffusion)."""
+        ...
+
+    def encode(self, image: Tensor) -> Tensor:
+        """image (B, 3, H, W) in [-1, 1], sides multiples of f -> posterior (B, 2 C, H/f, W/f), fp32.
+
+        That is mean and standard deviation of the scaled latents, one after the other along the channels.
+        """
+        ...
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Scaled latents (B, C, h, w) -> image (B, 3, f h, f w), about [-1, 1], not clamped."""
+        ...
 
     def encoder(self, height: int, width: int) -> Network | None:
-        """The encoder as layers, for tiles: image (B, 3, H, W) -> moments (`moments.split`).
+        """`encode` as layers, for tiles.
 
         Ready for images of that size: what has to be loaded is loaded. None if it has layers that cannot be described.
         """
         ...
 
     def decoder(self, height: int, width: int) -> Network | None:
-        """The decoder as layers, for tiles: unscaled latents (B, C, h, w) -> image; as `encoder`."""
-        ...
-
-    def encode(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """image (B, 3, H, W) in [-1, 1], sides multiples of f -> posterior mean, logvar (B, C, H/f, W/f)."""
-        ...
-
-    def decode(self, latents: Tensor) -> Tensor:
-        """Unscaled latents (B, C, h, w) -> image (B, 3, f h, f w), about [-1, 1], not clamped."""
+        """`decode` as layers, for tiles, ready for latents of that size; as `encoder`."""
         ...
 
 
 @runtime_checkable
-class NoisePredictor(HasFp32, Protocol):
-    """The UNet: what is predicted (noise, v) is said by the schedule's prediction_type.
+class NoisePredictor(HasFp32, Trainable, Protocol):
+    """The UNet: what it predicts (noise, v) is said by the schedule's prediction_type."""
 
-    bytes_per_latent: about what it holds at its worst moment for each place of its input, besides its weights; None
-    where the runtime makes room by itself.
-    device: where it computes and answers, wherever its input is; None: where its input is.
-    """
+    @property
+    def bytes_per_latent(self) -> int | None:
+        """Peak activation bytes for each place of the latents; None where the runtime makes room by itself."""
+        ...
 
-    bytes_per_latent: int | None
-    device: torch.device | None
-
-    def requires_grad(self) -> bool:
-        """Whether any of its weights is trained."""
+    @property
+    def device(self) -> torch.device | None:
+        """Where it computes and answers, wherever its input is; None: where its input is."""
         ...
 
     def __call__(self, latents: Tensor, timesteps: Tensor, prompt_embeds: Tensor | None) -> Tensor:
@@ -81,3 +89,32 @@ class PromptEncoder(HasFp32, Protocol):
     def __call__(self, prompts: list[str]) -> Tensor:
         """B prompts -> prompt_embeds (B, L, D); L = 77, D = 1024 for SD 2.1."""
         ...
+
+    def fits(self, prompt: str) -> bool:
+        """Whether it reads the whole prompt."""
+        ...
+
+
+class LatentScale(NamedTuple):
+    """From what a VAE's networks compute to scaled latents and back: z = scale (z_network - shift)."""
+
+    scale: float = 1.0
+    shift: float = 0.0
+
+    def posterior(self, moments: Tensor, latent_channels: int) -> Tensor:
+        """What an encoder gives, (B, 2 C, h, w) with mean and logvar, or (B, C, h, w) -> posterior, fp32.
+
+        logvar is clamped as in Stable Diffusion's own code; without one there is nothing to draw, and the standard
+        deviation is 0.
+        """
+        moments = moments.float()
+        if moments.shape[1] == latent_channels:
+            mean, std = moments, torch.zeros_like(moments)
+        else:
+            mean, logvar = moments.chunk(2, dim=1)
+            std = torch.exp(0.5 * logvar.clamp(-30.0, 20.0))
+        return torch.cat([self.scale * (mean - self.shift), self.scale * std], dim=1)
+
+    def undo(self, latents: Tensor) -> Tensor:
+        """Scaled latents -> what a decoder takes, of the same shape and dtype."""
+        return latents / self.scale + self.shift

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from .errors import BaseModelError, first_line
 
-PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
+PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")  # that a base's scheduler may name
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,8 @@ class NoiseSchedule:
     Stable Diffusion the x0 equation multiplies any rounding error of the prediction by 1 / alpha_T = 14.6.
 
     alphas_cumprod: (num_train_timesteps,) fp32, falling from nearly 1 to nearly 0.
-    prediction_type: "epsilon" (the noise), "v_prediction" (alpha_t eps - sigma_t x0) or "sample" (x0).
+    prediction_type: "epsilon" (the noise), "v_prediction" (alpha_t eps - sigma_t x0), "sample" (x0), or, of one-step
+    methods that were trained so on any of these, "residual" (z_t - x0).
     """
 
     alphas_cumprod: Tensor
@@ -92,6 +93,8 @@ class NoiseSchedule:
             return (z_t - sigma * model_output) / alpha
         if self.prediction_type == "v_prediction":
             return alpha * z_t - sigma * model_output
+        if self.prediction_type == "residual":
+            return z_t - model_output
         return model_output
 
     def predict_eps(self, z_t: Tensor, x0: Tensor, timesteps: int | Tensor) -> Tensor:

@@ -11,13 +11,12 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
+from ...osediff_core.denoise import denoise
 from ...osediff_core.errors import OptionError
-from ...osediff_core.generator import OneStepGenerator
-from ...osediff_core.tiles.grid import lay_tiles
+from ...osediff_core.tiles.unet import UNetTiling
 from .lora import attachment_of
 from .unet import NativeUNet, native_schedule
 
-_GRID = "official"
 # What a conditioning may hold that lies somewhere in the picture, and that a tile would see in the wrong place.
 _REGIONAL = ("area", "mask", "control", "gligen")
 
@@ -25,12 +24,12 @@ _REGIONAL = ("area", "mask", "control", "gligen")
 class OneStepSampler(comfy.samplers.Sampler):
     """The step at the timestep of sigmas[0], one frame after the other, in tiles where a frame is large.
 
-    tile, overlap: latents; 0 is no tiling. strength: 1 is the restored latents, 0 those of the input, between
+    strength: 1 is the restored latents, 0 those of the input, between
     them a blend. Noise is ignored. A noise mask restricts the restoration to where it is 1.
     """
 
-    def __init__(self, tile: int, overlap: int, strength: float = 1.0) -> None:
-        self.tile, self.overlap, self.strength = tile, overlap, strength
+    def __init__(self, tiling: UNetTiling, strength: float = 1.0) -> None:
+        self.tiling, self.strength = tiling, strength
 
     def sample(
         self,
@@ -50,18 +49,12 @@ class OneStepSampler(comfy.samplers.Sampler):
         attachment_of(model_wrap.model_patcher)  # a guider may have been given another MODEL than the sampler
         model = model_wrap.inner_model
         frames, _, height, width = latent_image.shape
-        tile = self.tile or None
-        tiles = len(lay_tiles(_GRID, height, width, tile, self.overlap))
+        tiles = len(self.tiling.lay(height, width))
         if tiles > 1:
             _refuse_regional(model_wrap)
-        generator = OneStepGenerator(
-            None,
-            NativeUNet(model_wrap, model, extra_args),
-            None,
-            native_schedule(model.model_sampling),
-            int(model.model_sampling.timestep(sigmas[:1])),
-        )
-        generator.set_strength(step=self.strength)
+        unet = NativeUNet(model_wrap, model, extra_args)
+        schedule = native_schedule(model.model_sampling)
+        timestep = int(model.model_sampling.timestep(sigmas[:1]))
         total = frames * tiles
         restored = latent_image.clone()
         for frame in range(frames):
@@ -73,7 +66,16 @@ class OneStepSampler(comfy.samplers.Sampler):
 
             latents = latent_image[frame : frame + 1]
             with _conds_of_frame(model_wrap, frame, frames):
-                x0 = generator.denoise(latents, None, tile, self.overlap, _GRID, progress=show)
+                x0 = denoise(
+                    unet,
+                    schedule,
+                    timestep,
+                    latents,
+                    None,
+                    tiling=self.tiling,
+                    step=self.strength,
+                    progress=show,
+                )
             if denoise_mask is not None:
                 x0 = torch.lerp(latents, x0, denoise_mask[frame % denoise_mask.shape[0]][None].to(x0))
             restored[frame : frame + 1] = x0

@@ -1,4 +1,4 @@
-"""ComfyUI's VAE behind the port of osediff_core: taken whole by itself, or walked over in the core's exact tiles."""
+"""ComfyUI's VAE behind the core's port: whole by itself, or as layers for the core's exact tiles."""
 
 from __future__ import annotations
 
@@ -20,22 +20,17 @@ from comfy.ldm.models.autoencoder import (
 from comfy.ldm.modules.diffusionmodules import model as ldm
 from torch import Tensor, nn
 
-from ...osediff_core import moments
-from ...osediff_core.generator import OneStepGenerator
-from ...osediff_core.schedule import NoiseSchedule
-from ...osediff_core.tiles.vae import Network
-from ...osediff_core.tiles.vae.layers import Attention, Convolution, Head, Layer, Norm, Resnet
+from ...osediff_core.layers import Attention, Convolution, Head, Layer, Network, Norm, Resnet
+from ...osediff_core.ports import LatentScale
 from .unet import casting_layers
 
 
 class NativeVAE:
-    """LatentCodec over a VAE of ComfyUI.
+    """LatentCodec over a VAE of ComfyUI; its latents are those of a LATENT, which the MODEL scales.
 
     A VAE of Stable Diffusion's architecture is called directly, so that the core decides on tiles; one of another
     (TAESD, a video model's) is left to ComfyUI, which falls back on its own tiles when memory runs out.
     """
-
-    scaling_factor = 1.0  # a LATENT is unscaled; the MODEL scales it
 
     def __init__(self, vae: comfy.sd.VAE) -> None:
         self._vae = copy.copy(vae)  # the dtype may change for a moment; the graph's own object must not
@@ -59,16 +54,17 @@ class NativeVAE:
                 self._vae.vae_dtype = kept
 
     def encoder(self, height: int, width: int) -> Network | None:
-        """Image -> moments, for tiles; None for another architecture. Loads the VAE onto its device."""
-        return self._network(encoder_layers, 1, self._vae.memory_used_encode, (1, 3, height, width))
+        """`encode` as layers, for tiles; None for another architecture. Loads the VAE onto its device."""
+        memory = self._vae.memory_used_encode
+        return self._network(encoder_layers, 1, memory, (1, 3, height, width), self._posterior)
 
     def decoder(self, height: int, width: int) -> Network | None:
-        """Unscaled latents -> image, for tiles; None for another architecture. Loads the VAE onto its device."""
+        """`decode` as layers, for tiles; None for another architecture. Loads the VAE onto its device."""
         shape = (1, self.latent_channels, height, width)
         return self._network(decoder_layers, self.downscale, self._vae.memory_used_decode, shape)
 
-    def encode(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """image (B, 3, H, W) in [-1, 1] -> mean, logvar (B, C, H/f, W/f); logvar is -30 without a posterior."""
+    def encode(self, image: Tensor) -> Tensor:
+        """image (B, 3, H, W) in [-1, 1] -> posterior (B, 2 C, H/f, W/f): mean, deviation (0 where it has none)."""
         if _is_known(self._vae):
             model = self._vae.first_stage_model
             found = model.encoder(self._to_device(image))  # `model.encode` would give the mean alone
@@ -77,13 +73,17 @@ class NativeVAE:
             found = found.to(self._vae.output_device)
         else:
             found = self._vae.encode(((image + 1) / 2).movedim(1, -1))
-        return moments.split(found, self.latent_channels)
+        return self._posterior(found)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Unscaled latents (B, C, h, w) -> image (B, 3, f h, f w), about [-1, 1]."""
+        """LATENT's latents (B, C, h, w) -> image (B, 3, f h, f w), about [-1, 1], fp32."""
         if _is_known(self._vae):
-            return self._vae.first_stage_model.decode(self._to_device(latents)).to(self._vae.output_device)
-        return self._vae.decode(latents).movedim(-1, 1) * 2 - 1
+            decoded = self._vae.first_stage_model.decode(self._to_device(latents))
+            return decoded.to(self._vae.output_device).float()
+        return (self._vae.decode(latents).movedim(-1, 1) * 2 - 1).float()
+
+    def _posterior(self, moments: Tensor) -> Tensor:
+        return LatentScale().posterior(moments, self.latent_channels)
 
     def _to_device(self, x: Tensor) -> Tensor:
         return x.to(self._vae.device, self._vae.vae_dtype)
@@ -94,6 +94,7 @@ class NativeVAE:
         pixels: int,
         memory: Callable[[tuple[int, ...], torch.dtype], float],
         shape: tuple[int, ...],
+        after: Callable[[Tensor], Tensor] = lambda x: x,
     ) -> Network | None:
         vae = self._vae
         if not _is_known(vae):
@@ -108,13 +109,9 @@ class NativeVAE:
             vae.device,
             vae.vae_dtype,
             pixels,
+            after=after,
             result_device=vae.output_device,
         )
-
-
-def codec_generator(vae: comfy.sd.VAE) -> OneStepGenerator:
-    """The core's generator with a VAE alone: its verbs are encode and decode, which ask nothing of a schedule."""
-    return OneStepGenerator(NativeVAE(vae), None, None, NoiseSchedule(torch.ones(1)))
 
 
 def encoder_layers(model: AutoencodingEngine, device: torch.device) -> list[Layer]:

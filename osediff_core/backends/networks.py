@@ -11,9 +11,10 @@ from collections.abc import Callable
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
 
+from ..errors import OptionError
+from ..layers import Layer, Network
+from ..ports import LatentScale
 from ..runtime.torch_part import TorchPart
-from ..tiles.vae import Network
-from ..tiles.vae.layers import Layer
 from .vae_layers import UnknownLayer, decoder_layers, encoder_layers
 
 logger = logging.getLogger(__name__)
@@ -29,31 +30,39 @@ class DiffusersVAE(TorchPart):
         self.downscale = 2 ** (len(module.config.block_out_channels) - 1)
         self.latent_channels = int(module.config.latent_channels)
         self.scaling_factor = float(module.config.scaling_factor)
+        self._scale = LatentScale(self.scaling_factor, module.config.get("shift_factor") or 0.0)
+
+    def encode(self, image: Tensor) -> Tensor:
+        """image (B, 3, H, W) in [-1, 1] -> posterior (B, 2 C, H/f, W/f) of the scaled latents: mean, deviation."""
+        return self._posterior(self.module.encode(image.to(self.device, self.dtype)).latent_dist.parameters)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Scaled latents (B, C, h, w) -> image (B, 3, f h, f w), about [-1, 1], not clamped, fp32."""
+        return self.module.decode(self._scale.undo(latents).to(self.device, self.dtype)).sample.float()
+
+    def _posterior(self, moments: Tensor) -> Tensor:
+        return self._scale.posterior(moments, self.latent_channels)
 
     def encoder(self, height: int, width: int) -> Network | None:
-        """image -> moments, for tiles; None if some layer is not Stable Diffusion's."""
-        return self._network(encoder_layers, 1)
+        """`encode` as layers, for tiles; None if some layer is not Stable Diffusion's."""
+        return self._network(encoder_layers, pixels=1, after=self._posterior)
 
     def decoder(self, height: int, width: int) -> Network | None:
-        """Unscaled latents -> image, for tiles; None if some layer is not Stable Diffusion's."""
-        return self._network(decoder_layers, self.downscale)
+        """`decode` as layers, for tiles; None if some layer is not Stable Diffusion's."""
+        return self._network(decoder_layers, pixels=self.downscale, before=self._scale.undo)
 
-    def _network(self, layers: Callable[[AutoencoderKL], list[Layer]], pixels: int) -> Network | None:
+    def _network(
+        self,
+        layers: Callable[[AutoencoderKL], list[Layer]],
+        pixels: int,
+        **scaling: Callable[[Tensor], Tensor],
+    ) -> Network | None:
         try:
             found = layers(self.module)
         except UnknownLayer as unknown:
             logger.info("this VAE is not tiled: it has %s", unknown)
             return None
-        return Network(found, self.device, self.dtype, pixels, self.requires_grad)
-
-    def encode(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """image (B, 3, H, W) in [-1, 1] -> mean, logvar (B, C, H/f, W/f) of the unscaled latents."""
-        posterior = self.module.encode(image.to(self.device, self.dtype)).latent_dist
-        return posterior.mean, posterior.logvar
-
-    def decode(self, latents: Tensor) -> Tensor:
-        """Unscaled latents (B, C, h, w) -> image (B, 3, f h, f w), about [-1, 1], not clamped."""
-        return self.module.decode(latents.to(self.device, self.dtype)).sample
+        return Network(found, self.device, self.dtype, pixels, requires_grad=self.requires_grad, **scaling)
 
 
 class DiffusersUNet(TorchPart):
@@ -66,8 +75,13 @@ class DiffusersUNet(TorchPart):
         """Measured on a CPU: 21 elements per channel of the first level for two levels, 28 to 38 for SD 2.1's four."""
         return 40 * self.module.config.block_out_channels[0] * self.dtype.itemsize
 
-    def __call__(self, latents: Tensor, timesteps: Tensor, prompt_embeds: Tensor) -> Tensor:
-        """Scaled latents (B, C, h, w), timesteps (B,), prompt_embeds (B, L, D) -> prediction (B, C, h, w)."""
+    def __call__(self, latents: Tensor, timesteps: Tensor, prompt_embeds: Tensor | None) -> Tensor:
+        """Scaled latents (B, C, h, w), timesteps (B,), prompt_embeds (B, L, D) -> prediction (B, C, h, w).
+
+        Raises OptionError without prompt_embeds.
+        """
+        if prompt_embeds is None:
+            raise OptionError("This UNet needs the embeddings of a prompt; encode one, an empty one will do.")
         return self.module(
             latents.to(self.device, self.dtype),
             timesteps.to(self.device),

@@ -1,4 +1,4 @@
-"""Prompts to embeddings: tokenise, run CLIP's text encoder, remember."""
+"""Text encoder: prompts are tokenised, run through CLIP and remembered."""
 
 from __future__ import annotations
 

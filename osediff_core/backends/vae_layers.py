@@ -12,7 +12,7 @@ from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
 
-from ..tiles.vae.layers import Attention, Convolution, Head, Layer, Norm, Resnet
+from ..layers import Attention, Convolution, Head, Layer, Norm, Resnet
 
 
 class UnknownLayer(Exception):

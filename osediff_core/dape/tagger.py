@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor
 
-from ..runtime.device import parse_device, parse_dtype, run_stage
+from ..runtime.device import parse_device, parse_dtype
+from ..runtime.stage import run_stage
 from ..runtime.torch_part import TorchPart
 from .network import TaggerNetwork
 from .preprocess import preprocess_each

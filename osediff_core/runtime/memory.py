@@ -1,15 +1,32 @@
-"""How much memory is free, for choosing tiles by."""
+"""Memory: how much is free, for choosing tiles by, and one sentence where it ends."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import torch
 
+from ..errors import OutOfMemory
+
 _CGROUP = Path("/sys/fs/cgroup")
 _UNKNOWN = 2**30  # for a device that does not say: little enough for any
+_OUT_OF_MEMORY = (  # in lower case
+    "out of memory",
+    "can't allocate memory",
+    "not enough memory",
+    "cublas_status_alloc_failed",
+    "bad allocation",
+    "bad alloc",
+    "bad_alloc",
+)
+_HELP = (
+    "The {stage} stage ran out of memory; use a smaller target size, smaller tiles, fp16 or bf16, or another "
+    "device."
+)
 
 
 def free_memory(device: torch.device) -> int:
@@ -31,6 +48,19 @@ def release_memory(device: torch.device) -> None:
     backend = getattr(torch, device.type, None)
     if device.type != "cpu" and hasattr(backend, "empty_cache"):
         backend.empty_cache()
+
+
+@contextmanager
+def explain_out_of_memory(stage: str) -> Iterator[None]:
+    """Turn any runtime's out-of-memory error into OutOfMemory with one sentence that says what helps."""
+    try:
+        yield
+    except RuntimeError as error:  # accelerators raise a kind of it, the CPU's allocator a plain one
+        if any(phrase in str(error).lower() for phrase in _OUT_OF_MEMORY):
+            raise OutOfMemory(_HELP.format(stage=stage)) from error
+        raise
+    except MemoryError as error:
+        raise OutOfMemory(_HELP.format(stage=stage)) from error
 
 
 def _container_limits() -> list[int]:

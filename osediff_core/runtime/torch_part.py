@@ -1,4 +1,4 @@
-"""What the networks behind the ports have in common: where their weights are, and in which precision."""
+"""Common part of the adapters over torch modules: where their weights are, and in which precision."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 import torch
 from torch import nn
 
-from .device import weights_in_fp32
+from .stage import weights_in_fp32
 
 
 class TorchPart:

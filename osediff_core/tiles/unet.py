@@ -1,23 +1,20 @@
-"""A noise predictor over overlapping tiles: bounded memory for latents of any size."""
+"""Overlapping, blended tiles for a noise predictor: bounded memory for latents of any size."""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from ..errors import OutOfMemory
-from ..ports import NoisePredictor
-from ..runtime.device import clear_memory_errors
+from ..ports import NoisePredictor, Progress
 from ..runtime.gradients import needs_gradients
-from ..runtime.memory import free_memory, release_memory
+from ..runtime.memory import explain_out_of_memory, free_memory, release_memory
 from .grid import Tile, gaussian_weights, lay_tiles
-
-Progress = Callable[[int, int], None]
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +72,9 @@ class UNetTiling:
         return None
 
 
+WHOLE = UNetTiling()
+
+
 def predict(
     unet: NoisePredictor,
     latents: Tensor,
@@ -98,7 +98,7 @@ def predict(
     while True:
         tiles = tiling.lay(*size)
         try:
-            with clear_memory_errors("denoise"):
+            with explain_out_of_memory("denoise"):
                 if len(tiles) == 1:
                     return unet(latents, timesteps, prompt_embeds).float()
                 return predict_tiled(unet, latents, timesteps, prompt_embeds, tiles, tiling.batch, progress)

@@ -5,7 +5,7 @@ import torch
 
 from osediff_core import OneStepGenerator
 from osediff_core.errors import OptionError
-from osediff_core.fidelity import levers
+from osediff_core.fidelity import strengths
 
 
 @pytest.fixture
@@ -20,16 +20,16 @@ def generator(mini):
 
 
 def test_the_path():
-    assert levers(0) == (1, 1, 1)
-    assert levers(1) == (1, 0, 0)
-    assert levers(-1) == (1.25, 1, 1)
-    middle = [levers(f / 8) for f in range(-8, 9)]
+    assert strengths(0) == (1, 1, 1)
+    assert strengths(1) == (1, 0, 0)
+    assert strengths(-1) == (1.25, 1, 1)
+    middle = [strengths(f / 8) for f in range(-8, 9)]
     for part in range(3):  # no part turns back on the way
         values = [point[part] for point in middle]
         assert values == sorted(values, reverse=True)
     for outside in (-1.01, 1.5, float("nan")):
         with pytest.raises(OptionError, match="not between -1"):
-            levers(outside)
+            strengths(outside)
 
 
 def test_at_the_end_nothing_but_the_input_is_left(generator, image):

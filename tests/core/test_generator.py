@@ -16,7 +16,6 @@ from torch import Tensor
 import osediff_core
 from osediff_core import OneStepGenerator
 from osediff_core.backends.load_base import load_base
-from osediff_core.backends.speed import Speed
 from osediff_core.errors import (
     BaseModelError,
     CheckpointError,
@@ -26,6 +25,7 @@ from osediff_core.errors import (
     OutOfMemory,
 )
 from osediff_core.runtime.device import parse_device, parse_dtype
+from osediff_core.tiles.unet import UNetTiling
 from osediff_core.weights.checkpoint import read_weights, write_weights
 
 PROMPT = "a cat, sitting, wood,"
@@ -114,39 +114,39 @@ def test_the_posterior_is_drawn_only_when_asked_and_the_same_for_a_seed(
 
 def test_one_tile_over_everything_changes_nothing(mini_generator: OneStepGenerator) -> None:
     lq = image(64, 48)
-    assert torch.equal(mini_generator.restore(lq, tile=96, overlap=32), mini_generator.restore(lq))
+    assert torch.equal(mini_generator.restore(lq, unet_tiling=UNetTiling(96, 32)), mini_generator.restore(lq))
 
 
 def test_tiles_at_once_give_the_same_as_one_by_one(mini_generator: OneStepGenerator) -> None:
     latents, steps = torch.randn(1, 4, 20, 28), []
     with torch.inference_mode():
         embeds = mini_generator.encode_prompt([PROMPT])
-        single = mini_generator.predict(latents, embeds, 16, 6, progress=lambda *step: steps.append(step))
-        batched = mini_generator.predict(latents, embeds, 16, 6, tile_batch=3)
+        single = mini_generator.predict(
+            latents, embeds, tiling=UNetTiling(16, 6), progress=lambda *step: steps.append(step)
+        )
+        batched = mini_generator.predict(latents, embeds, tiling=UNetTiling(16, 6, batch=3))
     torch.testing.assert_close(batched, single, rtol=0, atol=1e-5)
     assert steps == [(i, 6) for i in range(1, 7)]
 
 
 def test_a_narrow_latent_is_tiled_where_the_official_code_hangs(mini_generator: OneStepGenerator) -> None:
-    assert mini_generator.restore(image(32, 400), tile=12, overlap=4).shape == (1, 3, 32, 400)
+    restored = mini_generator.restore(image(32, 400), unet_tiling=UNetTiling(12, 4))
+    assert restored.shape == (1, 3, 32, 400)
 
 
-@pytest.mark.parametrize(
-    "options", [{"tile": 0}, {"tile": 8, "overlap": 8}, {"tile": 2, "tile_grid": "round"}]
-)
+@pytest.mark.parametrize("tiling", [UNetTiling(0), UNetTiling(8, 8), UNetTiling(2, grid="round")])
 def test_impossible_tiles_are_refused_even_where_none_are_needed(
-    mini_generator: OneStepGenerator, options: dict
+    mini_generator: OneStepGenerator, tiling: UNetTiling
 ) -> None:
     with pytest.raises(OptionError):
-        mini_generator.restore(image(8, 8), **options)
+        mini_generator.restore(image(8, 8), unet_tiling=tiling)
 
 
 # --- weights and strength ---
 
 
 def test_strength_goes_from_the_base_to_the_official_result_and_back(mini: MiniModel) -> None:
-    unfolded = Speed(fold_timestep=False)  # to compare with the base bit for bit
-    generator = OneStepGenerator.load(mini.base, mini.weights, dtype="fp32", device="cpu", speed=unfolded)
+    generator = OneStepGenerator.load(mini.base, mini.weights, dtype="fp32", device="cpu")
     base = load_base(mini.base, "fp32", "cpu")
     plain = OneStepGenerator(base.vae, base.unet, base.text, base.schedule)
     lq = image()
@@ -159,7 +159,7 @@ def test_strength_goes_from_the_base_to_the_official_result_and_back(mini: MiniM
     generator.set_strength(unet=1.0, vae=1.0)
     assert torch.equal(generator.restore(lq, PROMPT), full)
     loaded_half = OneStepGenerator.load(
-        mini.base, mini.weights, dtype="fp32", device="cpu", strength=(0.5, 0.0), speed=unfolded
+        mini.base, mini.weights, dtype="fp32", device="cpu", strength=(0.5, 0.0)
     )
     assert torch.equal(loaded_half.restore(lq, PROMPT), half)
 
@@ -203,9 +203,7 @@ def test_a_base_stored_in_half_precision_is_merged_in_fp32_too(mini: MiniModel, 
     for part in ("unet", "vae"):
         getattr(stored, part).module.save_pretrained(tmp_path / "base" / part)
     exact, half = (
-        OneStepGenerator.load(
-            tmp_path / "base", mini.weights, dtype=dtype, device="cpu", speed=Speed(fold_timestep=False)
-        )
+        OneStepGenerator.load(tmp_path / "base", mini.weights, dtype=dtype, device="cpu")
         for dtype in ("fp32", "fp16")
     )
     rounded = state_of(half)
@@ -330,7 +328,7 @@ def test_half_precision_stays_near_and_overflow_is_run_again_in_fp32(
 class _Failing:
     """A part that fails as a runtime out of memory does."""
 
-    dtype, downscale, latent_channels, scaling_factor = torch.float32, 8, 4, 1.0
+    dtype, downscale, latent_channels = torch.float32, 8, 4
 
     def __init__(self, message: str) -> None:
         self.message = message
@@ -338,7 +336,7 @@ class _Failing:
     def encoder(self, height: int, width: int) -> None:
         return None  # not one that is tiled
 
-    def encode(self, image: Tensor) -> tuple[Tensor, Tensor]:
+    def encode(self, image: Tensor) -> Tensor:
         raise RuntimeError(self.message)
 
     def fp32(self) -> AbstractContextManager[None]:

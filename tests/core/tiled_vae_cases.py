@@ -20,6 +20,7 @@ def lively_vae() -> DiffusersVAE:
         layers_per_block=2,
         down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3,
+        scaling_factor=1.0,  # so that the layers alone are to be compared with the whole
     )
     make_lively(module)
     return DiffusersVAE(module)

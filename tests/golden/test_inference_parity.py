@@ -11,16 +11,17 @@ from golden_cases import GOLDEN_DATA, inference_cases
 from torch import Tensor
 
 from osediff_core import OneStepGenerator, Picture, RestoreOptions, restore_picture
+from osediff_core.tiles.unet import UNetTiling
 
 PROMPT = "a cat, sitting, wood,"
 BARS = {"prompt_embeds": 1e-5, "lq_latent": 1e-5, "unet_pred": 1e-5, "x_denoised": 1e-4, "output": 5e-5}
 
 
-def _tiling(name: str) -> dict[str, int]:
+def _tiling(name: str) -> UNetTiling:
     if "latent_tiles" not in name:
-        return {}
+        return UNetTiling()
     tile, overlap = Path(name).stem.split("_")[-2:]
-    return {"tile": int(tile), "overlap": int(overlap)}
+    return UNetTiling(int(tile), int(overlap))
 
 
 @pytest.mark.parametrize("path", inference_cases(), ids=lambda path: path.stem)
@@ -33,8 +34,8 @@ def test_every_stage_agrees_with_the_official_code(path: Path, mini_generator: O
     with torch.inference_mode():
         prompt_embeds = mini_generator.encode_prompt([PROMPT])
         lq_latent = mini_generator.encode(lq, posterior_noise=golden.get("posterior_noise"))
-        unet_pred = mini_generator.predict(lq_latent, prompt_embeds, **tiling)
-        x_denoised = mini_generator.denoise(lq_latent, prompt_embeds, **tiling)
+        unet_pred = mini_generator.predict(lq_latent, prompt_embeds, tiling=tiling)
+        x_denoised = mini_generator.denoise(lq_latent, prompt_embeds, tiling=tiling)
         output = mini_generator.decode(x_denoised)
 
     ours: dict[str, Tensor] = {
@@ -65,7 +66,7 @@ def test_whole_pictures_equal_the_official_ones(
         lq, expected = data["input_u8"], data[key]
     tiling = _tiling(path.name)
     options = RestoreOptions(
-        scale=1, prompt=PROMPT, color_fix=color_fix, tile=tiling.get("tile"), overlap=tiling.get("overlap")
+        scale=1, prompt=PROMPT, color_fix=color_fix, tile=tiling.tile, overlap=tiling.overlap
     )
     picture = Picture(lq.astype(np.float32) / 255)
     ours = restore_picture(mini_generator, picture, options).samples()

@@ -4,6 +4,8 @@ import pytest
 import torch
 from node_graph import decode, denoise, distance, encode, planes, prompt
 
+from osediff_core.tiles.unet import UNetTiling
+
 TOLERANCE = 1e-4
 
 
@@ -47,8 +49,8 @@ def test_denoise(pack, tiny, generator, core_latents, tiles):
     latents, _ = core_latents
     unscaled = {"samples": latents / generator.vae.scaling_factor}
     found = denoise(pack, tiny[0], prompt(pack, tiny[1], "barn"), unscaled, **tiles)
-    tile = tiles["tile"] or None
-    expected = generator.denoise(latents, generator.encode_prompt(["barn"]), tile, tiles.get("overlap"))
+    tiling = UNetTiling(tiles["tile"] or None, tiles.get("overlap"))
+    expected = generator.denoise(latents, generator.encode_prompt(["barn"]), tiling=tiling)
     assert distance(found["samples"] * generator.vae.scaling_factor, expected) < TOLERANCE
 
 

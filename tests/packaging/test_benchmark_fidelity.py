@@ -53,7 +53,7 @@ def test_pictures_that_do_not_fit_are_refused(pairs, caplog, more, sentence):
     assert sentence in caplog.text
 
 
-def test_the_levers_have_no_curve(pairs, capsys):
+def test_the_strengths_have_no_curve(pairs, capsys):
     with pytest.raises(SystemExit):
-        fidelity.main(command(pairs, "--levers", "--plot", "curve.png"))
+        fidelity.main(command(pairs, "--strengths", "--plot", "curve.png"))
     assert "leave out one of the two" in capsys.readouterr().err

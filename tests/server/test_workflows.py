@@ -19,6 +19,7 @@ from osediff_core.dape.choice import open_tagger
 from osediff_core.degrade import degrade
 from osediff_core.evaluate import evaluate, pair_up, parse_metrics
 from osediff_core.geometry import resize_clipped
+from osediff_core.tiles.unet import UNetTiling
 
 API = ROOT / "example_workflows" / "api"
 NAMES = sorted(path.stem for path in API.glob("*.json"))
@@ -181,7 +182,7 @@ def test_text_to_image(client, server):
     generator = OneStepGenerator.load("tiny", dtype="fp32", device="cpu")
     with torch.no_grad():
         embeds = generator.encode_prompt([graph["2"]["inputs"]["text"]])
-        restored = generator.denoise(raw * generator.vae.scaling_factor, embeds, tile=96, overlap=32)
+        restored = generator.denoise(raw * generator.vae.scaling_factor, embeds, tiling=UNetTiling(96, 32))
         expected = (generator.decode(restored) + 1) / 2
     assert psnr(picture, (expected[0].permute(1, 2, 0) * 255).floor().numpy()) >= 50
     # strength 0 is the base model: another picture than with OSEDiff in the sampler

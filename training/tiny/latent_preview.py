@@ -40,7 +40,7 @@ def fit(folders: list[Path]) -> tuple[dict[str, list], float]:
         image = crop.permute(2, 0, 1)[None] / 127.5 - 1
         if image.shape[-2:] != (CROP, CROP):
             continue
-        latents.append((vae.encode(image)[0] * vae.scaling_factor).flatten(2)[0].T)
+        latents.append(vae.encode(image)[:, : vae.latent_channels].flatten(2)[0].T)
         colours.append(F.avg_pool2d(image, vae.downscale).flatten(2)[0].T)
     known, wanted = torch.cat(latents), torch.cat(colours)
     known = torch.cat([known, torch.ones(len(known), 1)], dim=1)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from .layers import Span
+from ...layers import Span
 
 # A fallback of PyTorch may hold the weights of all these queries to all keys at once.
 _WEIGHT_BYTES = 256 * 2**20

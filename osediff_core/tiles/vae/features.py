@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .layers import Span
+from ...layers import Span
 from .spill import Spill
 
 

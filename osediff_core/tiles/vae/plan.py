@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from .layers import Attention, Convolution, Head, Network, Norm, Resnet, Span
+from ...layers import Attention, Convolution, Head, Network, Norm, Resnet, Span
 
 MIB = 2**20
 # A convolution holds its window as read, normalised, in the library's own layout, and its result twice.

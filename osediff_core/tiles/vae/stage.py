@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from ...errors import OptionError, OutOfDisk, OutOfMemory
-from ...runtime.device import clear_memory_errors
+from ...layers import Network
+from ...ports import Progress
 from ...runtime.gradients import needs_gradients
-from ...runtime.memory import free_memory, release_memory
+from ...runtime.memory import explain_out_of_memory, free_memory, release_memory
 from .features import Room
-from .layers import Network
 from .plan import (
     MIB,
     AttentionSweep,
@@ -32,8 +32,6 @@ from .plan import (
 )
 from .spill import disk_error, temporary_folder
 from .walk import Walk
-
-Progress = Callable[[int, int], None]
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +110,7 @@ def goes_whole(network: Network, shape: Sequence[int], tiling: VAETiling, budget
 
 def run(
     stage: str,
-    network: Network,
+    network: Network | None,
     source: Tensor,
     whole: Callable[[], Tensor],
     tiling: VAETiling,
@@ -120,10 +118,12 @@ def run(
 ) -> Tensor:
     """source (B, C, h, w) through the network: by whole() or in tiles, and in smaller ones where memory ends.
 
-    stage: its name in errors. Where gradients are needed an image goes whole.
+    stage: its name in errors. Where gradients are needed, or there are no layers to walk over, an image goes whole.
     Raises OptionError for tiles that would cut gradients off, OutOfMemory if not even the smallest tiles fit,
     OutOfDisk.
     """
+    if network is None:
+        return whole()
     if needs_gradients(network, source):
         if tiling.tile:
             raise OptionError("Tiles of the VAE pass no gradients; train with whole images (no VAE tile).")
@@ -132,8 +132,10 @@ def run(
     is_whole = goes_whole(network, source.shape, tiling, budget)
     while True:
         try:
-            with clear_memory_errors(stage):
-                return whole() if is_whole else transform(network, source, tiling, budget, progress)
+            with explain_out_of_memory(stage):
+                if is_whole:
+                    return whole()
+                return network.after(transform(network, network.before(source), tiling, budget, progress))
         except OutOfMemory:
             if tiling.tile == 0:
                 raise
@@ -155,8 +157,8 @@ def transform(
 ) -> Tensor:
     """source (B, C, h, w), on any device -> (B, C', h', w') in fp32 on the network's device, tile by tile.
 
-    Each image by itself; without gradients. budget: bytes of activations. progress(done, total): after each tile; it
-    may raise to stop the work.
+    Through the layers alone, without what is `before` and `after` them; each image by itself; without gradients.
+    budget: bytes of activations. progress(done, total): after each tile; it may raise to stop the work.
     Raises OutOfDisk, and what the runtime raises when memory ends.
     """
     images, _, height, width = source.shape

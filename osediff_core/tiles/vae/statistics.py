@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .layers import Norm
+from ...layers import Norm
 
 # Beyond this ratio of mean to spread, sums of squares in fp32 lose too many digits of the variance.
 _FAR_FROM_ZERO = 30.0

@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...layers import Network, Span
 from .attention import Places, attend
 from .features import FeatureMap, Room, WholeTensor
-from .layers import Network, Span
 from .plan import AttentionSweep, Sweep, tiles
 from .statistics import Moments
 

@@ -7,16 +7,14 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from diffusers.models.resnet import ResnetBlock2D
 from mini_weights import MiniModel
 from torch import Tensor, fx
 
 from osediff_core import OneStepGenerator
-from osediff_core.backends.load_base import load_base
-from osediff_core.backends.speed import HalfAttention, Speed, fold_timestep
+from osediff_core.backends.speed import Speed
 from osediff_core.tiles.vae import VAETiling
 
-PLAIN = Speed(fold_timestep=False, channels_last=False, half_attention=False)
+PLAIN = Speed(channels_last=False)
 
 
 def restored(mini: MiniModel, speed: Speed, dtype: str = "fp32", strength: float = 1.0) -> Tensor:
@@ -24,33 +22,6 @@ def restored(mini: MiniModel, speed: Speed, dtype: str = "fp32", strength: float
     generator = OneStepGenerator.load(mini.base, mini.weights, dtype=dtype, device="cpu", speed=speed)
     generator.set_strength(strength, strength)
     return generator.restore(lq, "a wall")
-
-
-def test_a_folded_timestep_gives_the_same_prediction(mini: MiniModel) -> None:
-    base, folded = (load_base(mini.base, "fp32", "cpu") for _ in range(2))
-    fold_timestep(folded.unet.module, 600)
-    latents, embeds = torch.randn(2, 4, 8, 12), torch.randn(2, 77, 64)
-    with torch.inference_mode():
-        expected = base.unet(latents, torch.tensor([600, 600]), embeds)
-        found = folded.unet(latents, torch.tensor([600, 600]), embeds)
-        other = base.unet(latents, torch.tensor([100, 100]), embeds)
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
-    assert (other - expected).abs().max() > 1e-3  # so that the timestep matters in this network at all
-    blocks = [block for block in folded.unet.module.modules() if isinstance(block, ResnetBlock2D)]
-    assert blocks and all(block.time_emb_proj is None for block in blocks)
-
-
-def test_the_fp32_defaults_change_nothing(mini: MiniModel) -> None:
-    torch.testing.assert_close(restored(mini, Speed()), restored(mini, PLAIN), rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize("slice_size", [7, 512])
-def test_half_attention_is_attention(
-    mini: MiniModel, slice_size: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(HalfAttention, "slice_size", slice_size)
-    found = restored(mini, Speed(half_attention=True))
-    torch.testing.assert_close(found, restored(mini, PLAIN), rtol=0, atol=2e-5)
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])

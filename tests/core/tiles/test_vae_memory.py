@@ -15,9 +15,9 @@ import torch
 from tiled_vae_cases import decode, latents
 
 from osediff_core.errors import OutOfDisk
+from osediff_core.layers import Span
 from osediff_core.runtime.memory import free_memory, release_memory
 from osediff_core.tiles.vae.features import FeatureMap, Room
-from osediff_core.tiles.vae.layers import Span
 from osediff_core.tiles.vae.plan import Budget, attention_bytes, make_plan, most_features
 from osediff_core.tiles.vae.spill import Spill, temporary_folder
 from osediff_core.tiles.vae.walk import Walk

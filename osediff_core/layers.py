@@ -1,7 +1,7 @@
-"""A VAE's encoder or decoder as a plain list of layers, whatever library it came from.
+"""Layers of a VAE's encoder or decoder as plain descriptions, whatever library they came from.
 
-The walk in `walk.py` knows nothing else of a network. Whoever has one describes it with these: for diffusers that is
-`backends/vae_layers.py`.
+The exact tiles (`tiles/vae`) know nothing else of a network. Whoever has one describes it with these: for diffusers
+that is `backends/vae_layers.py`.
 """
 
 from __future__ import annotations
@@ -115,12 +115,16 @@ class Network:
     """Layers in their order, where their weights are and in which dtype they compute.
 
     pixels: how many image pixels an input element spans along an axis: 1 for an encoder, f for a decoder.
-    requires_grad: whether any of the weights is trained. result_device: where the result is put; None: `device`.
+    before, after: what happens to the input ahead of the first layer and to the fp32 output behind the last, element by
+    element in place: the scaling of latents. requires_grad: whether any of the weights is trained. result_device: where
+    the result is put; None: `device`.
     """
 
     layers: Sequence[Layer]
     device: torch.device
     dtype: torch.dtype
     pixels: int
+    before: Callable[[Tensor], Tensor] = lambda x: x
+    after: Callable[[Tensor], Tensor] = lambda x: x
     requires_grad: Callable[[], bool] = lambda: False
     result_device: torch.device | None = None

@@ -1,0 +1,91 @@
+"""Loading: a base model and the weights of a one-step method become the parts of a generator."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from .backends.find_base import Source, find_base
+from .backends.load_base import load_base
+from .backends.networks import DiffusersUNet, DiffusersVAE
+from .backends.speed import Speed, apply_speed
+from .backends.text import ClipPromptEncoder
+from .errors import BaseModelError, CheckpointError
+from .runtime.device import parse_device, parse_dtype
+from .schedule import NoiseSchedule
+from .weights.checkpoint import read_weights
+from .weights.identify import identify
+from .weights.merge import MergedAdapter, merge_weights
+from .weights.one_step_weights import OSEDiffWeights
+
+_BASE_KINDS = ("sd_checkpoint", "diffusers_folder")  # of identify.Identity
+
+
+class Parts(NamedTuple):
+    """What a generator is made of, in the order of its arguments."""
+
+    vae: DiffusersVAE
+    unet: DiffusersUNet
+    text: ClipPromptEncoder
+    schedule: NoiseSchedule
+    timestep: int
+    adapters: dict[str, MergedAdapter]
+
+
+@torch.inference_mode(False)  # weights that are loaded within an inference mode serve outside of it, too
+def load_parts(
+    base: str | Path,
+    weights: str | Path | None,
+    *,
+    dtype: str | torch.dtype,
+    device: str | torch.device,
+    strength: tuple[float, float],
+    keep_base: bool,
+    allow_download: bool,
+    revision: str | None,
+    speed: Speed | None,
+) -> Parts:
+    """Arguments and errors as in `OneStepGenerator.load`; strength is (unet, vae)."""
+    device = parse_device(device)
+    dtype = parse_dtype(dtype, device)
+    source = find_base(base, allow_download, revision)
+    one_step = _weights_for(source, weights)
+    loaded = load_base(source, None, "cpu", prediction_type=one_step.prediction_type)
+    _check_timestep(one_step, loaded.schedule)
+    unet, vae = merge_weights(
+        one_step,
+        loaded.unet.module,
+        loaded.vae.module,
+        strength=strength,
+        keep_base=keep_base,
+        dtype=dtype,
+    )
+    for part in (loaded.unet, loaded.vae, loaded.text):
+        part.to(device, dtype)
+    apply_speed(speed or Speed(), loaded.unet.module, loaded.vae.module, dtype, device)
+    adapters = {"unet": unet, "vae": vae}
+    return Parts(loaded.vae, loaded.unet, loaded.text, loaded.schedule, one_step.timestep, adapters)
+
+
+def _weights_for(source: Source, path: str | Path | None) -> OSEDiffWeights:
+    """The weights in the file at `path`, or those that lie beside the base."""
+    path = path if path is not None else source.default_weights
+    if path is None:
+        identity = identify(source.path)
+        if identity.kind not in _BASE_KINDS:  # then the base is the mistake, not the missing weights
+            raise BaseModelError(f"The base {source.name} is {identity.what}; {identity.use}.")
+        raise CheckpointError(
+            f"The base {source.name} brings no OSEDiff weights of its own; give some (--weights), for "
+            "example the official osediff.pkl."
+        )
+    return read_weights(path)
+
+
+def _check_timestep(weights: OSEDiffWeights, schedule: NoiseSchedule) -> None:
+    if weights.timestep >= schedule.num_timesteps:
+        raise CheckpointError(
+            f"{weights.source} is for timestep {weights.timestep}, but the base's schedule ends at "
+            f"{schedule.num_timesteps - 1}; use weights and a base that belong together."
+        )
