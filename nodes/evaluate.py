@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import comfy.model_management
-import torch
+import numpy as np
 from comfy_api.latest import io, ui
 from torch import Tensor
 
@@ -113,6 +113,6 @@ class Evaluate(io.ComfyNode):
         return io.NodeOutput(text, as_csv(found), ui=ui.PreviewText(text))
 
 
-def _levels(rgb: Tensor) -> torch.Tensor:
+def _levels(rgb: Tensor) -> np.ndarray:
     """(3, H, W) in [0, 1] -> uint8 (H, W, 3), rounded."""
     return Picture(rgb.movedim(0, -1).cpu().numpy()).rgb8()

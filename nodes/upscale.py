@@ -79,25 +79,27 @@ class Upscale(io.ComfyNode):
         Raises OptionError if only some of MODEL, CLIP and VAE are connected.
         """
         graph = GraphBuilder()
-        connected = [part is not None for part in (model, clip, vae)]
+        parts: list[object] = [model, clip, vae]  # as given, or a node's outputs
+        connected = [part is not None for part in parts]
         if not any(connected):
             loaded = graph.node(
                 "OSEDiff_Load", base=base, weights=weights, unet_strength=1.0, vae_strength=1.0, dtype="auto"
             )
-            model, clip, vae = (loaded.out(slot) for slot in range(3))
+            parts = [loaded.out(slot) for slot in range(3)]
         elif not all(connected):
             raise OptionError("Only some of model, clip and vae are connected; connect all three or none.")
-        strength = 1.0
+        unet, text_encoder, codec = parts
+        strength: object = 1.0
         if fidelity != 0:
-            adjusted = graph.node("OSEDiff_Fidelity", model=model, vae=vae, fidelity=fidelity)
-            model, vae, strength = (adjusted.out(slot) for slot in range(3))
+            adjusted = graph.node("OSEDiff_Fidelity", model=unet, vae=codec, fidelity=fidelity)
+            unet, codec, strength = (adjusted.out(slot) for slot in range(3))
+        reader: object = tagger
         if tagger is None:
-            loaded_tagger = graph.node("OSEDiff_LoadDAPE", tagger=EMBEDDED_TAGGER, dape=NONE, dtype="auto")
-            tagger = loaded_tagger.out(0)
+            reader = graph.node("OSEDiff_LoadDAPE", tagger=EMBEDDED_TAGGER, dape=NONE, dtype="auto").out(0)
         encoded = graph.node(
             "OSEDiff_EncodeLQ",
             image=image,
-            vae=vae,
+            vae=codec,
             scale=scale,
             width=0,
             height=0,
@@ -108,9 +110,9 @@ class Upscale(io.ComfyNode):
         )
         text = graph.node(
             "OSEDiff_DAPEPrompt",
-            clip=clip,
+            clip=text_encoder,
             image=encoded.out(1),  # enlarged, as the official code's tagger sees it
-            tagger=tagger,
+            tagger=reader,
             extra_prompt=prompt,
             exclude_tags="",
             threshold_offset=0.0,
@@ -118,7 +120,7 @@ class Upscale(io.ComfyNode):
         )
         denoised = graph.node(
             "OSEDiff_Denoise",
-            model=model,
+            model=unet,
             positive=text.out(0),
             latent=encoded.out(0),
             tile=tile,
@@ -129,7 +131,7 @@ class Upscale(io.ComfyNode):
         decoded = graph.node(
             "OSEDiff_Decode",
             latent=denoised.out(0),
-            vae=vae,
+            vae=codec,
             tile=0,
             color_fix=color_fix,
             color_weight=color_weight,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 import comfy.model_management
 import comfy.model_patcher
@@ -32,6 +33,7 @@ class NativeTagger:
     def __init__(self, network: TaggerNetwork, dtype: torch.dtype) -> None:
         management = comfy.model_management
         device = management.text_encoder_device()
+        self._config = network.config
         self.patcher = comfy.model_patcher.CoreModelPatcher(
             with_comfy_layers(network),
             load_device=device,
@@ -55,9 +57,8 @@ class NativeTagger:
         return found
 
     def _memory_required(self) -> int:
-        config = self.patcher.model.config
-        patches = (config.image_size // config.patch_size) ** 2
-        return patches * config.swin_width * _ACTIVATIONS * self.compute.itemsize
+        patches = (self._config.image_size // self._config.patch_size) ** 2
+        return patches * self._config.swin_width * _ACTIVATIONS * self.compute.itemsize
 
 
 class _Resident(Tagger):
@@ -121,11 +122,12 @@ def _preferred_dtype() -> torch.dtype:
 def with_comfy_layers(network: nn.Module) -> nn.Module:
     """The network itself, its layers now ComfyUI's, which compute the same and can stream their weights."""
     for module in network.modules():
-        layer = _LAYERS.get(type(module))
-        if layer is None:
+        kind = _LAYERS.get(type(module))
+        if kind is None:
             continue
-        module.__class__ = layer
-        module.weight_function, module.bias_function = [], []
+        module.__class__ = kind
+        layer = cast("comfy.ops.CastWeightBiasOp", module)
+        layer.weight_function, layer.bias_function = [], []
         if not hasattr(module, "bias"):
-            module.bias = None  # ComfyUI looks for one in every layer
+            module.register_parameter("bias", None)  # ComfyUI looks for one in every layer
     return network

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -61,7 +64,8 @@ class TaggingHead(nn.Module):
 
     def forward(self, labels: Tensor, image: Tensor) -> Tensor:
         """labels (N, label_width), image (B, T, image_width) -> logits (B, N)."""
-        seen = [layer.keys_values(image) for layer in self.layers]
+        layers = cast("Iterable[HeadLayer]", self.layers)  # ModuleList names no type of its modules
+        seen = [layer.keys_values(image) for layer in layers]
         parts = labels.split(max(1, ROWS_AT_ONCE // len(image)))
         return torch.cat([self._logits(part, seen) for part in parts], dim=1)
 

@@ -97,6 +97,6 @@ def to_official(network: TaggerNetwork) -> dict[str, Tensor]:
     """The network's parameters by official name, detached; views where nothing has to be stacked."""
     parameters = {name: parameter.detach() for name, parameter in network.named_parameters()}
     return {
-        official: torch.cat([parameters[n] for n in targets]) if len(targets) > 1 else parameters[targets[0]]
+        official: parameters[targets[0]] if len(targets) == 1 else torch.cat([parameters[n] for n in targets])
         for official, targets in layout(network).items()
     }

@@ -43,7 +43,9 @@ def _apply_step(image: Tensor, step: Step) -> Tensor:
         case Noise():
             return _add_noise(image, step)
         case Jpeg(quality, differentiable):
-            return (jpeg.diff_jpeg if differentiable else jpeg.compress_jpeg)(image, quality)
+            if differentiable:
+                return jpeg.diff_jpeg(image, quality)
+            return jpeg.compress_jpeg(image, round(quality))
         case Sharpen():
             return operations.sharpen(image)
     raise TypeError(f"{step!r} is no step of a degradation.")

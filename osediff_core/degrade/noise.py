@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .operations import levels
 
-Covariance = tuple[tuple[float, float, float], tuple[float, float, float], tuple[float, float, float]]
+Covariance = tuple[tuple[float, ...], ...]  # 3 x 3, between the channels
 
 # torchvision's grey, which the official code takes; they sum to 0.9999
 _LUMA = (0.2989, 0.587, 0.114)

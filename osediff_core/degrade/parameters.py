@@ -33,23 +33,28 @@ class Kernel:
         return kernels.shifted(weights, self.shift) if self.shift else weights
 
     def _centred(self) -> np.ndarray:
-        if self.family == "sinc":
-            return kernels.sinc(self.size, self.cutoff)
-        if self.family == "gaussian":
-            return kernels.gaussian(self.size, self.sigmas, self.angle or 0.0)
-        make = {"generalised": kernels.generalised, "plateau": kernels.plateau}[self.family]
-        return make(self.size, self.sigmas, self.angle or 0.0, self.beta)
+        size, sigmas, angle, beta = self.size, self.sigmas, self.angle or 0.0, self.beta
+        if self.family == "sinc" and self.cutoff is not None:
+            return kernels.sinc(size, self.cutoff)
+        if self.family == "gaussian" and sigmas is not None:
+            return kernels.gaussian(size, sigmas, angle)
+        if self.family == "generalised" and sigmas is not None and beta is not None:
+            return kernels.generalised(size, sigmas, angle, beta)
+        if self.family == "plateau" and sigmas is not None and beta is not None:
+            return kernels.plateau(size, sigmas, angle, beta)
+        raise TypeError(f"{self!r} lacks a number that its family needs.")
 
     def describe(self) -> str:
         """For example "Gaussian blur, 13 px, sigma 1.42 x 0.61 at 35 degrees"."""
-        if self.family == "sinc":
+        if self.cutoff is not None:
             return f"sinc filter, {self.size} px, cutoff {self.cutoff / math.pi:.2f} pi"
         name = "Gaussian" if self.family == "gaussian" else self.family
         shape = "" if self.beta is None else f", beta {self.beta:.2f}"
+        sigmas = [f"{sigma:.2f}" for sigma in self.sigmas or ()]
         if self.angle is None:
-            return f"{name} blur, {self.size} px, sigma {self.sigmas[0]:.2f}{shape}"
-        across = f"{self.sigmas[0]:.2f} x {self.sigmas[1]:.2f}"
-        return f"{name} blur, {self.size} px, sigma {across} at {math.degrees(self.angle):.0f} degrees{shape}"
+            return f"{name} blur, {self.size} px, sigma {sigmas[0]}{shape}"
+        turned = f"{' x '.join(sigmas)} at {math.degrees(self.angle):.0f} degrees"
+        return f"{name} blur, {self.size} px, sigma {turned}{shape}"
 
 
 @dataclass(frozen=True)
@@ -166,9 +171,8 @@ class Degradation:
         sizes = [self.source, *(step.size for step in self.steps if isinstance(step, Resize | Pick))]
         if self.back is None or sizes[-1] == self.target:
             return replace(self, back=None)
-        last = Resize(
-            self.back.mode, self.target, antialias=True
-        )  # where a recipe has no target size of its own
+        # where a recipe has no target size of its own
+        last = Resize(self.back.mode, self.target, antialias=True)
         return replace(self, steps=(*self.steps, last), back=None)
 
     def describe(self) -> str:

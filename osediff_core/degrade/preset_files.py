@@ -99,7 +99,7 @@ def _build(kind: Any, value: Any, key: str) -> Any:  # noqa: ANN401 - any type o
         return None if value is None else _build(next(a for a in args if a is not type(None)), value, key)
     if origin is tuple:
         return _tuple(args, value, key)
-    if is_dataclass(kind):
+    if isinstance(kind, type) and is_dataclass(kind):
         return _dataclass(kind, value, key)
     right = isinstance(value, (int, float) if kind is float else kind)
     if not right or (isinstance(value, bool) and kind is not bool):

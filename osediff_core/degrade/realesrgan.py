@@ -59,7 +59,8 @@ class _Draw:
         jpeg = self._jpeg(order)
         exact = self._resize_to(target, near)
         sinc = self.recipe.final_sinc
-        if self.rng.random() < (sinc.probability if sinc else 0):
+        chance = self.rng.random()
+        if sinc is not None and chance < sinc.probability:
             exact.append(Blur(_sinc(sinc, int(self.rng.choice(sinc.sizes)), self.rng)))
         ending = exact + jpeg if self.rng.random() < self.recipe.jpeg_last else jpeg + exact
         return blur + self._resize_to(near, current) + noise + ending
@@ -98,7 +99,8 @@ class _Draw:
 def draw_kernel(ranges: BlurRanges, rng: np.random.Generator) -> Kernel:
     """A sinc filter or one of the three families."""
     size = int(rng.choice(ranges.sizes))
-    if rng.random() < (ranges.sinc.probability if ranges.sinc else 0):
+    chance = rng.random()
+    if ranges.sinc is not None and chance < ranges.sinc.probability:
         return _sinc(ranges.sinc, size, rng)
     weights = np.array([ranges.gaussian, ranges.generalised, ranges.plateau]).ravel()
     chosen = int(rng.choice(len(weights), p=weights / weights.sum()))
@@ -114,8 +116,9 @@ def draw_kernel(ranges: BlurRanges, rng: np.random.Generator) -> Kernel:
 
 
 def _sinc(ranges: SincRanges, size: int, rng: np.random.Generator) -> Kernel:
-    large = ranges.cutoff_large is not None and size >= ranges.large
-    low, high = ranges.cutoff_large if large else ranges.cutoff
+    low, high = ranges.cutoff
+    if ranges.cutoff_large is not None and size >= ranges.large:
+        low, high = ranges.cutoff_large
     return Kernel("sinc", size, cutoff=rng.uniform(low * math.pi, high * math.pi))
 
 

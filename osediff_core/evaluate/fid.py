@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import cast
 
 import numpy as np
 from PIL import Image
@@ -14,7 +15,7 @@ from PIL import Image
 from ..errors import first_line
 from .bootstrap import Mean
 from .measure import BICUBIC, LEAST_FOR_FID, RESULT
-from .metric import Measure, Metric
+from .metric import Measure, Metric, SetMeasure
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +29,8 @@ class WholeSet:
     """
 
     def __init__(self, measures: Mapping[Metric, Measure], skipped: dict[str, str]) -> None:
-        self._measures, self._skipped = measures, skipped
+        self._measures = {metric: cast("SetMeasure", measure) for metric, measure in measures.items()}
+        self._skipped = skipped
         self._folder: tempfile.TemporaryDirectory | None = None
 
     def __enter__(self) -> WholeSet:

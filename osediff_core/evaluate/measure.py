@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import first_line
-from .metric import Measure, Metric, MetricUnavailable
+from .metric import ImageMeasure, Measure, Metric, MetricUnavailable
 from .metrics import load_measure
 
 logger = logging.getLogger(__name__)
@@ -56,7 +57,7 @@ def figures_of(
 ) -> Figures:
     """Of one picture, uint8 (H, W, 3) as `truth` is; what is missing is added to `notes`, with the reason."""
     figures: Figures = {}
-    tensors = [None if pixels is None else as_tensor(pixels) for pixels in (image, truth)]
+    picture, reference = as_tensor(image), None if truth is None else as_tensor(truth)
     for metric, measure in measures.items():
         figures[metric.name] = value = None
         shortest = min(image.shape[:2])
@@ -67,7 +68,7 @@ def figures_of(
                 reason = f"a side of {shortest} px is shorter than the {metric.least} px that it takes"
             else:
                 with torch.inference_mode():
-                    value = measure(*tensors)
+                    value = cast("ImageMeasure", measure)(picture, reference)
                 reason = "it came out as no number"
         except Exception as error:  # whatever one metric meets must not cost the others
             reason = f"{type(error).__name__}: {first_line(error)}"

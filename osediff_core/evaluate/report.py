@@ -55,7 +55,7 @@ def _card(evaluation: Evaluation, metric: Metric) -> str:
     lines.append(f"<p>{interval_shown(metric, result) or without}</p>")
     if bicubic is not None:
         lines.append(f"<p>bicubic {mean_shown(metric, bicubic)}</p>")
-        if difference is not None and difference.low is not None:
+        if difference is not None and difference.low is not None and difference.high is not None:
             better = difference.low > 0 if metric.higher else difference.high < 0
             worse = difference.high < 0 if metric.higher else difference.low > 0
             verdict = ' class="better"' if better else ' class="worse"' if worse else ""
@@ -175,17 +175,20 @@ def _figures(evaluation: Evaluation, case: Case) -> str:
 
 def _pictures(case: Case) -> tuple[dict[str, np.ndarray], tuple[int, int, int, int]]:
     """What can be compared, uint8 (h, w, 3) each, and the (left, top, right, bottom) that they are of the result."""
+    pair = case.pair
+    if pair is None:
+        raise ValueError(f"{case.name} came from no files, so that a report has nothing to show.")
     width, height = (min(side, _LARGEST) for side in case.size)
     left, top = (case.size[0] - width) // 2, (case.size[1] - height) // 2
     found: dict[str, np.ndarray] = {}
-    if case.bicubic is not None and case.pair.lq is not None:
-        lq = read_image(case.pair.lq)
+    if case.bicubic is not None and pair.lq is not None:
+        lq = read_image(pair.lq)
         # every pixel as a square, so that one sees what there was
         found[LQ] = np.asarray(Image.fromarray(lq.rgb8()).resize(case.size, Image.Resampling.NEAREST))
         found[BICUBIC] = enlarged(lq, case.size)
-    found[RESULT] = read_image(case.pair.result).rgb8()
-    if case.pair.truth is not None:
-        found[TRUTH] = read_image(case.pair.truth).rgb8()
+    found[RESULT] = read_image(pair.result).rgb8()
+    if pair.truth is not None:
+        found[TRUTH] = read_image(pair.truth).rgb8()
     crops = {kind: pixels[top : top + height, left : left + width] for kind, pixels in found.items()}
     return crops, (left, top, left + width, top + height)
 
