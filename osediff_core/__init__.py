@@ -10,26 +10,29 @@ The names load on first use, so that importing the package costs nothing.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from .late import loading
+from .version import __version__
 
 if TYPE_CHECKING:
     from .errors import OSEDiffError
     from .generator import OneStepGenerator
-    from .images.files import Picture, read_image, write_image
+    from .images import Picture, read_image, write_image
     from .pipeline import RestoreOptions, restore_picture
 
-__version__ = "0.1.0"
-
-_HOME = {
-    "OSEDiffError": ".errors",
-    "OneStepGenerator": ".generator",
-    "Picture": ".images.files",
-    "read_image": ".images.files",
-    "write_image": ".images.files",
-    "RestoreOptions": ".pipeline",
-    "restore_picture": ".pipeline",
-}
+__getattr__ = loading(
+    __name__,
+    {
+        "OSEDiffError": ".errors",
+        "OneStepGenerator": ".generator",
+        "Picture": ".images",
+        "read_image": ".images",
+        "write_image": ".images",
+        "RestoreOptions": ".pipeline",
+        "restore_picture": ".pipeline",
+    },
+)
 
 __all__ = [
     "OSEDiffError",
@@ -41,12 +44,6 @@ __all__ = [
     "restore_picture",
     "write_image",
 ]
-
-
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - a module attribute may be anything
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOME[name], __name__), name)
 
 
 def __dir__() -> list[str]:

@@ -22,8 +22,8 @@ from io import FileIO
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from .. import __version__
 from ..errors import DownloadError, first_line
+from ..version import __version__
 from .published import Digest, HubPlace, KnownFile, find
 
 logger = logging.getLogger(__name__)
