@@ -21,8 +21,9 @@ from typing import Any
 import torch
 
 from osediff_core import OneStepGenerator
+from osediff_core.choices import VAE_ATTENTIONS
 from osediff_core.tiles.unet import UNetTiling
-from osediff_core.tiles.vae import ATTENTIONS, VAETiling
+from osediff_core.tiles.vae import VAETiling
 
 from .full_size import write_full_size
 from .memory import memory_now
@@ -81,7 +82,7 @@ def main() -> None:
     parser.add_argument("--model", choices=("tiny", "full"), default="tiny")
     parser.add_argument("--sides", type=int, nargs="+", default=[512, 1024, 2048, 4096])
     parser.add_argument("--dtype", default="fp32")
-    parser.add_argument("--attention", choices=ATTENTIONS, default="auto")
+    parser.add_argument("--attention", choices=VAE_ATTENTIONS, default="auto")
     parser.add_argument("--grid", default="official")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--worker", help=argparse.SUPPRESS)

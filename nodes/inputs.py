@@ -5,8 +5,8 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..osediff_core import color
-from ..osediff_core.runtime.device import DTYPES
-from ..osediff_core.tiles.vae import ATTENTIONS, VAETiling
+from ..osediff_core.choices import DTYPES, VAE_ATTENTIONS
+from ..osediff_core.tiles.vae import VAETiling
 from .folders import EMBEDDED, NONE, base_choices, weights_choices
 
 
@@ -123,7 +123,7 @@ def vae_attention_input() -> io.Input:
     """How the VAE attends. Optional, so that workflows saved without it still run."""
     return io.Combo.Input(
         "vae_attention",
-        options=list(ATTENTIONS),
+        options=list(VAE_ATTENTIONS),
         default="auto",
         optional=True,
         advanced=True,
@@ -145,8 +145,7 @@ def color_inputs(method: str, weight: str) -> list[io.Input]:
             method,
             options=list(color.METHODS),
             default="adain",
-            tooltip="adain: mean and spread of each channel. wavelet: the low frequencies. lab: mean and spread in "
-            "CIELAB. none: colours as decoded.",
+            tooltip=" ".join(f"{name}: {fix.summary}." for name, fix in color.METHODS.items()),
         ),
         io.Float.Input(
             weight,

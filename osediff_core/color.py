@@ -1,32 +1,34 @@
-"""Colour fix: give the restored image back the colours of its input.
+"""Colour fixes: the restored image gets back the colours of its input.
 
 One-step diffusion shifts colour and brightness a little; the input's low frequencies are right. `adain`, `wavelet`
 and their constants are the official code's (my_utils/wavelet_color_fix.py, from StableSR); arithmetic is fp32.
+Another fix is a function here and its line in METHODS; torch is imported late, as options are made from METHODS.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-
-import torch
-import torch.nn.functional as F
+from typing import TYPE_CHECKING, NamedTuple
 
 from .errors import OptionError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _LUMA = (0.299, 0.587, 0.114)
 _VARIANCE_EPS = 1e-5  # official; tied to the range [0, 1]
 _WAVELET_LEVELS = 5  # official; blurs over up to 2 * (1 + 2 + 4 + 8 + 16) + 1 = 63 pixels
 
 
-def _mean_std(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _mean_std(image: Tensor) -> tuple[Tensor, Tensor]:
     """Per image and channel, over all pixels: (B, C, H, W) -> two of (B, C, 1, 1). Unbiased variance + eps."""
     pixels = image.shape[-2] * image.shape[-1]
     # the unbiased variance of one pixel is 0 / 0; a 1x1 image has no spread
-    variance = image.var(dim=(-2, -1), keepdim=True) if pixels > 1 else torch.zeros_like(image)
+    variance = image.var(dim=(-2, -1), keepdim=True) if pixels > 1 else image.new_zeros(image.shape)
     return image.mean(dim=(-2, -1), keepdim=True), (variance + _VARIANCE_EPS).sqrt()
 
 
-def adain(content: torch.Tensor, style: torch.Tensor) -> torch.Tensor:
+def adain(content: Tensor, style: Tensor) -> Tensor:
     """Adaptive instance normalisation: mean and spread of each channel of `content` become those of `style`.
 
     content (B, 3, H, W), style (B, 3, H', W'), both in [0, 1] -> (B, 3, H, W), about [0, 1], not clamped.
@@ -37,10 +39,12 @@ def adain(content: torch.Tensor, style: torch.Tensor) -> torch.Tensor:
     return (content - content_mean) * (style_std / content_std) + style_mean
 
 
-def _low_frequencies(image: torch.Tensor) -> torch.Tensor:
+def _low_frequencies(image: Tensor) -> Tensor:
     """The a trous low-pass: a [1 2 1]/4 blur in both axes, dilated 1, 2, 4, 8, 16 in turn; edges are replicated."""
+    import torch.nn.functional as F
+
     channels = image.shape[1]
-    taps = torch.tensor([0.25, 0.5, 0.25], dtype=image.dtype, device=image.device)
+    taps = image.new_tensor([0.25, 0.5, 0.25])
     across = taps.view(1, 1, 1, 3).repeat(channels, 1, 1, 1)
     down = across.transpose(-2, -1)
     for level in range(_WAVELET_LEVELS):
@@ -52,7 +56,7 @@ def _low_frequencies(image: torch.Tensor) -> torch.Tensor:
     return image
 
 
-def wavelet(content: torch.Tensor, style: torch.Tensor) -> torch.Tensor:
+def wavelet(content: Tensor, style: Tensor) -> Tensor:
     """Replaces the low frequencies of `content` by those of `style`; detail stays.
 
     content, style (B, 3, H, W), the same shape and range -> the same shape, not clamped. The official code
@@ -68,71 +72,44 @@ def wavelet(content: torch.Tensor, style: torch.Tensor) -> torch.Tensor:
     return content + _low_frequencies(style - content)
 
 
-# sRGB (IEC 61966-2-1) to CIE XYZ relative to its white point D65, so that white is (1, 1, 1).
-_RGB_TO_XYZ = (
-    (0.4124564 / 0.95047, 0.3575761 / 0.95047, 0.1804375 / 0.95047),
-    (0.2126729, 0.7151522, 0.0721750),
-    (0.0193339 / 1.08883, 0.1191920 / 1.08883, 0.9503041 / 1.08883),
-)
-_LAB_KNEE = 6 / 29
-
-
-def rgb_to_lab(image: torch.Tensor) -> torch.Tensor:
-    """sRGB (B, 3, H, W) in [0, 1] -> CIELAB under D65: L in [0, 100], a and b about [-128, 128]."""
-    linear = torch.where(image <= 0.04045, image / 12.92, ((image.clamp_min(0) + 0.055) / 1.055) ** 2.4)
-    xyz = _mix(linear, torch.tensor(_RGB_TO_XYZ))
-    f = torch.where(
-        xyz > _LAB_KNEE**3, xyz.clamp_min(_LAB_KNEE**3) ** (1 / 3), xyz / (3 * _LAB_KNEE**2) + 4 / 29
-    )
-    x, y, z = f.unbind(1)
-    return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], dim=1)
-
-
-def lab_to_rgb(lab: torch.Tensor) -> torch.Tensor:
-    """The inverse of `rgb_to_lab`; colours outside sRGB leave [0, 1]."""
-    lightness, a, b = lab.unbind(1)
-    y = (lightness + 16) / 116
-    f = torch.stack([y + a / 500, y, y - b / 200], dim=1)
-    xyz = torch.where(f > _LAB_KNEE, f**3, 3 * _LAB_KNEE**2 * (f - 4 / 29))
-    linear = _mix(xyz, torch.tensor(_RGB_TO_XYZ, dtype=torch.float64).inverse().float())
-    return torch.where(
-        linear <= 0.0031308, linear * 12.92, 1.055 * linear.clamp_min(0.0031308) ** (1 / 2.4) - 0.055
-    )
-
-
-def _mix(image: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
-    return torch.einsum("oc,bchw->bohw", matrix.to(image), image)
-
-
-def lab(content: torch.Tensor, style: torch.Tensor) -> torch.Tensor:
+def lab(content: Tensor, style: Tensor) -> Tensor:
     """`adain` in CIELAB (Reinhard et al. 2001, "Color transfer between images", there in l alpha beta).
 
     Lightness and the two colour axes are nearly independent in natural images, so a shift of the hue is
     undone without one of the brightness. content (B, 3, H, W), style (B, 3, H', W'), both in [0, 1] ->
     (B, 3, H, W), about [0, 1], not clamped.
     """
+    from .cielab import lab_to_rgb, rgb_to_lab
+
     return lab_to_rgb(adain(rgb_to_lab(content.float()), rgb_to_lab(style.float())))
 
 
-def to_grey(image: torch.Tensor) -> torch.Tensor:
+def to_grey(image: Tensor) -> Tensor:
     """(B, 3, H, W) with the luma of ITU-R BT.601, as Pillow's "L", in all three channels."""
-    luma = torch.tensor(_LUMA).to(image).view(1, 3, 1, 1)
+    luma = image.new_tensor(_LUMA).view(1, 3, 1, 1)
     return (image * luma).sum(1, keepdim=True).expand(-1, 3, -1, -1)
 
 
-def _unchanged(content: torch.Tensor, style: torch.Tensor) -> torch.Tensor:
+def _unchanged(content: Tensor, style: Tensor) -> Tensor:
     return content.float()
 
 
-METHODS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
-    "adain": adain,
-    "wavelet": wavelet,
-    "lab": lab,
-    "none": _unchanged,
+class ColorFix(NamedTuple):
+    """fix: (content, style) -> content with the colours of style, not clamped. summary: what it gives back of them."""
+
+    fix: Callable[[Tensor, Tensor], Tensor]
+    summary: str
+
+
+METHODS = {
+    "adain": ColorFix(adain, "mean and spread of each channel"),
+    "wavelet": ColorFix(wavelet, "the low frequencies"),
+    "lab": ColorFix(lab, "mean and spread in CIELAB"),
+    "none": ColorFix(_unchanged, "colours as decoded"),
 }
 
 
-def apply(name: str, content: torch.Tensor, style: torch.Tensor, weight: float = 1.0) -> torch.Tensor:
+def apply(name: str, content: Tensor, style: Tensor, weight: float = 1.0) -> Tensor:
     """Runs the colour fix `name` (a key of METHODS) on `content` with the colours of `style`.
 
     content, style (B, 3, H, W) in [0, 1] -> (B, 3, H, W) fp32, clamped to [0, 1]. weight: 1 is the fix, 0
@@ -140,7 +117,7 @@ def apply(name: str, content: torch.Tensor, style: torch.Tensor, weight: float =
     """
     if name not in METHODS:
         raise OptionError(f"There is no colour fix named {name!r}; choose one of {', '.join(METHODS)}.")
-    fixed = METHODS[name](content, style)
+    fixed = METHODS[name].fix(content, style)
     if weight != 1:
-        fixed = torch.lerp(content.float(), fixed, weight)
+        fixed = content.float().lerp(fixed, weight)
     return fixed.clamp(0.0, 1.0)

@@ -14,11 +14,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..choices import TAG_LANGUAGES
 from ..errors import OptionError
 from .config import TaggerConfig
 
 _DATA = Path(__file__).parent / "data"
-LANGUAGES = {"en": "ram_tag_list.txt", "zh": "ram_tag_list_chinese.txt"}
 
 
 class Tag(NamedTuple):
@@ -32,9 +32,9 @@ class Tag(NamedTuple):
 @lru_cache
 def tag_names(language: str = "en") -> tuple[str, ...]:
     """The 4585 names in the list's order. language: en or zh. Raises OptionError for another."""
-    if language not in LANGUAGES:
-        raise OptionError(f"Tags have no names in {language!r}; use {' or '.join(LANGUAGES)}.")
-    lines = (_DATA / LANGUAGES[language]).read_text(encoding="utf-8").splitlines()
+    if language not in TAG_LANGUAGES:
+        raise OptionError(f"Tags have no names in {language!r}; use {' or '.join(TAG_LANGUAGES)}.")
+    lines = (_DATA / TAG_LANGUAGES[language]).read_text(encoding="utf-8").splitlines()
     return tuple(line.strip() for line in lines)
 
 
@@ -78,7 +78,7 @@ def excluded_indices(names: Iterable[str]) -> frozenset[int]:
     wanted = {name.strip().casefold() for name in names}
     return frozenset(
         index
-        for language in LANGUAGES
+        for language in TAG_LANGUAGES
         for index, name in enumerate(tag_names(language))
         if name.casefold() in wanted
     )

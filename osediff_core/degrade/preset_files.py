@@ -14,11 +14,11 @@ from typing import Annotated, Any, NoReturn, Union, get_args, get_origin, get_ty
 
 import yaml
 
+from ..choices import DEGRADATIONS
 from ..errors import OptionError, first_line
 from .preset import METHODS, Preset
 
 _FOLDER = Path(__file__).parent / "presets"
-_NAMES = ("realesrgan", "light", "jpeg", "blur", "codeformer", "bsrgan", "bsrgan_plus")
 _SUFFIXES = (".yaml", ".yml")
 _PLAIN = {str: "a text", bool: "true or false", int: "a whole number", float: "a number"}
 
@@ -132,4 +132,4 @@ def _dataclass(kind: type, value: Any, key: str) -> Any:  # noqa: ANN401
     return kind(**{name: _build(hints[name], one, f"{lead}{name}") for name, one in value.items()})
 
 
-PRESETS: dict[str, Preset] = {name: _read(_FOLDER / f"{name}.yaml", 0) for name in _NAMES}
+PRESETS: dict[str, Preset] = {name: _read(_FOLDER / f"{name}.yaml", 0) for name in DEGRADATIONS}

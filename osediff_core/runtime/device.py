@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import torch
 
+from .. import choices
 from ..errors import OptionError
 
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-_LONG_NAMES = {"float32": "fp32", "float16": "fp16", "half": "fp16", "bfloat16": "bf16", "float": "fp32"}
+DTYPES: dict[str, torch.dtype] = {name: getattr(torch, long) for name, long in choices.DTYPES.items()}
+_LONG_NAMES = {long: name for name, long in choices.DTYPES.items()} | {"half": "fp16", "float": "fp32"}
 
 
 def parse_device(device: str | torch.device = "auto") -> torch.device:

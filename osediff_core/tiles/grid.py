@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import OptionError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 GAUSSIAN_VARIANCE = 0.01  # official code: osediff.py, _gaussian_weights; in units of the squared tile size
 
@@ -114,6 +114,7 @@ def gaussian_weights(height: int, width: int) -> Tensor:
     x is centred on (width - 1) / 2 but y on height / 2. That half-pixel shift is the official code's
     (osediff.py, _gaussian_weights) and is kept, as the blended result depends on it.
     """
+    import torch
 
     def bell(n: int, centre: float) -> Tensor:
         position = torch.arange(n, dtype=torch.float64)

@@ -8,6 +8,6 @@ the whole latent, or pooled ones where exact attention would take too long, and 
 (`attention`). `stage` decides whether to do so, and how.
 """
 
-from .stage import ATTENTIONS, AUTO, VAETiling, run
+from .stage import AUTO, VAETiling, run
 
-__all__ = ["ATTENTIONS", "AUTO", "VAETiling", "run"]
+__all__ = ["AUTO", "VAETiling", "run"]

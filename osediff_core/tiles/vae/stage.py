@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ...choices import VAE_ATTENTIONS
 from ...errors import OptionError, OutOfDisk, OutOfMemory
 from ...layers import Network
 from ...ports import Progress
@@ -35,7 +36,6 @@ from .walk import Walk
 
 logger = logging.getLogger(__name__)
 
-ATTENTIONS = ("auto", "exact", "pooled")
 LEAST_BUDGET = 64 * MIB
 _LEAST_TILE = 64
 # What is measured as free is not all to be had, nor in one piece.
@@ -81,8 +81,10 @@ class VAETiling:
             )
         if self.memory is not None and self.memory < 1:
             raise OptionError(f"A memory of {self.memory} bytes is impossible; give more, or leave it out.")
-        if self.attention not in ATTENTIONS:
-            raise OptionError(f"VAE attention {self.attention!r} is unknown; use {', '.join(ATTENTIONS)}.")
+        if self.attention not in VAE_ATTENTIONS:
+            raise OptionError(
+                f"VAE attention {self.attention!r} is unknown; use {', '.join(VAE_ATTENTIONS)}."
+            )
 
 
 AUTO = VAETiling()

@@ -1,0 +1,18 @@
+"""Names that the command's options, the nodes' inputs and the core share; here, as help must not wait for torch.
+
+Where a module can be imported without torch, it has its names itself: color.METHODS, tiles.grid.GRIDS,
+evaluate.metrics.METRICS.
+"""
+
+DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}  # our name -> torch's
+VAE_ATTENTIONS = ("auto", "exact", "pooled")
+DEGRADATIONS = (
+    "realesrgan",
+    "light",
+    "jpeg",
+    "blur",
+    "codeformer",
+    "bsrgan",
+    "bsrgan_plus",
+)  # presets/NAME.yaml
+TAG_LANGUAGES = {"en": "ram_tag_list.txt", "zh": "ram_tag_list_chinese.txt"}  # language -> RAM's list in it
