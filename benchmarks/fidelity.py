@@ -31,7 +31,7 @@ from osediff_core.evaluate.measure import as_tensor
 from osediff_core.evaluate.perceptual import FeatureDistance
 from osediff_core.evaluate.psnr_ssim import psnr_y
 from osediff_core.fidelity import Strengths, strengths
-from osediff_core.images.files import read_image
+from osediff_core.images import read_image
 
 log = logging.getLogger("benchmarks.fidelity")
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from osediff_core import OneStepGenerator
 from osediff_core.geometry import resize_clipped
-from osediff_core.images.files import read_image
+from osediff_core.images import read_image
 from osediff_core.tiles.grid import Tile, make_grid
 from osediff_core.tiles.unet import UNetTiling
 

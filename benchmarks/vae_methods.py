@@ -27,7 +27,7 @@ from osediff_core.backends.networks import DiffusersVAE
 from osediff_core.backends.read_base import SD21_BASE
 from osediff_core.backends.tensor_files import read_json
 from osediff_core.geometry import resize_clipped
-from osediff_core.images.files import read_image
+from osediff_core.images import read_image
 from osediff_core.tiles.vae import VAETiling, run
 
 from .memory import memory_now

@@ -8,7 +8,7 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..osediff_core.errors import ImageError, OptionError
-from ..osediff_core.images.picture import Picture
+from ..osediff_core.images import Picture
 from .color import reference_frames
 from .conversions import each_frame, split_image
 

@@ -22,11 +22,12 @@ from typing import Any
 
 from osediff_core.atomic import write_bytes_atomically
 from osediff_core.cli import evaluate, upscale
-from osediff_core.cli.options import METRIC_DEFAULT, parser
-from osediff_core.cli.outcome import DONE, FAILED, INTERRUPTED, USAGE
+from osediff_core.cli.entry import run_main
+from osediff_core.cli.main import parser
+from osediff_core.cli.outcome import DONE, FAILED, INTERRUPTED
 from osediff_core.errors import OptionError, OSEDiffError
 from osediff_core.evaluate.folders import PAIR_FOLDERS, pair_folders
-from osediff_core.evaluate.metrics import METRICS, Metric
+from osediff_core.evaluate.metrics import DEFAULT, METRICS, Metric
 
 from .errors import TrainingError
 
@@ -172,19 +173,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     options.add_argument("--data", type=_data_set, action="append", required=True, metavar="NAME=FOLDER")
     options.add_argument("--out", type=Path, required=True)
-    options.add_argument("--metrics", default=",".join(METRIC_DEFAULT))
+    options.add_argument("--metrics", default=",".join(DEFAULT))
     options.add_argument("--device", default="auto")
     options.add_argument("--allow-download", action="store_true", help="of a hub id and of metrics' weights")
     args, rest = options.parse_known_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    try:
-        return run(_data_sets(args.data), args, rest)
-    except OSEDiffError as error:
-        log.error("%s", error)
-        return USAGE if isinstance(error, OptionError) else FAILED
-    except KeyboardInterrupt:
-        log.error("interrupted; the same command goes on with what is left")
-        return INTERRUPTED
+    return run_main(
+        lambda: run(_data_sets(args.data), args, rest),
+        log,
+        interrupted="interrupted; the same command goes on with what is left",
+    )
 
 
 def run(data_sets: dict[str, tuple[Path, Path]], args: argparse.Namespace, rest: Sequence[str]) -> int:

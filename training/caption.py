@@ -22,7 +22,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from osediff_core.errors import OSEDiffError, first_line
+from osediff_core.cli.entry import run_main
+from osediff_core.errors import first_line
 
 from .data.captions import Tagger, find_tagger, read_captions
 from .data.config import SourceConfig
@@ -38,26 +39,19 @@ log = logging.getLogger("training.caption")
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit status."""
     options = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        if options.embeddings and not options.base:
-            raise DataError("--embeddings needs --base, the model whose text encoder is used.")
-        sources = [
-            open_source(SourceConfig(path, options.kind, limit=options.limit)) for path in options.sources
-        ]
-        skipped = caption(sources, find_tagger(options.tagger), options.out)
-        log.info("%d captions in %s", len(read_captions(options.out)), options.out)
-        if skipped:
-            log.info("%d pictures have none, as they cannot be read (see above)", len(skipped))
-        if options.embeddings:
-            embed(options.out, options.embeddings, options.base, options.device)
-    except OSEDiffError as error:
-        log.error("%s", error)
-        return 1
-    except KeyboardInterrupt:
-        log.error("stopped; the same command goes on from here")
-        return 130
-    return 0
+    return run_main(lambda: _run(options), log, interrupted="stopped; the same command goes on from here")
+
+
+def _run(options: argparse.Namespace) -> None:
+    if options.embeddings and not options.base:
+        raise DataError("--embeddings needs --base, the model whose text encoder is used.")
+    sources = [open_source(SourceConfig(path, options.kind, limit=options.limit)) for path in options.sources]
+    skipped = caption(sources, find_tagger(options.tagger), options.out)
+    log.info("%d captions in %s", len(read_captions(options.out)), options.out)
+    if skipped:
+        log.info("%d pictures have none, as they cannot be read (see above)", len(skipped))
+    if options.embeddings:
+        embed(options.out, options.embeddings, options.base, options.device)
 
 
 def caption(sources: Sequence[Source], tagger: Tagger, out: Path) -> dict[str, str]:

@@ -17,12 +17,15 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from osediff_core.errors import OptionError, OSEDiffError
+from osediff_core.cli.entry import run_main
+from osediff_core.errors import OptionError
 from osediff_core.runtime.device import DTYPES
 
 from .config import TrainConfig, load_config
 from .counting import PROMPT, StepCounts, count_step
 from .meta_networks import MetaNetworks, build_on_meta, perceptual_network
+
+log = logging.getLogger("training.cost")
 
 GIB = 2**30
 _REGULARISED = ("vsd",)
@@ -265,17 +268,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--markdown", action="store_true", help="tables for a document")
     parser.add_argument("--table", action="store_true", help="the comparison of recipes instead")
     args = parser.parse_args(argv)
-    logging.basicConfig(level=logging.ERROR, format="%(message)s", stream=sys.stderr)
-    try:
+
+    def work() -> None:
         if args.table:
             text = comparison([cost(recipe) for recipe in RECIPES])
         else:
             text = details(cost(_chosen(args)), args.markdown)
-    except OSEDiffError as error:
-        logging.getLogger("training.cost").error("%s", error)
-        return 2 if isinstance(error, OptionError) else 1
-    sys.stdout.write(text + "\n")
-    return 0
+        sys.stdout.write(text + "\n")
+
+    return run_main(work, log, level=logging.ERROR)
 
 
 def _chosen(args: argparse.Namespace) -> Recipe:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from accelerate.utils import DistributedType, gather_object
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from osediff_core.errors import OptionError, OSEDiffError
+from osediff_core.cli.entry import run_main
 
 from .checkpoints import Checkpoint, load_checkpoint
 from .data import Batch, PairLoader
@@ -238,13 +237,9 @@ def run_command(
         "settings", nargs="*", metavar="section.key=value", help="changes to the configuration"
     )
     args = parser.parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s", stream=sys.stderr)
-    try:
-        start(args.config, args.settings).run()
-    except OSEDiffError as error:
-        log.error("%s", error)
-        return 2 if isinstance(error, OptionError) else 1
-    except KeyboardInterrupt:
-        log.error("interrupted; resume=latest goes on from the last checkpoint")
-        return 130
-    return 0
+    return run_main(
+        lambda: start(args.config, args.settings).run(),
+        log,
+        interrupted="interrupted; resume=latest goes on from the last checkpoint",
+        line="%(levelname)s: %(message)s",
+    )

@@ -25,7 +25,8 @@ from typing import Any
 from PIL import Image
 
 from osediff_core.atomic import write_bytes_atomically
-from osediff_core.errors import OptionError, OSEDiffError
+from osediff_core.cli.entry import run_main
+from osediff_core.errors import OptionError
 
 from .curves import draw_curves, series
 from .errors import TrainingError
@@ -227,13 +228,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m training.report", description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="a run's folder, with metrics.jsonl in it")
     args = parser.parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    try:
-        log.info("%s", write_report(args.folder))
-    except OSEDiffError as error:
-        log.error("%s", error)
-        return 1
-    return 0
+    return run_main(lambda: log.info("%s", write_report(args.folder)), log)
 
 
 if __name__ == "__main__":

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from osediff_core.atomic import write_bytes_atomically
 from osediff_core.degrade import degrade
-from osediff_core.errors import OptionError, first_line
-from osediff_core.evaluate.folders import pair_folders
+from osediff_core.errors import ImageError, OptionError, first_line
+from osediff_core.evaluate.folders import of_one_shape, pair_folders, pair_up
 from osediff_core.evaluate.psnr_ssim import psnr_y, ssim_y
+from osediff_core.images import Cell, centre_crop, contact_sheet, find_pictures
 
-from .contact_sheet import Row, contact_sheet
 from .data.errors import DataError
-from .data.pictures import SUFFIXES, decode
+from .data.pictures import decode
 from .errors import TrainingError
 from .tiny.photos import to_tensor
 
@@ -32,7 +32,6 @@ Distance = Callable[[Tensor, Tensor], Tensor]
 
 SEED = 2024
 _SMALLEST = 64  # px: below this neither SSIM's window nor a network's features say much
-_SHAPE_SLACK = 0.02  # by which the sides' ratios of a pair may differ: LR sides are rounded
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ class Validation:
         self.pairs, self.skipped = list(pairs), list(skipped)
         self.distance, self.prompt = distance, prompt
         self._bicubic: list[dict[str, float]] = []
-        self._rows: list[Row] = []
+        self._rows: list[list[Cell]] = []
 
     @classmethod
     def from_folder(
@@ -132,7 +131,9 @@ class Validation:
             found = self._figures(restored, pair)
             figures.append(found)
             pictures = (pair.lq, _as_uint8(restored), pair.hq)
-            self._rows.append(Row(pictures, (_phrase(bicubic), _phrase(found), pair.name)))
+            captions = (_phrase(bicubic), _phrase(found), pair.name)
+            cells = zip(map(Image.fromarray, pictures), captions, strict=True)
+            self._rows.append([Cell(picture, caption) for picture, caption in cells])
         means, bicubic = _means(figures), _means(self._bicubic)
         values = means | {f"bicubic_{name}": value for name, value in bicubic.items()}
         if bicubic.get("distance", 0) > 0:
@@ -145,7 +146,8 @@ class Validation:
         Shows the centres of the first `rows` pairs at 1:1, at most `side` px wide and high.
         Raises TrainingError where the file cannot be written.
         """
-        page = contact_sheet(self._rows[:rows], ("LQ", "restored", "HQ"), side)
+        cells = [[Cell(centre_crop(cell.picture, side), cell.caption) for cell in row] for row in self._rows]
+        page = contact_sheet(cells[:rows], ("LQ", "restored", "HQ"), lines=1)
         buffer = io.BytesIO()
         page.save(buffer, "PNG")
         try:
@@ -175,20 +177,14 @@ def _paths(folder: Path) -> list[tuple[Path | None, Path]]:
     """(LQ or None, HQ) of every picture, by name. Raises DataError where there is none."""
     found = pair_folders(folder)
     if found is not None:
-        lq_folder, hq_folder = found
-        lqs = {path.stem: path for path in _pictures(lq_folder)}
-        pairs = [(lqs[path.stem], path) for path in _pictures(hq_folder) if path.stem in lqs]
-        if not pairs:
-            raise DataError(f"No picture in {lq_folder} has the name of one in {hq_folder}; name them alike.")
-        return pairs
-    pictures = _pictures(folder)
+        try:
+            return [(pair.result, pair.truth) for pair in pair_up(*found).pairs]
+        except ImageError as error:
+            raise DataError(str(error)) from None
+    pictures = list(find_pictures(folder))
     if not pictures:
         raise DataError(f"The folder {folder} has neither pictures nor LR/ and HR/; give one that has.")
     return [(None, path) for path in pictures]
-
-
-def _pictures(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
 
 
 def _read(path: Path) -> Image.Image:
@@ -215,8 +211,7 @@ def _degraded(hq: Image.Image, preset: str, scale: float, seed: int, index: int)
 
 def _enlarged(lq: Image.Image, hq: Image.Image, path: Path) -> Image.Image:
     """The LQ at the size of its HQ, by Pillow's bicubic."""
-    across, down = hq.width / lq.width, hq.height / lq.height
-    if across < 1 or down < 1 or abs(across / down - 1) > _SHAPE_SLACK:
+    if hq.width < lq.width or hq.height < lq.height or not of_one_shape(hq.size, lq.size):
         raise DataError(
             f"{path} has {lq.width}x{lq.height} px, which is no smaller copy of its HQ of {hq.width}x{hq.height} px; "
             "mend or remove the pair."

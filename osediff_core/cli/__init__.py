@@ -1,1 +1,1 @@
-"""What the command line does, one file per family of commands; nothing here prints."""
+"""The command line: main.py, one file a command, and what commands share; nothing but main.py prints."""

@@ -1,4 +1,4 @@
-"""`osediff degrade`: make good pictures bad one after the other; one that fails does not stop the rest."""
+"""`osediff degrade`: good pictures are made bad one after the other; one that fails does not stop the rest."""
 
 from __future__ import annotations
 
@@ -9,19 +9,44 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..choices import DEGRADATIONS
 from ..errors import ImageError, OptionError
 from .jobs import Job, check_outputs, make_plan
+from .options import add_pictures, natural, positive
 from .outcome import Outcome
 from .results import Result, failed, interrupt_waits, may_fail, skip_existing, summary
 
 if TYPE_CHECKING:
     from ..degrade import Degradation
-    from ..degrade.sheet import Pair
-    from ..images.picture import Picture
+    from ..images import Cell, Picture
 
 logger = logging.getLogger(__name__)
 
+HELP = "make good pictures bad"
+
 _LONGEST_SHEET = 64  # pairs; more cannot be looked at
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What `run` reads."""
+    add_pictures(parser)
+    add = parser.add_argument_group("degradation").add_argument
+    add(
+        "--preset",
+        default="realesrgan",
+        metavar="NAME|FILE.yaml",
+        help=f"{', '.join(DEGRADATIONS)}, or a file of your own (default: realesrgan)",
+    )
+    add("--scale", type=positive, default=4.0, metavar="X", help="input / output size, from 1 (default: 4)")
+    add("--seed", type=natural, default=0, metavar="N", help="another seed, other degradations (default: 0)")
+    add("--resize-back", action="store_true", help="enlarge the results to the old size, as training does")
+    add(
+        "--official",
+        action="store_true",
+        default=None,
+        help="compress and round as the code that OSEDiff was trained with (default: as the preset says)",
+    )
+    add("--sheet", metavar="FILE", help="also write the results beside the inputs as one picture, to look at")
 
 
 @dataclass
@@ -55,7 +80,7 @@ def run(args: argparse.Namespace) -> Outcome:
         "official": args.official,
         "sheet": args.sheet,
     }
-    pairs: list[Pair] = []
+    pairs: list[Cell] = []
     interrupted = False
     try:
         _degrade_all(args, plan.jobs, jobs, results, pairs)
@@ -71,7 +96,7 @@ def _sheet_job(args: argparse.Namespace, jobs: list[Job]) -> list[Job]:
     """The sheet as a job of its own, or nothing."""
     if not args.sheet:
         return []
-    from ..images.files import check_format
+    from ..images import check_format
 
     path = Path(args.sheet)
     try:
@@ -89,7 +114,7 @@ def _degrade_all(
     numbered: list[Job],
     jobs: list[Job],
     results: list[Result],
-    pairs: list[Pair],
+    pairs: list[Cell],
 ) -> None:
     """Appends one result per job when it begins. A picture's number is its place among all, skipped ones too."""
     from tqdm import tqdm
@@ -105,9 +130,9 @@ def _degrade_all(
 
 
 def _degrade_one(
-    args: argparse.Namespace, job: Job, index: int, result: DegradeResult, pairs: list[Pair]
+    args: argparse.Namespace, job: Job, index: int, result: DegradeResult, pairs: list[Cell]
 ) -> None:
-    from ..images.files import check_format, read_image, write_image
+    from ..images import check_format, read_image, write_image
 
     start = time.perf_counter()
     picture = read_image(job.source)
@@ -151,22 +176,21 @@ def _degraded(args: argparse.Namespace, picture: Picture, index: int) -> tuple[P
     return result, degradation
 
 
-def _pair(hq: Picture, lq: Picture, caption: str) -> Pair:
+def _pair(hq: Picture, lq: Picture, caption: str) -> Cell:
     from PIL import Image
 
-    from ..degrade.sheet import crop_pair
+    from ..degrade.sheet import pair
 
     low, high = (Image.fromarray(picture.rgb8()) for picture in (lq, hq))
-    return crop_pair(low, high, caption)
+    return pair(low, high, caption)
 
 
-def _write_sheet(path: Path, pairs: list[Pair]) -> None:
+def _write_sheet(path: Path, pairs: list[Cell]) -> None:
     import numpy as np
 
-    from ..degrade.sheet import contact_sheet
-    from ..images.files import write_image
-    from ..images.picture import Picture
+    from ..degrade.sheet import sheet_of
+    from ..images import Picture, write_image
 
-    sheet = contact_sheet(pairs)
+    sheet = sheet_of(pairs)
     write_image(path, Picture(np.asarray(sheet).astype(np.float32) / 255))
     logger.info("%s shows the results on the left, the inputs on the right", path)

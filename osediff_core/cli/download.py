@@ -1,4 +1,4 @@
-"""`osediff download`: fetch published weights that were asked for by name."""
+"""`osediff download`: published weights, fetched when asked for by name."""
 
 from __future__ import annotations
 
@@ -9,14 +9,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DownloadError, OptionError
-from ..weights.download import download
-from ..weights.published import KNOWN_FILES, KnownFile, find
 from .outcome import DONE, FAILED, Outcome
 
 if TYPE_CHECKING:
     from tqdm import tqdm
 
+    from ..weights.published import KnownFile
+
 logger = logging.getLogger(__name__)
+
+HELP = "fetch published weights"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What `run` reads."""
+    add = parser.add_argument
+    add("names", metavar="NAME", nargs="*", help="files to fetch, as --list names them")
+    add("--to", metavar="FOLDER", help="where to put them; made if missing")
+    add("--list", action="store_true", help="show what can be fetched, and fetch nothing")
 
 
 def run(args: argparse.Namespace) -> Outcome:
@@ -38,6 +48,8 @@ def run(args: argparse.Namespace) -> Outcome:
 
 
 def _known(name: str) -> KnownFile:
+    from ..weights.published import find
+
     try:
         return find(name)
     except DownloadError as error:
@@ -47,6 +59,8 @@ def _known(name: str) -> KnownFile:
 def _fetch(file: KnownFile, folder: Path, debug: bool) -> dict[str, Any]:
     """The JSON record of one file."""
     from tqdm import tqdm
+
+    from ..weights.download import download
 
     result: dict[str, Any] = {
         "name": file.name,
@@ -79,6 +93,8 @@ def _showing(bar: tqdm) -> Callable[[int, int], None]:
 
 
 def _listing() -> Outcome:
+    from ..weights.published import KNOWN_FILES
+
     files = [
         {
             "name": file.name,

@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from ..atomic import write_bytes_atomically
 from ..errors import ImageError, OSEDiffError
+from ..evaluate.metrics import DEFAULT, METRICS
+from ..version import __version__
 from .jobs import Job, check_outputs
+from .options import add_device, natural
 from .outcome import DONE, FAILED, INTERRUPTED, Outcome
 
 if TYPE_CHECKING:
@@ -20,7 +23,40 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+HELP = "measure results against ground truth"
+
 FILES = ("evaluation.json", "evaluation.csv", "evaluation.md", "report.html")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What `run` reads."""
+    add = parser.add_argument
+    add("results", metavar="RESULTS", help="a folder of results, or one picture")
+    add(
+        "truth",
+        metavar="GROUND_TRUTH",
+        nargs="?",
+        help="what they should be, under the same names; without it only no-reference metrics are computed",
+    )
+    add("--lq", metavar="LQ", help="what they were made from, under the same names: also measures bicubic")
+    add("-o", "--output", metavar="OUT", help="folder for evaluation.json, .csv and .md and report.html")
+    add(
+        "--metrics",
+        default=",".join(DEFAULT),
+        metavar="NAMES",
+        help=f"osediff (the paper's nine), or some of {', '.join(METRICS)} (default: osediff,d2)",
+    )
+    add_device(add)
+    add("--allow-download", action="store_true", help="let pyiqa fetch the weights of metrics")
+    add("--seed", type=natural, default=0, metavar="N", help="of the bootstrap intervals (default: 0)")
+    add("--title", metavar="TEXT", help="of the report (default: the folder's name)")
+    add(
+        "--report-pictures",
+        type=natural,
+        default=24,
+        metavar="N",
+        help="at most so many pictures in the report, half of them the worst (default: 24)",
+    )
 
 
 def run(args: argparse.Namespace) -> Outcome:
@@ -94,7 +130,6 @@ def _contents(
     found: Evaluation, data: dict[str, Any], title: str, args: argparse.Namespace
 ) -> Iterator[tuple[str, Callable[[], str]]]:
     """FILES with what makes each; the report, which reads pictures again, is last."""
-    from .. import __version__
     from ..evaluate.report import render_report
     from ..evaluate.tables import as_csv, markdown
 

@@ -1,4 +1,4 @@
-"""Which files are read and where each result goes; settled before any model is loaded."""
+"""Jobs: which files are read and where each result goes, settled before any model is loaded."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import ImageError, OptionError
-from ..images.files import READ_SUFFIXES, WRITE_FORMATS
 
 # Formats that are written without loss keep their suffix; a JPEG result would lose what was just restored.
 _KEPT_SUFFIXES = frozenset({".png", ".tif", ".tiff", ".webp"})
@@ -46,7 +45,7 @@ def make_plan(
         raise OptionError(
             f"--format {file_format} does not suit the output {output}; leave out one of the two."
         )
-    found, unreadable = find_pictures(inputs, recursive=recursive, results=output)
+    found, unreadable = find_inputs(inputs, recursive=recursive, results=output)
     jobs = [
         Job(source, output if to_file else output / relative.with_suffix(_suffix(relative, file_format)))
         for source, relative in found
@@ -55,7 +54,7 @@ def make_plan(
     return Plan(jobs, unreadable)
 
 
-def find_pictures(
+def find_inputs(
     inputs: list[Path], *, recursive: bool = False, results: Path | None = None
 ) -> tuple[list[tuple[Path, Path]], list[tuple[Path, str]]]:
     """Every picture of files and folders as (path, path relative to its folder), once, without those below `results`.
@@ -82,6 +81,8 @@ def find_pictures(
 
 
 def _is_file_output(inputs: list[Path], output: Path) -> bool:
+    from ..images import WRITE_FORMATS
+
     if os.path.isdir(output) or output.suffix.lower() not in WRITE_FORMATS:
         return False
     if len(inputs) > 1:
@@ -98,7 +99,8 @@ def _pictures(
 
     Second, the folders that could not be looked into, each with the sentence that says why.
     """
-    found: list[tuple[Path, Path]] = []
+    from ..images import find_pictures
+
     refused: list[tuple[Path, str]] = []
 
     def refuse(error: OSError) -> None:
@@ -107,13 +109,12 @@ def _pictures(
         refused.append((Path(error.filename), text))
 
     left_out = None if results is None else _same(results)
-    for root, folders, files in os.walk(folder, onerror=refuse):
+
+    def enter(below: Path) -> bool:
         # results of an earlier run may lie below the input folder; they are no input
-        kept = (f for f in folders if not f.startswith(".") and _same(Path(root, f)) != left_out)
-        folders[:] = sorted(kept) if recursive else []
-        for name in sorted(files):
-            if Path(name).suffix.lower() in READ_SUFFIXES and not name.startswith("."):
-                found.append((Path(root, name), Path(root, name).relative_to(folder)))
+        return recursive and not below.name.startswith(".") and _same(below) != left_out
+
+    found = [(path, path.relative_to(folder)) for path in find_pictures(folder, enter, refuse)]
     return found, refused
 
 

@@ -1,23 +1,38 @@
-"""The command `osediff`: upscale, tag, degrade, evaluate, convert, info, download.
+"""The command `osediff`: its commands in a table, how one is run, and how it is shown what came of it.
 
-Heavy packages are imported by the commands when they need them, so that help and errors in options come at
-once. Results go to stdout, everything else (progress, warnings, errors) to stderr.
+Another command is a module with HELP, `add_options(parser)` and `run(args)`, and its line in COMMANDS. Heavy packages
+are imported by the commands when they run, so that help and errors in options come at once. Results go to stdout,
+everything else (progress, warnings, errors) to stderr.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import logging
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 
-from .. import __version__
-from ..errors import OptionError, OSEDiffError, first_line
-from .options import parser
-from .outcome import FAILED, INTERRUPTED, USAGE, Outcome
+from ..errors import first_line
+from ..version import __version__
+from . import convert, degrade, download, evaluate, info, tag, upscale
+from .entry import explained
+from .options import Parser
+from .outcome import FAILED, INTERRUPTED, Outcome
 
 logger = logging.getLogger("osediff_core")
+
+COMMANDS = {
+    "upscale": upscale,
+    "tag": tag,
+    "degrade": degrade,
+    "evaluate": evaluate,
+    "convert": convert,
+    "info": info,
+    "download": download,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,50 +52,44 @@ def main(argv: Sequence[str] | None = None) -> int:
         logger.removeHandler(handler)
 
 
+def parser() -> argparse.ArgumentParser:
+    """Its error is an OptionError, but for --help and --version, which print and exit. `run` is the command's."""
+    root = Parser(
+        prog="osediff",
+        description="Restore and enlarge photos with one diffusion step (OSEDiff, arXiv 2406.08177).",
+    )
+    root.add_argument("--version", action="version", version=f"osediff {__version__}")
+    commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "--json", action="store_true", help="print one JSON document on stdout and nothing else"
+    )
+    common.add_argument("--debug", action="store_true", help="log more, and show tracebacks of errors")
+    for name, command in COMMANDS.items():
+        options = commands.add_parser(name, parents=[common], help=command.HELP)
+        command.add_options(options)
+        options.set_defaults(run=command.run)
+    return root
+
+
 def _outcome(argv: list[str], debug: bool) -> Outcome:
     """What the command line came to; an error is logged and becomes an outcome too."""
     try:
-        return _run(argv)
-    except OSEDiffError as error:
-        return _failure(error, USAGE if isinstance(error, OptionError) else FAILED, str(error), debug)
-    except KeyboardInterrupt as error:
-        return _failure(error, INTERRUPTED, "interrupted", debug=False)
+        return explained(lambda: _run(argv), partial(_failure, debug))
     except Exception as error:  # the last resort: one sentence instead of a traceback
         text = f"{type(error).__name__}: {first_line(error)}"
         message = f"Something unforeseen went wrong ({text}); add --debug for the details."
-        return _failure(error, FAILED, message, debug)
-
-
-def _failure(error: BaseException, status: int, message: str, debug: bool) -> Outcome:
-    logger.error("%s", message, exc_info=error if debug else None)
-    return Outcome(status, "", {"error": message, "kind": type(error).__name__})
+        return _failure(debug, error, FAILED, message)
 
 
 def _run(argv: list[str]) -> Outcome:
     args = parser().parse_args(argv)
-    if args.command == "upscale":
-        from . import upscale
+    return args.run(args)
 
-        return upscale.run(args)
-    if args.command == "tag":
-        from . import tag
 
-        return tag.run(args)
-    if args.command == "degrade":
-        from . import degrade
-
-        return degrade.run(args)
-    if args.command == "evaluate":
-        from . import evaluate
-
-        return evaluate.run(args)
-    if args.command == "download":
-        from . import download
-
-        return download.run(args)
-    from . import weights
-
-    return weights.convert(args) if args.command == "convert" else weights.info(args)
+def _failure(debug: bool, error: BaseException, status: int, message: str) -> Outcome:
+    logger.error("%s", message, exc_info=error if debug and status != INTERRUPTED else None)
+    return Outcome(status, "", {"error": message, "kind": type(error).__name__})
 
 
 def _show(outcome: Outcome, as_json: bool) -> None:

@@ -1,4 +1,4 @@
-"""What a command hands back to the command line to be shown."""
+"""The outcome of a command, as it is handed back to be shown."""
 
 from __future__ import annotations
 
@@ -18,3 +18,8 @@ class Outcome:
     status: int
     text: str
     data: dict[str, Any]
+
+
+def megabytes(count: int) -> str:
+    """A file's size for people. count: bytes."""
+    return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count} bytes"

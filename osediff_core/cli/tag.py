@@ -1,4 +1,4 @@
-"""`osediff tag`: say what pictures show; one that fails does not stop the rest."""
+"""`osediff tag`: tags that say what pictures show; one picture that fails does not stop the rest."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .jobs import find_pictures
+from ..choices import TAG_LANGUAGES
+from .jobs import find_inputs
+from .options import add_dtype_and_device, add_inputs, add_tagger
 from .outcome import Outcome
 from .results import Result, failed, may_fail, summary
 
@@ -17,6 +19,17 @@ if TYPE_CHECKING:
     from ..dape import Tagger
 
 logger = logging.getLogger(__name__)
+
+HELP = "say what pictures show"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What `run` reads."""
+    add_inputs(parser)
+    parser.add_argument("--recursive", action="store_true", help="search sub-folders")
+    add_tagger(parser)
+    parser.add_argument("--language", choices=TAG_LANGUAGES, default="en", help="of the tags (default: en)")
+    add_dtype_and_device(parser.add_argument)
 
 
 @dataclass
@@ -31,7 +44,7 @@ def run(args: argparse.Namespace) -> Outcome:
     """Carries out the parsed command line. Raises OSEDiffError for what concerns the whole run."""
     from ..dape.choice import open_tagger
 
-    found, unreadable = find_pictures([Path(p) for p in args.inputs], recursive=args.recursive)
+    found, unreadable = find_inputs([Path(p) for p in args.inputs], recursive=args.recursive)
     results: list[Result] = [failed(TagResult(str(path), None), message) for path, message in unreadable]
     tagger = open_tagger(args.dape, args.ram, dtype=args.dtype, device=args.device)
     interrupted = False
@@ -60,7 +73,7 @@ def _tag_all(args: argparse.Namespace, tagger: Tagger, sources: list[Path], resu
 
 def _tag_one(args: argparse.Namespace, tagger: Tagger, source: Path, result: TagResult) -> None:
     from ..dape import prompt_of
-    from ..images.files import read_image
+    from ..images import read_image
 
     start = time.perf_counter()
     picture = read_image(source)

@@ -1,4 +1,4 @@
-"""`osediff upscale`: restore pictures one after the other; one that fails does not stop the rest."""
+"""`osediff upscale`: pictures are restored one after the other; one that fails does not stop the rest."""
 
 from __future__ import annotations
 
@@ -9,8 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .. import color
+from ..choices import VAE_ATTENTIONS
 from ..errors import OptionError
+from ..tiles.grid import GRIDS
 from .jobs import Job, check_outputs, make_plan
+from .options import add_dtype_and_device, add_pictures, add_tagger, between, natural, number, positive
 from .outcome import Outcome
 from .results import Result, failed, interrupt_waits, may_fail, skip_existing, summary
 
@@ -23,6 +27,137 @@ if TYPE_CHECKING:
     from ..pipeline import RestoreOptions
 
 logger = logging.getLogger(__name__)
+
+HELP = "restore pictures"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What `run` reads."""
+    add_pictures(parser)
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument(
+        "--scale", type=positive, default=4.0, metavar="X", help="output / input size (default: 4)"
+    )
+    size.add_argument("--size", type=_size, metavar="WxH", help="output size in pixels instead of --scale")
+    _add_model(parser)
+    _add_restoration(parser)
+    add_tagger(parser)
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("model").add_argument
+    add(
+        "--base",
+        default="tiny",
+        metavar="BASE",
+        help="tiny, a diffusers folder, an SD checkpoint, or a hub id",
+    )
+    add("--weights", metavar="FILE", help="OSEDiff weights, .pkl or .safetensors (default: the base's own)")
+    add(
+        "--strength",
+        type=_strength,
+        default=1.0,
+        metavar="S",
+        help="of the OSEDiff weights; S or UNET,VAE (default: 1)",
+    )
+    add(
+        "--compile",
+        action="store_true",
+        help="compile the networks; the first picture of each size takes minutes, the next are faster",
+    )
+    add_dtype_and_device(add)
+    add("--allow-download", action="store_true", help="let a hub id given as --base be downloaded")
+    add("--revision", metavar="REV", help="commit or branch of a hub id")
+
+
+def _add_restoration(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("restoration").add_argument
+    add("--prompt", default="", metavar="TEXT", help="what the pictures show, behind the tags")
+    add(
+        "--fidelity",
+        type=between(-1, 1),
+        default=0.0,
+        metavar="F",
+        help="-1: more detail; 0: as trained; 1: nothing but the input (default: 0)",
+    )
+    add(
+        "--color-fix",
+        choices=color.METHODS,
+        default="adain",
+        help="give back the input's colours (default: adain)",
+    )
+    add(
+        "--color-weight",
+        type=between(0, 1),
+        default=1.0,
+        metavar="W",
+        help="how much of the colour fix, 0 to 1 (default: 1)",
+    )
+    add(
+        "--tile",
+        type=natural,
+        default=96,
+        metavar="N",
+        help="tile side in latents, at most; less where memory is short, 0 for no tiles (default: 96)",
+    )
+    add(
+        "--overlap",
+        type=natural,
+        metavar="N",
+        help="overlap of tiles in latents (default: a third of --tile)",
+    )
+    add("--tile-grid", choices=GRIDS, default="official", help="how tiles are laid (default: official)")
+    add(
+        "--vae-tile",
+        type=_vae_tile,
+        metavar="N",
+        help="side of the VAE's tiles in pixels, 0 for none (default: as memory allows; their size changes nothing)",
+    )
+    add(
+        "--vae-memory",
+        type=_gigabytes,
+        metavar="GB",
+        help="what the VAE may take besides its weights (default: 60%% of what is free)",
+    )
+    add(
+        "--vae-attention",
+        choices=VAE_ATTENTIONS,
+        default="auto",
+        help="exact, pooled (faster, nearly the same), or auto: exact unless that takes very long (default: auto)",
+    )
+    add(
+        "--sample-posterior",
+        action="store_true",
+        help="draw the latent as the official code does; not its mode",
+    )
+    add("--seed", type=natural, default=0, metavar="N", help="of --sample-posterior (default: 0)")
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, _, height = text.lower().partition("x")
+    try:
+        size = (natural(width), natural(height))
+    except argparse.ArgumentTypeError:
+        size = (0, 0)
+    if 0 in size:
+        raise argparse.ArgumentTypeError(f"{text!r} is not WIDTHxHEIGHT in pixels, for example 1920x1080")
+    return size
+
+
+def _strength(text: str) -> float | tuple[float, float]:
+    parts = [number(part) for part in text.split(",")]
+    if len(parts) > 2:
+        raise argparse.ArgumentTypeError(f"{text!r} is not one number, or two as UNET,VAE")
+    return parts[0] if len(parts) == 1 else (parts[0], parts[1])
+
+
+def _vae_tile(text: str) -> int | None:
+    return None if text == "auto" else natural(text)
+
+
+def _gigabytes(text: str) -> int:
+    """Bytes."""
+    return int(positive(text) * 10**9)
 
 
 @dataclass
@@ -83,7 +218,7 @@ class _Run:
                 self._restore(job, result, bar)
 
     def _restore(self, job: Job, result: UpscaleResult, bar: tqdm) -> None:
-        from ..images.files import check_format, read_image, write_image
+        from ..images import check_format, read_image, write_image
         from ..pipeline import restore_picture
 
         start = time.perf_counter()

@@ -9,8 +9,17 @@ Nothing is downloaded unless asked; what cannot be computed on this machine is i
 
 from __future__ import annotations
 
-from .evaluation import Evaluation, evaluate
-from .folders import pair_up
+from typing import TYPE_CHECKING
+
+from ..late import loading
 from .metrics import METRICS, PRESETS, parse_metrics
+
+if TYPE_CHECKING:
+    from .evaluation import Evaluation, evaluate
+    from .folders import pair_up
+
+__getattr__ = loading(
+    __name__, {"Evaluation": ".evaluation", "evaluate": ".evaluation", "pair_up": ".folders"}
+)
 
 __all__ = ["METRICS", "PRESETS", "Evaluation", "evaluate", "pair_up", "parse_metrics"]

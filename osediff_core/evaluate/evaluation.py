@@ -14,18 +14,15 @@ import torch
 from PIL import Image
 
 from ..errors import ImageError, OSEDiffError
-from ..images.files import read_image
-from ..images.picture import Picture
+from ..images import Picture, read_image
 from .bootstrap import Mean, mean_of
 from .fid import TRUTH, WholeSet
-from .folders import PicturePair
+from .folders import PicturePair, of_one_shape
 from .measure import BICUBIC, DIFFERENCE, RESULT, Figures, figures_of, load_measures
 from .metric import Measure, Metric, MetricUnavailable
 from .metrics import METRICS, ORDER
 
 logger = logging.getLogger(__name__)
-
-_SHAPE_SLACK = 0.02  # by which the sides' ratios of LQ and result may differ: LQ sides are rounded
 
 
 @dataclass
@@ -199,8 +196,7 @@ def _bicubic(path: Path, case: Case) -> np.ndarray | None:
     except ImageError as error:
         case.notes.append(f"{error} It is not compared with bicubic")
         return None
-    across, down = (large / small for large, small in zip(case.size, picture.size, strict=True))
-    if abs(across / down - 1) > _SHAPE_SLACK:
+    if not of_one_shape(case.size, picture.size):
         case.notes.append(
             f"{path} has {_by(picture.size)} pixels, another shape than the result's {_by(case.size)}, and is not "
             "compared with bicubic"

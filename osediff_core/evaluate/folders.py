@@ -1,4 +1,4 @@
-"""Which picture belongs to which: folders of results, ground truth and LQ pictures, paired by file name."""
+"""Pairs of pictures: folders of results, ground truth and LQ pictures, matched by file name."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import ImageError, OptionError, some_of
-from ..images.files import READ_SUFFIXES
+from ..images import find_pictures
 
 # (LQ, ground truth) below a data set's folder: this project's, others', and those that StableSR published
 PAIR_FOLDERS = (
@@ -19,6 +19,7 @@ PAIR_FOLDERS = (
     ("test_LR", "test_HR"),
     ("test_lr", "test_hr"),
 )
+_SHAPE_SLACK = 0.02  # by which the ratios of two pictures' sides may differ: those of an LQ are rounded
 
 
 @dataclass(frozen=True)
@@ -78,12 +79,10 @@ def pictures_by_name(folder: Path) -> dict[str, Path]:
     """
     found: dict[str, Path] = {}
     try:
-        files = sorted(folder.iterdir())
+        files = list(find_pictures(folder))
     except OSError as error:
         raise ImageError(f"{folder} cannot be read ({error.strerror or error}); check the path.") from error
     for path in files:
-        if path.suffix.lower() not in READ_SUFFIXES or path.name.startswith(".") or path.is_dir():
-            continue
         if path.stem in found:
             raise OptionError(f"{found[path.stem]} and {path} have the same name; remove or rename one.")
         found[path.stem] = path
@@ -98,6 +97,12 @@ def pair_folders(folder: Path) -> tuple[Path, Path] | None:
         if (folder / lq).is_dir() and (folder / truth).is_dir():
             return folder / lq, folder / truth
     return None
+
+
+def of_one_shape(large: tuple[int, int], small: tuple[int, int]) -> bool:
+    """Whether a picture of size `large` can be the one of size `small`, enlarged. Sizes: (width, height)."""
+    across, down = large[0] / small[0], large[1] / small[1]
+    return abs(across / down - 1) <= _SHAPE_SLACK
 
 
 def _alone(names: Iterable[str], partners: Mapping[str, Path], why: str, then: str = "left out") -> list[str]:

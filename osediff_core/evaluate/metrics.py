@@ -31,6 +31,7 @@ METRICS = {
 }
 # "osediff": those of the paper's Table 1, with the settings of the official evaluation
 PRESETS = {"osediff": ("psnr", "ssim", "lpips", "dists", "fid", "niqe", "maniqa", "musiq", "clipiqa")}
+DEFAULT = ("osediff", "d2")
 _PACKAGES = {"pkg_resources": "'setuptools<82'"}  # of modules that have another name
 # by which results are ordered from worst to best: the first of these that is there
 ORDER = ("lpips", "d2", "dists", "ssim", "psnr", "musiq", "maniqa", "clipiqa", "niqe")

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..images.files import read_image
+from ..images import read_image
 from .evaluation import Case, Evaluation, enlarged
 from .measure import BICUBIC, DIFFERENCE, RESULT
 from .metric import Metric

@@ -1,4 +1,4 @@
-"""Image files to `Picture` and back: PNG, JPEG, WebP, TIFF and whatever else Pillow reads; 8 and 16 bits."""
+"""Image files, to `Picture` and back: PNG, JPEG, WebP, TIFF and whatever else Pillow reads; 8 and 16 bits."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import warnings
 import zlib
 from dataclasses import replace
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageCms, UnidentifiedImageError
@@ -18,8 +19,6 @@ from ..atomic import write_bytes_atomically
 from ..errors import ImageError, first_line
 from .picture import Picture
 from .sixteen_bit import Stored, encode_png, encode_tiff, read_sixteen_bit, stored_bits
-
-__all__ = ["READ_SUFFIXES", "WRITE_FORMATS", "Picture", "check_format", "read_image", "write_image"]
 
 READ_SUFFIXES = frozenset(
     ".png .apng .jpg .jpeg .jpe .jfif .webp .tif .tiff .bmp .dib .gif .ppm .pgm .pbm .pnm .tga .jp2"
@@ -85,14 +84,28 @@ def read_image(path: str | os.PathLike[str]) -> Picture:
 
 
 def _read_any(path: Path) -> Stored:
-    with Image.open(path) as image:
-        if image.format == "EPS":  # a program, which Pillow would hand to Ghostscript to run
-            raise UnidentifiedImageError
+    with open_image(path) as image:
         frames = getattr(image, "n_frames", 1)  # before load(), which may close the file
         image.load()
         orientation = image.getexif().get(ExifTag.Orientation, 1)  # TIFF is upright already after load()
-        samples, icc = _samples(path, image, image.info.get("icc_profile") or None)
+        samples, icc = _samples(image, image.info.get("icc_profile") or None)
         return Stored(samples, orientation, icc, frames, stored_bits(path, image.format))
+
+
+def open_image(source: Path | BinaryIO, name: str | None = None) -> Image.Image:
+    """Pillow's image of a file, its pixels not yet read. name: in the message, the path by default.
+
+    Raises ImageError for 32 bits per channel, UnidentifiedImageError for no image and for EPS, and what Pillow raises.
+    """
+    image = Image.open(source)
+    if image.format == "EPS":  # a program, which Pillow would hand to Ghostscript to run
+        image.close()
+        raise UnidentifiedImageError
+    # Pillow's PGM reader has 16 bits in a mode of 32
+    if image.mode == "F" or (image.mode == "I" and image.format != "PPM"):
+        image.close()
+        raise ImageError(f"{name or source} has 32 bits per channel; save it with 8 or 16.")
+    return image
 
 
 def _picture(stored: Stored) -> Picture:
@@ -122,15 +135,13 @@ def _picture(stored: Stored) -> Picture:
     )
 
 
-def _samples(path: Path, image: Image.Image, icc: bytes | None) -> tuple[np.ndarray, bytes | None]:
+def _samples(image: Image.Image, icc: bytes | None) -> tuple[np.ndarray, bytes | None]:
     """Any Pillow mode -> uint8 (H, W[, 2|3|4]), uint16 for 16-bit grey, and the ICC profile that fits them."""
     mode = image.mode
     if mode.startswith("I;16"):
         return np.asarray(image.convert("I")).astype(np.uint16), icc
-    if mode == "I" and image.format == "PPM":  # 16 bits: Pillow's PGM reader has them in a wider mode
+    if mode == "I":  # a PGM of 16 bits, see open_image
         return np.asarray(image).astype(np.uint16), icc
-    if mode in ("I", "F"):
-        raise ImageError(f"{path} has 32 bits per channel; save it with 8 or 16.")
     if mode in ("CMYK", "LAB"):
         image, icc = _to_srgb(image, icc)
     elif "transparency" in image.info and mode in ("1", "L", "RGB", "P"):

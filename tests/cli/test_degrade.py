@@ -10,7 +10,7 @@ from PIL import Image
 
 from osediff_core.cli import main as cli
 from osediff_core.degrade import degrade
-from osediff_core.images.files import read_image
+from osediff_core.images import read_image
 
 
 def save_photo(path, size=(40, 24), seed=0, mode="RGB"):

@@ -10,7 +10,7 @@ from PIL import Image
 from tagger_models import SMALL, lora_tensors, official_tensors
 
 from osediff_core.dape import Tagger, TaggerWeights, prompt_of, read_tagger, write_tagger
-from osediff_core.images.files import read_image
+from osediff_core.images import read_image
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

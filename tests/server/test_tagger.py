@@ -7,7 +7,7 @@ from tagger_models import lora_tensors, official_tensors
 
 from osediff_core.dape import Tagger, TaggerConfig, TaggerWeights, tag_names, write_tagger
 from osediff_core.dape.lora import lora_modules, pairs_of
-from osediff_core.images.files import read_image
+from osediff_core.images import read_image
 
 FILE = "ram_dape.safetensors"
 THRESHOLD = 0.5

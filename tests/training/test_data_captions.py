@@ -130,7 +130,7 @@ def test_ram_captions_good_pictures_without_dape(folder, tmp_path):
 
     from osediff_core.dape import Tagger, TaggerWeights, prompt_of, write_tagger
     from osediff_core.dape.lora import lora_modules, pairs_of
-    from osediff_core.images.files import read_image
+    from osediff_core.images import read_image
 
     path, lora = tmp_path / "ram.safetensors", pairs_of(lora_tensors(), lora_modules(SMALL))
     write_tagger(path, TaggerWeights(SMALL, official_tensors(), lora))

@@ -18,7 +18,8 @@ from pathlib import Path
 
 import yaml
 
-from osediff_core.errors import OptionError, OSEDiffError
+from osediff_core.cli.entry import run_main
+from osediff_core.errors import OptionError
 
 from ..settings import as_yaml
 from .figures import is_trained
@@ -59,18 +60,14 @@ def main(argv: Sequence[str] | None = None, job: Sequence[str] = JOB) -> int:
         "--page", type=Path, default=PAGE, metavar="FILE", help="the report (default: docs/ablations.md)"
     )
     args = parser.parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    try:
+
+    def work() -> int:
         failed = run(args, job)
         write_report(args.out, args.page)
-    except OSEDiffError as error:
-        log.error("%s", error)
-        return 2 if isinstance(error, OptionError) else 1
-    except KeyboardInterrupt:
-        log.error("interrupted; the same command goes on with what is left")
-        return 130
-    log.info("%s", args.page)
-    return 1 if failed else 0
+        log.info("%s", args.page)
+        return 1 if failed else 0
+
+    return run_main(work, log, interrupted="interrupted; the same command goes on with what is left")
 
 
 def run(args: argparse.Namespace, job: Sequence[str]) -> int:

@@ -18,7 +18,7 @@ from osediff_core.dape.embedded import TINY
 from osediff_core.evaluate.measure import figures_of, load_measures
 from osediff_core.evaluate.metrics import METRICS
 from osediff_core.generator import OneStepGenerator
-from osediff_core.images.picture import Picture
+from osediff_core.images import Picture
 from osediff_core.pipeline import RestoreOptions, restore_picture
 
 from ..logs import read_log

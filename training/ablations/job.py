@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from osediff_core.errors import OSEDiffError
+from osediff_core.cli.entry import run_main
 
 from .. import train
 from .evaluate import evaluate_run
@@ -54,19 +54,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_common(parser)
     parser.add_argument("--until-eof", action="store_true", help="stop as by Ctrl-C when stdin ends")
     args = parser.parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s", stream=sys.stderr)
     torch.set_num_threads(1)
-    try:
+
+    def work() -> int:
         if args.until_eof:
             # a shell that starts the command in the background makes it, and so this process, deaf to it
             signal.signal(signal.SIGINT, signal.default_int_handler)
             threading.Thread(target=_interrupt_at_eof, daemon=True).start()
         return do(args.run, args.training, Pictures.of(args), args.settings)
-    except OSEDiffError as error:
-        log.error("%s", error)
-        return 1
-    except KeyboardInterrupt:
-        return 130
+
+    return run_main(work, log, line="%(levelname)s: %(message)s")
 
 
 def _interrupt_at_eof() -> None:

@@ -16,7 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from osediff_core.atomic import write_bytes_atomically
-from osediff_core.errors import OptionError, OSEDiffError
+from osediff_core.cli.entry import run_main
+from osediff_core.errors import OptionError
 from osediff_core.evaluate.metrics import METRICS, Metric
 from osediff_core.evaluate.tables import table_of
 
@@ -198,14 +199,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("out", type=Path, help="the folder of the runs")
     parser.add_argument("--page", type=Path, default=PAGE)
     args = parser.parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    try:
+
+    def work() -> None:
         write_report(args.out, args.page)
-    except OSEDiffError as error:
-        log.error("%s", error)
-        return 1
-    log.info("%s", args.page)
-    return 0
+        log.info("%s", args.page)
+
+    return run_main(work, log)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Bytes to an 8-bit RGB picture, whatever the file holds."""
+"""Decoding of training pictures: bytes to 8-bit RGB, whatever the file holds."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ import warnings
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from osediff_core.errors import first_line
-from osediff_core.images.files import READ_SUFFIXES as SUFFIXES
-
-__all__ = ["SUFFIXES", "BrokenPicture", "decode"]
+from osediff_core.errors import ImageError, first_line
+from osediff_core.images import open_image
 
 
 class BrokenPicture(Exception):
@@ -26,16 +24,11 @@ def decode(data: bytes) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of large pictures; Pillow still refuses decompression bombs
-            image = Image.open(io.BytesIO(data))
-            if image.format == "EPS":  # a program, which Pillow would hand to Ghostscript to run
-                raise UnidentifiedImageError
+            image = open_image(io.BytesIO(data), "it")
             image.load()
-            wide = image.mode == "F" or (image.mode == "I" and image.format != "PPM")
-            if wide:  # a PGM of 16 bits comes in a wider mode than it needs
-                raise BrokenPicture("it has 32 bits per channel")
             return _rgb(ImageOps.exif_transpose(image))
-    except BrokenPicture:
-        raise
+    except ImageError as error:
+        raise BrokenPicture(str(error).rstrip(".")) from None
     except UnidentifiedImageError:
         raise BrokenPicture("it is no picture that can be read" if data else "it is empty") from None
     except Image.DecompressionBombError:

@@ -10,9 +10,9 @@ import numpy as np
 from braceexpand import braceexpand
 
 from osediff_core.errors import first_line
+from osediff_core.images import READ_SUFFIXES
 
 from .errors import DataError
-from .pictures import SUFFIXES
 
 Place = tuple[int, int]  # offset and size of a member's data, bytes
 
@@ -96,7 +96,7 @@ def _members(shard: Path) -> tuple[dict[str, dict[str, Place]], str | None]:
     return found, None
 
 
-_KINDS = {".txt": "text"} | dict.fromkeys(SUFFIXES, "picture")
+_KINDS = {".txt": "text"} | dict.fromkeys(READ_SUFFIXES, "picture")
 
 
 def _slice(path: Path, offset: int, size: int) -> bytes:

@@ -7,9 +7,10 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Protocol, get_args
 
+from osediff_core.images import find_pictures
+
 from .config import Kind, SourceConfig
 from .errors import DataError
-from .pictures import SUFFIXES
 from .shards import Shards, find_shards, first_text
 
 
@@ -93,15 +94,12 @@ def _guess(path: str) -> str:
 def _in_folder(folder: Path, exclude: tuple[str, ...]) -> list[Path]:
     if not folder.is_dir():
         raise DataError(f"There is no folder {folder}; mend data.sources or put the pictures there.")
-    found = []
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            path = Path(parent, name)
-            below = path.relative_to(folder).as_posix()
-            hidden = name.startswith(".")  # among them macOS's ._NAME.jpg, which are no pictures
-            if path.suffix.lower() in SUFFIXES and not hidden and not any(fnmatch(below, p) for p in exclude):
-                found.append(path)
-    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
+    found = {}
+    for path in find_pictures(folder, enter=lambda _: True, unreadable=lambda _: None):
+        below = path.relative_to(folder).as_posix()
+        if not any(fnmatch(below, pattern) for pattern in exclude):
+            found[below] = path
+    return [found[below] for below in sorted(found)]
 
 
 def _from_list(path: Path, limit: int) -> Files:

@@ -19,14 +19,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from osediff_core import color
 from osediff_core.evaluate.bootstrap import bootstrap_interval
 from osediff_core.evaluate.perceptual import FeatureDistance
 from osediff_core.evaluate.psnr_ssim import psnr_y
 from osediff_core.generator import OneStepGenerator
-from osediff_core.images.picture import Picture
+from osediff_core.images import Cell, Picture, centre_crop, contact_sheet
 from osediff_core.pipeline import RestoreOptions, restore_picture
 
 from .degrade import enlarge
@@ -129,23 +129,14 @@ def markdown(dataset: str, table: dict[str, dict]) -> str:
 
 def sheet(pairs: list[Pair], tried: dict[str, Method], size: int = 224) -> Image.Image:
     """Centre crops side by side: LQ (nearest) | bicubic | osediff | HQ, one row a pair."""
-    names = ["LQ", "bicubic", "osediff", "HQ"]
-    page = Image.new("RGB", (4 * size, len(pairs) * size + 18), "white")
-    draw = ImageDraw.Draw(page)
-    for column, name in enumerate(names):
-        draw.text((column * size + 4, 3), name, fill="black")
-    for row, pair in enumerate(pairs):
-        height, width = pair.hq.shape[:2]
-        box = ((width - size) // 2, (height - size) // 2, (width + size) // 2, (height + size) // 2)
-        nearest = Image.fromarray(pair.lq).resize((width, height), Image.Resampling.NEAREST)
-        pictures = [
-            nearest,
-            *(Image.fromarray(tried[name](pair)) for name in names[1:3]),
-            Image.fromarray(pair.hq),
-        ]
-        for column, picture in enumerate(pictures):
-            page.paste(picture.crop(box), (column * size, row * size + 18))
-    return page
+    names = ("LQ", "bicubic", "osediff", "HQ")
+    rows = []
+    for pair in pairs:
+        nearest = Image.fromarray(pair.lq).resize(pair.hq.shape[1::-1], Image.Resampling.NEAREST)
+        others = (*(tried[name](pair) for name in names[1:3]), pair.hq)
+        pictures = (nearest, *map(Image.fromarray, others))
+        rows.append([Cell(centre_crop(picture, size)) for picture in pictures])
+    return contact_sheet(rows, names)
 
 
 def main() -> None:

@@ -1,0 +1,56 @@
+"""`osediff convert`: checkpoints from one format to the other, and a tagger's files into one."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ..choices import DTYPES
+from ..errors import OptionError
+from .outcome import DONE, Outcome, megabytes
+
+HELP = "OSEDiff weights: .pkl <-> .safetensors; RAM and DAPE in one file"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What `run` reads."""
+    add = parser.add_argument
+    add("input", metavar="IN", help="OSEDiff weights (.pkl, .safetensors), or RAM's (.pth)")
+    add("output", metavar="OUT", help="file to write; its suffix, .pkl or .safetensors, says how")
+    add("--dtype", choices=DTYPES, help="precision to store (default: as in the input, of RAM fp16)")
+    add("--dape", metavar="FILE", help="DAPE.pth, to be put into one file with RAM")
+
+
+def run(args: argparse.Namespace) -> Outcome:
+    """Reads OSEDiff weights in either format and writes them in that of the output's suffix; a tagger into one file.
+
+    Raises OSEDiffError.
+    """
+    source, output = Path(args.input), Path(args.output)
+    if output.suffix.lower() not in (".pkl", ".safetensors"):
+        raise OptionError(f"The output {output} must end in .pkl (official format) or .safetensors.")
+    if output.exists() and source.exists() and output.samefile(source):
+        raise OptionError(f"{output} is the input itself; choose another output.")
+    from ..weights.identify import identify
+
+    tagger = args.dape is not None or (source.exists() and identify(source).kind in ("ram", "tagger"))
+    if tagger:
+        _convert_tagger(source, output, args)
+    else:
+        from ..weights.checkpoint import read_weights, write_weights
+
+        write_weights(output, read_weights(source), dtype=args.dtype)
+    data = {"command": "convert", "input": str(source), "output": str(output), "bytes": output.stat().st_size}
+    return Outcome(DONE, f"{source} -> {output} ({megabytes(data['bytes'])})", data)
+
+
+def _convert_tagger(source: Path, output: Path, args: argparse.Namespace) -> None:
+    """DAPE's LoRA stays apart in the file, so that RAM alone can still be had from it."""
+    if output.suffix.lower() != ".safetensors":
+        raise OptionError(f"The output {output} must end in .safetensors, the only format for taggers.")
+    from ..dape import read_tagger, write_tagger
+    from ..runtime.device import parse_dtype
+
+    dtype = parse_dtype(args.dtype or "fp16")
+    dape = True if args.dape is None else args.dape
+    write_tagger(output, read_tagger(source, dape, dtype=dtype, merge=False))
