@@ -9,7 +9,7 @@ import folder_paths
 
 from ..osediff_core.backends.find_base import DEFAULT_WEIGHTS, PACKAGED
 from ..osediff_core.errors import CheckpointError
-from ..osediff_core.weights.one_step_weights import OSEDiffWeights
+from ..osediff_core.weights.one_step_weights import OneStepWeights
 
 FOLDER = "osediff"
 EMBEDDED = "tiny (embedded)"
@@ -56,7 +56,7 @@ def missing_file(folder: str, name: str, wanted: str, others: str) -> str:
     return f"There is no file {name} in {folders}; put {wanted} there and press R to refresh, or choose {others}."
 
 
-def read_chosen(name: str) -> OSEDiffWeights:
+def read_chosen(name: str) -> OneStepWeights:
     """The OSEDiff weights of a choice, under its name in messages. Raises CheckpointError."""
     from ..osediff_core.weights.checkpoint import read_weights
 

@@ -13,7 +13,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..osediff_core.dape import fitting_prompt, prompt_of
-from ..osediff_core.dape.embedded import TINY_TAGGER
+from ..osediff_core.dape.choice import TINY_TAGGER
 from ..osediff_core.errors import CheckpointError, OptionError
 from ..osediff_core.runtime.device import DTYPES
 from .conversions import stamp

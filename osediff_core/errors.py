@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 
 class OSEDiffError(Exception):
@@ -53,3 +53,8 @@ def some_of(names: Sequence[str]) -> str:
     """The first of them and how many there are besides: with a wrong file there are hundreds."""
     more = len(names) - NAMED
     return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def counted(kinds: Mapping[str, Sequence[str]]) -> str:
+    """What is wrong, by kind: "2 missing (a, b); 1 unexpected (c)"."""
+    return "; ".join(f"{len(names)} {kind} ({some_of(names)})" for kind, names in kinds.items() if names)

@@ -18,7 +18,7 @@ from .schedule import NoiseSchedule
 from .weights.checkpoint import read_weights
 from .weights.identify import identify
 from .weights.merge import MergedAdapter, merge_weights
-from .weights.one_step_weights import OSEDiffWeights
+from .weights.one_step_weights import OneStepWeights
 
 _BASE_KINDS = ("sd_checkpoint", "diffusers_folder")  # of identify.Identity
 
@@ -69,7 +69,7 @@ def load_parts(
     return Parts(loaded.vae, loaded.unet, loaded.text, loaded.schedule, one_step.timestep, adapters)
 
 
-def _weights_for(source: Source, path: str | Path | None) -> OSEDiffWeights:
+def _weights_for(source: Source, path: str | Path | None) -> OneStepWeights:
     """The weights in the file at `path`, or those that lie beside the base."""
     path = path if path is not None else source.default_weights
     if path is None:
@@ -83,7 +83,7 @@ def _weights_for(source: Source, path: str | Path | None) -> OSEDiffWeights:
     return read_weights(path)
 
 
-def _check_timestep(weights: OSEDiffWeights, schedule: NoiseSchedule) -> None:
+def _check_timestep(weights: OneStepWeights, schedule: NoiseSchedule) -> None:
     if weights.timestep >= schedule.num_timesteps:
         raise CheckpointError(
             f"{weights.source} is for timestep {weights.timestep}, but the base's schedule ends at "

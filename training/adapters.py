@@ -12,16 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from osediff_core.errors import CheckpointError
+from osediff_core.weights.formats import osediff
+from osediff_core.weights.formats.osediff import ADAPTER_OF_GROUP, DEFAULT_METADATA, VAE_ADAPTER
 from osediff_core.weights.lora_targets import unet_targets, vae_targets
-from osediff_core.weights.one_step_weights import (
-    ADAPTER_OF_GROUP,
-    DEFAULT_METADATA,
-    VAE_ADAPTER,
-    LoRAPair,
-    OSEDiffWeights,
-    common_rank,
-    guess_base,
-)
+from osediff_core.weights.one_step_weights import LoRAPair, LoRASet, OneStepWeights, common_rank
 
 _KEY = re.compile(r"(?P<module>.+)\.lora_(?P<factor>[AB])\.(?P<adapter>[^.]+)\.weight")
 
@@ -69,7 +63,7 @@ def weights_from_peft(
     metadata: Mapping[str, str] | None = None,
     *,
     conv_in: Mapping[str, Tensor] | None = None,
-) -> OSEDiffWeights:
+) -> OneStepWeights:
     """Copies, on the CPU, of the official adapters' tensors and conv_in's base weights of models in training.
 
     Adapters of other names (a regulariser on the same UNet) are left out. `conv_in` {"weight", "bias"} takes
@@ -93,22 +87,21 @@ def weights_from_peft(
     if conv_in is None:
         conv_in = dict(getattr(unet.conv_in, "base_layer", unet.conv_in).named_parameters())
     own_conv_in = {name: tensor.detach().to("cpu", copy=True) for name, tensor in conv_in.items()}
-    base = guess_base(unet_lora, own_conv_in)
-    return OSEDiffWeights(
-        unet_lora,
-        vae_lora,
+    base = osediff.guess_base(unet_lora, own_conv_in)
+    return OneStepWeights(
+        osediff.METHOD,
+        (_lora(unet_lora, "UNet"),),
+        _lora(vae_lora, "VAE"),
         own_conv_in,
-        _one_rank(unet_lora, "UNet"),
-        _one_rank(vae_lora, "VAE"),
-        groups,
-        vae_modules,
         {**DEFAULT_METADATA, "base": base, **(metadata or {})},
         "the network under training",
+        unet_groups=groups,
+        vae_modules=vae_modules,
     )
 
 
 @torch.no_grad()
-def copy_into_peft(weights: OSEDiffWeights, unet: nn.Module, vae: nn.Module) -> None:
+def copy_into_peft(weights: OneStepWeights, unet: nn.Module, vae: nn.Module) -> None:
     """Set the adapters and conv_in of models prepared by `attach_peft` to these weights, to train them further.
 
     Raises CheckpointError, before anything changes, naming every tensor that has no place or another shape.
@@ -159,13 +152,12 @@ def _plain_modules(model: nn.Module) -> list[str]:
     return [name.removesuffix(".weight").removesuffix(".base_layer") for name in weights]
 
 
-def _one_rank(pairs: Mapping[str, LoRAPair], part: str) -> int:
+def _lora(pairs: Mapping[str, LoRAPair], part: str) -> LoRASet:
     rank = common_rank(pairs)
     odd = [name for name, pair in pairs.items() if pair.A.shape[0] != rank]
     if odd:
         raise CheckpointError(
             f"The {part}'s adapters differ in rank ({', '.join(odd)}), which the formats cannot hold."
         )
-    return (
-        rank or 4
-    )  # a part without adapters has no rank; the formats want a number, and 4 is the official one
+    # a part without adapters has no rank; the formats want a number, and 4 is the official one
+    return osediff.lora(pairs, rank or 4)

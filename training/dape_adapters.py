@@ -6,7 +6,6 @@ official one, and the scale, 1 / rank, is the same.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -20,8 +19,8 @@ from osediff_core.dape.layout import layout
 from osediff_core.dape.lora import lora_modules
 from osediff_core.dape.network import TaggerNetwork
 from osediff_core.errors import CheckpointError
-from osediff_core.weights.formats import sorted_safetensors
 from osediff_core.weights.one_step_weights import LoRAPair
+from osediff_core.weights.write_file import sorted_safetensors, torch_bytes
 
 _ADAPTER = "default"
 
@@ -119,9 +118,7 @@ def pth_bytes(pairs: Mapping[str, LoRAPair]) -> bytes:
 
     It leaves out the LoRA of the tag encoder and the text decoder, which their code never trains: it stays at zero.
     """
-    buffer = io.BytesIO()
-    torch.save(flat(pairs), buffer)
-    return buffer.getvalue()
+    return torch_bytes(flat(pairs))
 
 
 def safetensors_bytes(pairs: Mapping[str, LoRAPair], metadata: Mapping[str, str]) -> bytes:

@@ -15,10 +15,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from osediff_core.backends.find_base import PACKAGED
-from osediff_core.backends.read_base import SD21_BASE
-from osediff_core.backends.tensor_files import read_json
+from osediff_core.backends.read_base import SD21_BASE, read_json
 from osediff_core.runtime.device import DTYPES
-from osediff_core.weights.one_step_weights import ADAPTER_OF_GROUP
+from osediff_core.weights.formats.osediff import ADAPTER_OF_GROUP
 from training.adapters import attach_peft
 
 META = torch.device("meta")

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from osediff_core.backends.load_base import Base, load_base
 from osediff_core.generator import OneStepGenerator
 from osediff_core.weights.checkpoint import read_weights
+from osediff_core.weights.formats.osediff import ADAPTER_OF_GROUP, VAE_ADAPTER, lora_scale
 from osediff_core.weights.lora_targets import vae_targets
-from osediff_core.weights.merge import lora_scale
-from osediff_core.weights.one_step_weights import ADAPTER_OF_GROUP, VAE_ADAPTER, OSEDiffWeights
+from osediff_core.weights.one_step_weights import OneStepWeights
 from training.adapters import attach_peft, copy_into_peft, weights_from_peft
 
 from .config import ModelConfig
@@ -52,7 +52,7 @@ class Networks:
         with self.vae_roles.role(TEACHER):
             return self.generator.encode(image)
 
-    def weights(self, metadata: dict[str, str]) -> OSEDiffWeights:
+    def weights(self, metadata: dict[str, str]) -> OneStepWeights:
         """Copies of the generator's weights, as the core's files hold them."""
         unet = self.base.unet.module
         conv_in = unet.conv_in.base_layer

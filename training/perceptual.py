@@ -82,7 +82,7 @@ class LPIPSDistance(nn.Module):
 def _backbone_state(backbone: str, weights: Path | None, allow_download: bool) -> dict[str, Tensor]:
     """The state dict of torchvision's model, without its classifier."""
     if weights is not None:
-        from osediff_core.backends.tensor_files import read_tensors
+        from osediff_core.backends.read_base import read_tensors
 
         try:
             state = read_tensors(Path(weights))

@@ -23,8 +23,8 @@ from torch import Tensor
 
 from osediff_core.errors import CheckpointError
 from osediff_core.weights.checkpoint import write_weights
-from osediff_core.weights.formats import safetensors_bytes
-from osediff_core.weights.one_step_weights import OSEDiffWeights
+from osediff_core.weights.formats import osediff_safetensors
+from osediff_core.weights.one_step_weights import OneStepWeights
 
 from .config import TrainConfig, load_config
 from .data import Batch
@@ -192,7 +192,7 @@ class Trainer(Loop):
 
     def weights(self) -> bytes:
         """The generator's, as the core's .safetensors."""
-        return safetensors_bytes(self._weights())
+        return osediff_safetensors.write(self._weights())
 
     def export(self, folder: Path) -> None:
         """Write weights.safetensors, and weights.pkl where the official format can hold them."""
@@ -204,7 +204,7 @@ class Trainer(Loop):
             except CheckpointError as error:
                 log.info("weights.pkl is left out: %s", error)
 
-    def _weights(self) -> OSEDiffWeights:
+    def _weights(self) -> OneStepWeights:
         self.updater.swap_average()
         weights = self.networks.weights({"steps": str(self.step)})
         self.updater.swap_average()

@@ -22,7 +22,7 @@ import numpy as np
 from torch import Tensor
 
 from osediff_core.atomic import write_bytes_atomically
-from osediff_core.dape.embedded import tagger_path
+from osediff_core.dape.choice import tagger_path
 from osediff_core.dape.preprocess import preprocess
 from osediff_core.dape.tags import TagTable
 from osediff_core.dape.weights import TaggerWeights, read_tagger, write_tagger

@@ -16,8 +16,9 @@ import comfy.sd
 from comfy.weight_adapter import LoRAAdapter
 
 from ...osediff_core.errors import BaseModelError, OptionError
-from ...osediff_core.weights.merge import LORA_ALPHA, Shape, check_fits
-from ...osediff_core.weights.one_step_weights import LoRAPair, OSEDiffWeights
+from ...osediff_core.weights.fit import check_fits
+from ...osediff_core.weights.one_step_weights import LoRAPair, OneStepWeights
+from ...osediff_core.weights.tensor_file import Shape
 from .names import unet_names, vae_names
 
 _PREFIX = "diffusion_model."
@@ -90,13 +91,13 @@ def _attach(
 def apply_weights(
     model: comfy.model_patcher.ModelPatcher,
     vae: comfy.sd.VAE,
-    weights: OSEDiffWeights,
+    weights: OneStepWeights,
     unet_strength: float = 1.0,
     vae_strength: float = 1.0,
 ) -> tuple[comfy.model_patcher.ModelPatcher, comfy.sd.VAE]:
     """The MODEL and the VAE with OSEDiff's LoRA and `conv_in`; the ones given stay as they are.
 
-    With strength s a weight becomes W0 + s (W_new - W0 + 8 / rank B @ A): 1 is the official result, 0 the base.
+    With strength s a weight becomes W0 + s (W_new - W0 + scale B @ A): 1 is the official result, 0 the base.
     Raises CheckpointError or BaseModelError, before anything is changed, if they do not belong together.
     """
     names = _checked_unet_names(model, weights)
@@ -111,22 +112,28 @@ def apply_weights(
         for name, tensor in weights.conv_in.items()
         for key in [_PREFIX + names[f"conv_in.{name}"]]
     }
-    lora = {_PREFIX + names[f"{name}.weight"]: _adapter(pair) for name, pair in weights.unet_lora.items()}
-    _attach(model, weights.timestep, (differences, lora), unet_strength)
+    sets = [
+        {_PREFIX + names[f"{name}.weight"]: _adapter(pair, lora.scale) for name, pair in lora.items()}
+        for lora in weights.unet_sets
+    ]
+    _attach(model, weights.timestep, (differences, *sets), unet_strength)
 
     vae = copy.copy(vae)
     vae.patcher = vae.patcher.clone()
-    of_encoder = {of_vae[name]: _adapter(pair) for name, pair in weights.vae_lora.items()}
+    of_encoder = {
+        of_vae[name]: _adapter(pair, weights.vae_lora.scale) for name, pair in weights.vae_lora.items()
+    }
     _attach(vae.patcher, weights.timestep, (of_encoder,), vae_strength)
     return model, vae
 
 
-def _adapter(pair: LoRAPair) -> LoRAAdapter:
-    """B @ A times alpha / rank, as ComfyUI computes it from (up, down, alpha, mid, DoRA, reshape)."""
-    return LoRAAdapter(set(), (pair.B.float(), pair.A.float(), float(LORA_ALPHA), None, None, None))
+def _adapter(pair: LoRAPair, scale: float) -> LoRAAdapter:
+    """scale B @ A as ComfyUI computes it from (up, down, alpha, mid, DoRA, reshape): its scale is alpha / rank."""
+    alpha = scale * pair.A.shape[0]
+    return LoRAAdapter(set(), (pair.B.float(), pair.A.float(), alpha, None, None, None))
 
 
-def _checked_unet_names(model: comfy.model_patcher.ModelPatcher, weights: OSEDiffWeights) -> dict[str, str]:
+def _checked_unet_names(model: comfy.model_patcher.ModelPatcher, weights: OneStepWeights) -> dict[str, str]:
     """diffusers' tensor names to ComfyUI's, of a base that OSEDiff can be put on."""
     names = unet_names(model.model.model_config.unet_config)
     if not names:

@@ -10,9 +10,8 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
 
 from ..errors import BaseModelError, first_line
-from ..weights.tensor_file import shapes_of
+from ..weights.tensor_file import Tensors, shapes_of
 from .read_base import RawBase
-from .tensor_files import Tensors
 
 _OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 _OLD_ATTENTION_NAME = re.compile(r"\.(query|key|value|proj_attn)\.(weight|bias)$")

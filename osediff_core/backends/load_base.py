@@ -6,20 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from ..errors import BaseModelError
 from ..runtime.device import parse_device, parse_dtype
 from ..schedule import NoiseSchedule
-from ..weights.identify import V_PREDICTION_SPREAD
+from ..weights.identify import is_v_prediction
 from .build_networks import build_networks
 from .find_base import Source, find_base
 from .networks import DiffusersUNet, DiffusersVAE
 from .read_base import SD21_BASE, RawBase, read_raw
 from .text import ClipPromptEncoder
 
-# The last self-attention's norm, which tells SD 2's two families apart (identify.py), by diffusers' name.
-_V_SIGN = "up_blocks.3.attentions.2.transformer_blocks.0.norm1.bias"
 _SD2_TEXT_FEATURES = 1024
 
 
@@ -73,9 +70,9 @@ def load_base(
 
 def found_prediction_type(raw: RawBase) -> str:
     """What the UNet predicts, by its content where that tells, else by the scheduler's config."""
-    sign: Tensor | None = raw.tensors["unet"].get(_V_SIGN)
+    unet = raw.tensors["unet"]
     sd2 = raw.configs["unet"].get("cross_attention_dim") == _SD2_TEXT_FEATURES
-    if sd2 and sign is not None and float(sign.float().std(unbiased=False)) > V_PREDICTION_SPREAD:
+    if sd2 and is_v_prediction(unet, unet.__getitem__):
         return "v_prediction"
     return str(raw.scheduler.get("prediction_type", "epsilon"))
 

@@ -1,21 +1,29 @@
-"""A base model as it lies on disk: configs and mapped tensors of its parts, before any network is built."""
+"""A base model as it lies on disk: configs and mapped tensors of its parts, before any network is built.
+
+Opening gigabytes costs neither time nor memory: tensors are mapped from their files.
+"""
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import BaseModelError
+from ..errors import BaseModelError, CheckpointError
+from ..weights.identify import Identity, identify_file
+from ..weights.tensor_file import TensorFile, Tensors
 from .find_base import Source
 from .single_file import split_single_file
-from .tensor_files import Tensors, read_identified, read_json, read_part
 
 PARTS = ("unet", "vae", "text_encoder")
 SD21_BASE = Path(__file__).parent / "sd21_base"
 
 _STEMS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
 _CLASSES = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL"}
+_REMEDY = (
+    "get the base model again, or give another one as a .safetensors or .ckpt file or a diffusers folder."
+)
 
 
 @dataclass
@@ -45,8 +53,65 @@ def read_raw(source: Source, configs: Path = SD21_BASE) -> RawBase:
                 "such as Stable Diffusion 2.1-base."
             )
     if whole:
-        tensors = split_single_file(*read_identified(source.path), part_configs, source.name)
+        tensors = split_single_file(*_read_identified(source.path), part_configs, source.name)
     else:
         tensors = {part: read_part(folder / part, _STEMS[part]) for part in PARTS}
     scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
     return RawBase(part_configs, tensors, folder / "tokenizer", scheduler)
+
+
+def read_tensors(path: Path) -> Tensors:
+    """All tensors of a .safetensors or torch file by name, on the CPU and mapped from the file.
+
+    No code in a file is ever run. Lightning's {"state_dict": …} is unwrapped.
+    Raises BaseModelError for a missing, empty, damaged, unsafe or foreign file.
+    """
+    return _read_identified(path)[0]
+
+
+def _read_identified(path: Path) -> tuple[Tensors, Identity]:
+    try:
+        file = TensorFile.open(path)
+        tensors, identity = file.tensors(), identify_file(file)
+    except CheckpointError as error:
+        finding = str(error).partition(";")[0].rstrip(".")
+        raise BaseModelError(f"{finding}; {_REMEDY}") from error
+    if not tensors:
+        raise BaseModelError(f"{path} holds no tensors; {_REMEDY}")
+    return tensors, identity
+
+
+def read_part(folder: Path, stem: str) -> Tensors:
+    """The tensors of one part of a diffusers folder, whole or in shards.
+
+    stem: "diffusion_pytorch_model" or "model". Full precision is taken before the fp16 variant, and
+    safetensors before torch files. Raises BaseModelError if there is none.
+    """
+    torch_stem = "pytorch_model" if stem == "model" else stem
+    for variant in ("", ".fp16"):
+        for name, suffix in ((stem, "safetensors"), (torch_stem, "bin")):
+            path = folder / f"{name}{variant}.{suffix}"
+            if path.is_file():
+                return read_tensors(path)
+            index = folder / f"{name}.{suffix}.index{variant}.json"
+            if index.is_file():
+                weight_map = read_json(index).get("weight_map")
+                if not isinstance(weight_map, dict):
+                    raise BaseModelError(f"The file {index} names no shards; complete the model's folder.")
+                shards = sorted(set(map(str, weight_map.values())))
+                return {k: v for shard in shards for k, v in read_tensors(folder / shard).items()}
+    raise BaseModelError(f"The folder {folder} has no weights ({stem}.safetensors); complete the download.")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file. Raises BaseModelError if it is missing or broken."""
+    try:
+        with open(path, encoding="utf-8") as handle:
+            data = json.load(handle)
+    except (OSError, ValueError) as error:
+        raise BaseModelError(
+            f"The file {path} is missing or no JSON; complete the model's folder."
+        ) from error
+    if not isinstance(data, dict):
+        raise BaseModelError(f"The file {path} does not hold a JSON object; complete the model's folder.")
+    return data

@@ -10,11 +10,14 @@ from typing import Any
 
 from ..errors import BaseModelError
 from ..weights.identify import Identity
-from .tensor_files import Tensors
+from ..weights.tensor_file import Tensors
 
 _TEXT = "cond_stage_model.model."
 _VAE = ("first_stage_model.", "vae.")
-_WELL_ADVISED = ("osediff", "diffusers_model", "text_encoder")  # their own advice leads to a base
+_WELL_ADVISED = (
+    "diffusers_model",
+    "text_encoder",
+)  # their own advice leads to a base, as that of weights does
 _REMEDY = "use SD 2.1-base, as a single file or a diffusers folder"
 
 
@@ -51,7 +54,7 @@ def _check_identity(
 ) -> None:
     """Say in one sentence what this file is, where it is not a whole checkpoint of the wanted size."""
     if identity.kind != "sd_checkpoint":
-        remedy = identity.use if identity.kind in _WELL_ADVISED else _REMEDY
+        remedy = identity.use if identity.is_weights or identity.kind in _WELL_ADVISED else _REMEDY
         raise BaseModelError(f"The file {name} is {identity.what}, not a base model; {remedy}.")
     unet = configs["unet"]
     width, channels = int(unet["cross_attention_dim"]), int(unet.get("in_channels", 4))

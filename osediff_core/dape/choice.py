@@ -1,4 +1,4 @@
-"""Which files make up the tagger that was asked for."""
+"""The choice of a tagger: the files that make up the one asked for, by path or as the embedded "tiny"."""
 
 from __future__ import annotations
 
@@ -9,10 +9,18 @@ import torch
 
 from ..errors import OptionError
 from ..weights.identify import identify
-from .embedded import tagger_path
 from .tagger import Tagger
 
 Name = str | os.PathLike[str]
+
+TINY = "tiny"
+# Tiny DAPE comes with the package, for examples, tests and demos (see tiny/README.md).
+TINY_TAGGER = Path(__file__).parent / "tiny/tagger.safetensors"
+
+
+def tagger_path(name: Name) -> Path:
+    """The file of a tagger: the embedded one for "tiny", else `name` itself."""
+    return TINY_TAGGER if name == TINY else Path(name)
 
 
 def open_tagger(

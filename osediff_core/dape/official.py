@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from ..weights.tensor_file import Shape
 from .config import TaggerConfig
-
-Shape = tuple[int, ...]
 
 
 def official_shapes(config: TaggerConfig) -> dict[str, Shape]:

@@ -12,18 +12,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointError, OptionError, some_of
+from ..errors import CheckpointError, OptionError, counted
 from ..runtime.device import DTYPES, short_name
-from ..weights.checkpoint import write_file
-from ..weights.formats import sorted_safetensors
-from ..weights.identify import TAGGER_FORMAT, identify
+from ..weights.identify import TAGGER_FORMAT, identify_file
 from ..weights.one_step_weights import LoRAPair
+from ..weights.tensor_file import Shape, TensorFile
+from ..weights.write_file import sorted_safetensors, write_file
 from .config import TaggerConfig
-from .files import TensorFile
 from .layout import to_network, to_official
 from .lora import factor_shapes, lora_modules, merged, pairs_of, rank_of
 from .network import TaggerNetwork, empty_network
-from .official import Shape, official_shapes
+from .official import official_shapes
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +90,7 @@ def read_tagger(
     weights.tensors = {
         name: torch.empty(shapes[name], dtype=dtype or torch.float32) for name in official.values()
     }
-    for own, tensor in file.tensors(official):
+    for own, tensor in file.in_pieces(official):
         name = official[own]
         module = name.removesuffix(".weight")
         _check_finite(path, name, tensor)
@@ -169,7 +168,7 @@ def _config(file: TensorFile, given: TaggerConfig | None) -> TaggerConfig:
             raise CheckpointError(f"{file.path}: {str(error).rstrip('.')}; convert it again.") from error
     lora = [name for name in file.shapes if "lora_" in name]
     if len(lora) == len(file.shapes) or not any(n.startswith("visual_encoder.") for n in file.shapes):
-        identity = identify(file.path)
+        identity = identify_file(file)
         use = "give RAM's weights beside it" if identity.kind == "dape" else f"give {_WANTED}"
         raise CheckpointError(f"{file.path} is {identity.what}, not a tagger; {use}.")
     if file.shapes.get("label_embed", (0,))[0] == _PLUS_PLUS:
@@ -189,12 +188,10 @@ def _check_shapes(path: Path, wanted: Mapping[str, Shape], found: Mapping[str, S
         for name, shape in wanted.items()
         if name in found and found[name] != shape
     ]
-    kinds = {"missing": missing, "of another shape": misshapen}
-    report = [f"{len(names)} {kind} ({some_of(names)})" for kind, names in kinds.items() if names]
-    if report:
+    if missing or misshapen:
         raise CheckpointError(
             f"{path} does not hold the {len(wanted)} tensors that it should; download or export it again; tensors: "
-            f"{'; '.join(report)}."
+            f"{counted({'missing': missing, 'of another shape': misshapen})}."
         )
 
 
@@ -220,7 +217,7 @@ def _lora(
         raise CheckpointError(f"DAPE is already merged into {file.path}; leave out {dape}.")
     other = TensorFile.open(Path(dape), _DAPE_WANTED)
     if not other.shapes or not all("lora_" in name for name in other.shapes):
-        identity = identify(other.path)
+        identity = identify_file(other)
         raise CheckpointError(f"{other.path} is {identity.what}, not DAPE; give {_DAPE_WANTED}.")
     return _read_lora(other, config, shapes)
 
@@ -249,4 +246,4 @@ def _read_lora(file: TensorFile, config: TaggerConfig, shapes: Mapping[str, Shap
 
 
 def _copied(file: TensorFile, names: list[str]) -> Iterator[tuple[str, Tensor]]:
-    yield from ((name, tensor.clone()) for name, tensor in file.tensors(names))
+    yield from ((name, tensor.clone()) for name, tensor in file.in_pieces(names))

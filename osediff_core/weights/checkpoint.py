@@ -1,88 +1,67 @@
-"""Reading and writing OSEDiff weights: the official .pkl and our .safetensors, both ways without loss."""
+"""Reading and writing one-step weights, in whichever format of the table `formats.FORMATS` they are."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ..atomic import write_bytes_atomically
 from ..errors import CheckpointError, OptionError
 from ..runtime.device import DTYPES
-from .formats import from_official, from_safetensors, official_bytes, safetensors_bytes
-from .identify import Identity, identify, identify_content, identify_tensors, is_official
-from .one_step_weights import DEFAULT_METADATA, LoRAPair, OSEDiffWeights, common_rank
-from .tensor_file import container_of, load_torch, read_safetensors, shapes_of
+from .formats import format_of, writers
+from .identify import identify_file
+from .one_step_weights import OneStepWeights, common_rank
+from .tensor_file import TensorFile
+from .write_file import write_file
 
-__all__ = ["Identity", "LoRAPair", "OSEDiffWeights", "identify", "read_weights", "write_weights"]
 
-
-def read_weights(path: str | os.PathLike[str]) -> OSEDiffWeights:
-    """OSEDiff weights, on the CPU, from an official checkpoint or our .safetensors, whichever the content is.
+def read_weights(path: str | os.PathLike[str]) -> OneStepWeights:
+    """One-step weights, on the CPU and in memory of their own, from a file of any known format.
 
     Code in a pickle is never run. Tensors that the file's own lists promise or do not know are kept in
-    `missing` and `unexpected` for `lora.check_fits`, which reports them with everything that does not fit the
+    `missing` and `unexpected` for `fit.check_fits`, which reports them with everything that does not fit the
     base. Raises CheckpointError, one sentence, for a file that is missing, empty, damaged, of another model,
     holds code or non-finite values, or contradicts itself about its ranks.
     """
-    path = Path(path)
-    container = container_of(path)
-    if container == "safetensors":
-        tensors, metadata = read_safetensors(path)
-        if metadata.get("format") != "osediff":
-            raise _not_ours(
-                path, identify_tensors(shapes_of(tensors), container, metadata, tensors.__getitem__)
-            )
-        weights = from_safetensors(path, tensors, metadata)
-    else:
-        content = load_torch(path)
-        if not is_official(content):
-            raise _not_ours(path, identify_content(content, container))
-        weights = from_official(path, content)
+    file = TensorFile.open(Path(path))
+    known = format_of(file)
+    if known is None:
+        identity = identify_file(file)
+        raise CheckpointError(f"{path} is {identity.what}, not OSEDiff weights; {identity.use}.")
+    weights = known.read(file)
     _check_metadata(weights)
     _check_finite(weights)
     _check_ranks(weights)
-    return weights
+    return weights.map(lambda _, tensor: tensor.clone())  # the file may be replaced while they are in use
 
 
 def write_weights(
-    path: str | os.PathLike[str], weights: OSEDiffWeights, dtype: torch.dtype | str | None = None
+    path: str | os.PathLike[str], weights: OneStepWeights, dtype: torch.dtype | str | None = None
 ) -> None:
-    """Write our format to a .safetensors path, or exactly the official one to a .pkl path; whole or not at all.
+    """Write the format that the path's suffix asks for (OSEDiff's: .safetensors, or exactly the official .pkl).
 
-    `dtype` ("fp32", "fp16", "bf16" or torch's) casts the tensors; None keeps each as it is. Raises
-    CheckpointError for another suffix, incomplete weights, weights that a .pkl cannot describe, values that overflow
-    `dtype`, or a folder or disk that does not take the file; OptionError for another dtype.
+    Whole or not at all. `dtype` ("fp32", "fp16", "bf16" or torch's) casts the tensors; None keeps each as it is. Raises
+    CheckpointError for another suffix, incomplete weights, weights that the format cannot describe, values that
+    overflow `dtype`, or a folder or disk that does not take the file; OptionError for another dtype.
     """
-    path, suffix = Path(path), Path(path).suffix.lower()
-    if suffix not in (".safetensors", ".pkl"):
-        raise CheckpointError(f"{path} does not say which format to write; name it .safetensors or .pkl.")
+    path, known = Path(path), writers(weights.method)
+    write = known.get(path.suffix.lower())
+    if write is None:
+        raise CheckpointError(f"{path} does not say which format to write; name it {' or '.join(known)}.")
     if path.is_dir():
         raise CheckpointError(f"{path} is a folder; give the name of a file.")
     if weights.missing or weights.unexpected:
         raise CheckpointError(
             f"{weights.source} is not written, as it is not whole: {contradictions(weights)}."
         )
-    _check_lists(weights)
     _check_metadata(weights)
     _check_ranks(weights)
-    weights = _cast(weights, dtype)
-    write_file(path, official_bytes(weights) if suffix == ".pkl" else safetensors_bytes(weights))
+    write_file(path, write(_cast(weights, dtype)))
 
 
-def write_file(path: Path, data: bytes) -> None:
-    """Write a file of weights, whole or not at all. Raises CheckpointError if folder or disk do not take it."""
-    try:
-        write_bytes_atomically(path, data)
-    except OSError as error:
-        remedy = "choose another folder or free space" if path.parent.is_dir() else "create its folder first"
-        raise CheckpointError(f"{path} cannot be written ({error.strerror or error}); {remedy}.") from error
-
-
-def contradictions(weights: OSEDiffWeights) -> str:
+def contradictions(weights: OneStepWeights) -> str:
     """By name, the tensors that the file's lists promise and it lacks, and those it holds beside them."""
     parts = [
         f"{len(names)} {what}: {', '.join(names)}"
@@ -92,23 +71,8 @@ def contradictions(weights: OSEDiffWeights) -> str:
     return "; ".join(parts)
 
 
-def _not_ours(path: Path, identity: Identity) -> CheckpointError:
-    return CheckpointError(f"{path} is {identity.what}, not OSEDiff weights; {identity.use}.")
-
-
-def _check_lists(weights: OSEDiffWeights) -> None:
-    """The lists say which adapter a module belongs to: lists and tensors must name the same modules."""
-    listed = {f"unet {name}" for name in weights.group_of} | {f"vae {name}" for name in weights.vae_modules}
-    held = {f"unet {name}" for name in weights.unet_lora} | {f"vae {name}" for name in weights.vae_lora}
-    if listed != held:
-        raise CheckpointError(
-            f"{weights.source} is not written, as its lists and its LoRA name different modules: "
-            f"{', '.join(sorted(listed ^ held))}."
-        )
-
-
-def _check_metadata(weights: OSEDiffWeights) -> None:
-    timestep = weights.metadata.get("timestep", DEFAULT_METADATA["timestep"])
+def _check_metadata(weights: OneStepWeights) -> None:
+    timestep = weights.metadata.get("timestep", "")
     if not (timestep.isascii() and timestep.isdigit()):
         raise CheckpointError(
             f"{weights.source} has the timestep {timestep!r}, not a whole number; export it again."
@@ -118,9 +82,14 @@ def _check_metadata(weights: OSEDiffWeights) -> None:
             f"{weights.source} has the prediction type {weights.prediction_type!r}; "
             "only epsilon and v_prediction are known."
         )
+    if weights.rule not in (weights.prediction_type, "residual"):
+        raise CheckpointError(
+            f"{weights.source} has the rule {weights.rule!r}; only {weights.prediction_type} and residual are known "
+            "for what its base predicts."
+        )
 
 
-def _check_finite(weights: OSEDiffWeights) -> None:
+def _check_finite(weights: OneStepWeights) -> None:
     tensors = weights.tensors()
     strange = [name for name, tensor in tensors.items() if not tensor.is_floating_point()]
     if strange:
@@ -135,20 +104,17 @@ def _check_finite(weights: OSEDiffWeights) -> None:
         )
 
 
-def _check_ranks(weights: OSEDiffWeights) -> None:
-    for part, pairs, stored in (
-        ("UNet", weights.unet_lora, weights.rank_unet),
-        ("VAE", weights.vae_lora, weights.rank_vae),
-    ):
-        found = common_rank(pairs)
-        if found is not None and found != stored:
+def _check_ranks(weights: OneStepWeights) -> None:
+    for part, lora in (*(("UNet", lora) for lora in weights.unet_sets), ("VAE", weights.vae_lora)):
+        found = common_rank(lora)
+        if found is not None and found != lora.rank:
             raise CheckpointError(
-                f"{weights.source} says that the {part}'s LoRA has rank {stored}, but its tensors have "
+                f"{weights.source} says that the {part}'s LoRA has rank {lora.rank}, but its tensors have "
                 f"rank {found}; export it again."
             )
 
 
-def _cast(weights: OSEDiffWeights, dtype: torch.dtype | str | None) -> OSEDiffWeights:
+def _cast(weights: OneStepWeights, dtype: torch.dtype | str | None) -> OneStepWeights:
     """A copy with own, contiguous CPU tensors (views would drag their whole storage into a .pkl)."""
     if isinstance(dtype, str):
         if dtype not in DTYPES:
@@ -166,17 +132,4 @@ def _cast(weights: OSEDiffWeights, dtype: torch.dtype | str | None) -> OSEDiffWe
             )
         return out
 
-    def pairs(part: str, lora: Mapping[str, LoRAPair]) -> dict[str, LoRAPair]:
-        return {m: LoRAPair(cast(f"{part} {m} A", p.A), cast(f"{part} {m} B", p.B)) for m, p in lora.items()}
-
-    return OSEDiffWeights(
-        pairs("unet", weights.unet_lora),
-        pairs("vae", weights.vae_lora),
-        {name: cast(f"conv_in {name}", tensor) for name, tensor in weights.conv_in.items()},
-        weights.rank_unet,
-        weights.rank_vae,
-        weights.unet_groups,
-        weights.vae_modules,
-        weights.metadata,
-        weights.source,
-    )
+    return weights.map(cast)

@@ -1,4 +1,4 @@
-"""What is in a file or model folder, as plain data for `osediff info`."""
+"""A file or model folder as plain facts, for `osediff info`."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from .checkpoint import read_weights
-from .identify import identify
-from .merge import lora_scale
-from .one_step_weights import ADAPTER_OF_GROUP, OSEDiffWeights
-from .tensor_file import load_torch, safetensors_header, shapes_of, tensor_dict
+from .identify import identify, identify_file
+from .one_step_weights import OneStepWeights
+from .tensor_file import TensorFile, shapes_of
 
 
 def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
     """JSON-ready facts: path, kind, what, use, container, details, bytes; for files tensors, parameters, dtypes.
 
-    For OSEDiff weights `weights` holds ranks, scales, adapted modules by group, conv_in, metadata, missing,
+    For one-step weights `weights` holds ranks, scales, adapted modules by group, conv_in, metadata, missing,
     unexpected. Raises CheckpointError as `identify` and `read_weights` do.
     """
     path = Path(path)
-    identity = identify(path)
+    file = None if path.is_dir() else TensorFile.open(path)
+    identity = identify(path) if file is None else identify_file(file)
     facts: dict[str, Any] = {
         "path": str(path),
         "kind": identity.kind,
@@ -31,44 +31,38 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
         "container": identity.container,
         "details": identity.details,
     }
-    if identity.container == "folder":
-        facts["bytes"] = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    if file is None:
+        facts["bytes"] = sum(part.stat().st_size for part in path.rglob("*") if part.is_file())
         return facts
     facts["bytes"] = path.stat().st_size
-    if identity.kind == "osediff":
+    shapes, dtypes = file.shapes, file.dtypes
+    if identity.is_weights:
         weights = read_weights(path)
-        shapes = shapes_of(weights.tensors())
-        dtypes = Counter(str(tensor.dtype).removeprefix("torch.") for tensor in weights.tensors().values())
-        facts["weights"] = _weights(weights)
-    elif identity.container == "safetensors":
-        shapes, names, _ = safetensors_header(path)
-        dtypes = Counter(_DTYPES.get(name, name) for name in names.values())
-    else:
-        tensors = tensor_dict(load_torch(path, mmap=identity.container == "torch-zip"))
+        tensors = weights.tensors()  # wherever the format keeps them
         shapes = shapes_of(tensors)
-        dtypes = Counter(str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values())
+        dtypes = {name: str(tensor.dtype).removeprefix("torch.") for name, tensor in tensors.items()}
+        facts["weights"] = _weights(weights)
     return facts | {
         "tensors": len(shapes),
         "parameters": sum(map(math.prod, shapes.values())),
-        "dtypes": dict(dtypes),
+        "dtypes": dict(Counter(dtypes.values())),
     }
 
 
-_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64", "I64": "int64"}
-
-
-def _weights(weights: OSEDiffWeights) -> dict[str, Any]:
+def _weights(weights: OneStepWeights) -> dict[str, Any]:
+    sets = {"_".join(filter(None, ("unet", lora.name))): lora for lora in weights.unet_sets}
+    sets["vae"] = weights.vae_lora
+    by_group = {group: len(modules) for group, modules in weights.unet_groups.items()}
     return {
-        "rank_unet": weights.rank_unet,
-        "rank_vae": weights.rank_vae,
-        "scale_unet": lora_scale(weights.rank_unet),
-        "scale_vae": lora_scale(weights.rank_vae),
-        "unet_modules": {group: len(weights.unet_groups[group]) for group in ADAPTER_OF_GROUP},
+        **{f"rank_{name}": lora.rank for name, lora in sets.items()},
+        **{f"scale_{name}": lora.scale for name, lora in sets.items()},
+        "unet_modules": by_group or sum(map(len, weights.unet_sets)),
         "vae_modules": len(weights.vae_lora),
         "conv_in": bool(weights.conv_in),
         "base": weights.metadata.get("base", "unknown"),
         "timestep": weights.timestep,
         "prediction_type": weights.prediction_type,
+        "rule": weights.rule,
         "metadata": dict(weights.metadata),
         "missing": list(weights.missing),
         "unexpected": list(weights.unexpected),

@@ -1,29 +1,13 @@
-"""What OSEDiff's trained weights are, independent of the file they came from."""
+"""The trained weights of a one-step method, independent of the file that they came from."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from torch import Tensor
-
-FORMAT_VERSION = "1"
-# The official code gives each UNet group its own peft adapter; the VAE's only one is called like the first.
-ADAPTER_OF_GROUP = {"encoder": "default_encoder", "decoder": "default_decoder", "others": "default_others"}
-VAE_ADAPTER = "default_encoder"
-# (shape of the UNet's conv_in, width of its prompt embeddings) -> name of the base
-KNOWN_BASES = {
-    ((320, 4, 3, 3), 1024): "stable-diffusion-2-1-base",
-    ((64, 8, 3, 3), 64): "osediff-tiny",
-}
-DEFAULT_METADATA = {
-    "format": "osediff",
-    "version": FORMAT_VERSION,
-    "timestep": "999",
-    "prediction_type": "epsilon",
-}
 
 
 class LoRAPair(NamedTuple):
@@ -36,41 +20,93 @@ class LoRAPair(NamedTuple):
     B: Tensor
 
 
-@dataclass
-class OSEDiffWeights:
-    """LoRA of the UNet and the VAE, the UNet's own `conv_in`, and what is needed to use and re-save them.
+class LoRASet(dict[str, LoRAPair]):
+    """LoRA of one network: module name (diffusers') -> pair, in the order of the network's state dict.
 
-    `unet_lora` and `vae_lora` map a module's name (diffusers' names) to its pair, in the order of the model's
-    state dict. `conv_in` is {"weight": (out, in, 3, 3), "bias": (out,)} and replaces the base's, or {} if the
-    base's own is used. `unet_groups` are the official lists "encoder", "decoder", "others"; `vae_modules` is
-    the official list with its duplicates, kept so that an official file can be written back unchanged.
-    `metadata` holds strings: format, version, base, timestep, prediction_type, and whatever else a writer
-    added. `source` names the file in messages. `missing` and `unexpected` are tensor names by which the file
-    contradicts its own lists; reading keeps them so that `lora.check_fits` can report them together with what
-    does not fit a base.
+    rank: of its pairs. scale: the factor of every B @ A. name: what tells several sets of one network apart.
     """
 
-    unet_lora: dict[str, LoRAPair]
-    vae_lora: dict[str, LoRAPair]
-    conv_in: dict[str, Tensor]
-    rank_unet: int
-    rank_vae: int
-    unet_groups: dict[str, list[str]]
-    vae_modules: list[str]
-    metadata: dict[str, str] = field(default_factory=lambda: dict(DEFAULT_METADATA))
+    def __init__(
+        self,
+        pairs: Mapping[str, LoRAPair] | Iterable[tuple[str, LoRAPair]] = (),
+        *,
+        rank: int = 1,
+        scale: float = 1.0,
+        name: str = "",
+    ) -> None:
+        super().__init__(pairs)
+        self.rank, self.scale, self.name = rank, float(scale), name
+
+    def tensors(self, part: str) -> dict[str, Tensor]:
+        """All factors as "part.module.lora_A.weight"."""
+        lead = ".".join(filter(None, (part, self.name)))
+        return {
+            f"{lead}.{module}.lora_{factor}.weight": tensor
+            for module, pair in self.items()
+            for factor, tensor in zip("AB", pair, strict=True)
+        }
+
+    def map(self, part: str, change: Callable[[str, Tensor], Tensor]) -> LoRASet:
+        """A set of what `change(name, tensor)` makes of the tensors, by the names of `tensors`."""
+        changed = iter([change(name, tensor) for name, tensor in self.tensors(part).items()])
+        pairs = {module: LoRAPair(next(changed), next(changed)) for module in self}
+        return LoRASet(pairs, rank=self.rank, scale=self.scale, name=self.name)
+
+
+@dataclass
+class OneStepWeights:
+    """What a one-step method trained on its base, and what is needed to use and re-save it.
+
+    method: its name, e.g. "osediff". unet_sets: the UNet's LoRA, all of which is added; most methods have one set,
+    `unet_lora`. vae_lora: the VAE's, empty where that is the base's own. conv_in: {"weight": (out, in, 3, 3),
+    "bias": (out,)}, which replaces the base's, or {}. metadata: strings: timestep, prediction_type, rule, base, and
+    whatever else a writer added. source: names the file in messages. missing, unexpected: names of tensors by which the
+    file contradicts its own lists; reading keeps them so that `fit.check_fits` can report them together with what
+    does not fit a base. unet_groups, vae_modules: OSEDiff's lists "encoder", "decoder", "others" and of the VAE, the
+    latter with its duplicates, so that an official file can be written back unchanged; other methods have none.
+    """
+
+    method: str
+    unet_sets: tuple[LoRASet, ...]
+    vae_lora: LoRASet = field(default_factory=LoRASet)
+    conv_in: dict[str, Tensor] = field(default_factory=dict)
+    metadata: dict[str, str] = field(default_factory=dict)
     source: str = "these weights"
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
+    unet_groups: dict[str, list[str]] = field(default_factory=dict)
+    vae_modules: list[str] = field(default_factory=list)
+
+    @property
+    def unet_lora(self) -> LoRASet:
+        """The only set of a method that has one."""
+        (only,) = self.unet_sets
+        return only
+
+    @property
+    def rank_unet(self) -> int:
+        """The rank of the UNet's only set."""
+        return self.unet_lora.rank
+
+    @property
+    def rank_vae(self) -> int:
+        """The rank of the VAE's LoRA."""
+        return self.vae_lora.rank
 
     @property
     def timestep(self) -> int:
-        """The one diffusion timestep the weights were trained at (999 officially)."""
-        return int(self.metadata.get("timestep", DEFAULT_METADATA["timestep"]))
+        """The one diffusion timestep that the weights were trained at (999 for the official OSEDiff)."""
+        return int(self.metadata["timestep"])
 
     @property
     def prediction_type(self) -> str:
-        """What the UNet predicts: "epsilon" (official) or "v_prediction"."""
-        return self.metadata.get("prediction_type", DEFAULT_METADATA["prediction_type"])
+        """What the base must predict: "epsilon" or "v_prediction"."""
+        return self.metadata.get("prediction_type", "epsilon")
+
+    @property
+    def rule(self) -> str:
+        """How x0 comes from the UNet's output: as from what the base predicts, or "residual", x0 = z - output."""
+        return self.metadata.get("rule", self.prediction_type)
 
     @property
     def group_of(self) -> dict[str, str]:
@@ -78,25 +114,23 @@ class OSEDiffWeights:
         return {module: group for group, modules in self.unet_groups.items() for module in modules}
 
     def tensors(self) -> dict[str, Tensor]:
-        """All tensors under the names of our .safetensors format, in state-dict order."""
+        """All tensors, by the names of our .safetensors format, in state-dict order."""
         named = {f"unet.conv_in.{name}": tensor for name, tensor in self.conv_in.items()}
-        for part, pairs in (("unet", self.unet_lora), ("vae", self.vae_lora)):
-            for module, pair in pairs.items():
-                named[f"{part}.{module}.lora_A.weight"] = pair.A
-                named[f"{part}.{module}.lora_B.weight"] = pair.B
-        return named
+        for lora in self.unet_sets:
+            named |= lora.tensors("unet")
+        return named | self.vae_lora.tensors("vae")
+
+    def map(self, change: Callable[[str, Tensor], Tensor]) -> OneStepWeights:
+        """These weights with what `change(name, tensor)` makes of the tensors, by the names of `tensors`."""
+        return replace(
+            self,
+            conv_in={name: change(f"unet.conv_in.{name}", tensor) for name, tensor in self.conv_in.items()},
+            unet_sets=tuple(lora.map("unet", change) for lora in self.unet_sets),
+            vae_lora=self.vae_lora.map("vae", change),
+        )
 
 
 def common_rank(pairs: Mapping[str, LoRAPair]) -> int | None:
     """The rank most pairs have, or None without pairs; a single odd tensor must not decide for all others."""
     votes = Counter(pair.A.shape[0] for pair in pairs.values() if pair.A.ndim)
     return votes.most_common(1)[0][0] if votes else None
-
-
-def guess_base(unet_lora: Mapping[str, LoRAPair], conv_in: Mapping[str, Tensor]) -> str:
-    """Name of the base the shapes speak for, as official files do not say: one of KNOWN_BASES or "unknown"."""
-    conv = conv_in.get("weight")
-    cross = next((pair.A for name, pair in unet_lora.items() if name.endswith("attn2.to_k")), None)
-    if conv is None or cross is None:
-        return "unknown"
-    return KNOWN_BASES.get((tuple(conv.shape), cross.shape[-1]), "unknown")

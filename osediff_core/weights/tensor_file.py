@@ -1,21 +1,27 @@
-"""Opening other people's tensor files: which container it is, and reading it without running any code in it."""
+"""The one reader of tensor files: names and shapes at once, data when asked for; code in a file is never run."""
 
 from __future__ import annotations
 
 import json
+import math
 import pickle
 import pickletools
 import re
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from ..errors import CheckpointError
+
+Shape = tuple[int, ...]
+Tensors = dict[str, Tensor]
 
 _OTHER_FILES = (  # first bytes -> what it is; met where a download went wrong or a wrong file was picked
     (b"\x89PNG", "a PNG image"),
@@ -28,17 +34,128 @@ _OTHER_FILES = (  # first bytes -> what it is; met where a download went wrong o
     (b"<", "a web page or XML, probably a failed download"),
     (b"{", "a JSON text"),
 )
+_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64", "I64": "int64"}
 _HARMLESS = ("torch.", "collections.OrderedDict")  # what torch itself writes for tensors
 _HEADER_LIMIT = 100_000_000  # bytes of JSON, safetensors' own limit
 _PICKLE_HEAD = 64 * 2**20  # bytes of a zip-less pickle that are parsed, never run, to name the code in it
+_PIECE = 16 * 2**20  # values mapped at a time: 64 MB in fp32
 
 
-def container_of(path: Path, wanted: str = "OSEDiff weights (.pkl or .safetensors)") -> str:
-    """ "safetensors", "torch-zip" or "torch-legacy", by content and never by suffix.
+@dataclass(frozen=True)
+class TensorFile:
+    """A file of tensors, opened once: to be recognised by its names and shapes, and then read.
 
-    wanted: what a user should give instead of a foreign file. Raises CheckpointError for a missing, empty,
-    unreadable or foreign file, and for a folder.
+    container: "safetensors", "torch-zip", or "torch-legacy", which torch wrote before 2020 and which is read whole;
+    the data of the others stay on the disk. shapes, dtypes ("float32"): by tensor name. metadata: strings, which only
+    a .safetensors has. content: the object in a torch file, whose tensors may be nested.
     """
+
+    path: Path
+    container: str
+    shapes: Mapping[str, Shape]
+    dtypes: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    content: object = None
+
+    @classmethod
+    def open(cls, path: Path, wanted: str = "OSEDiff weights (.pkl or .safetensors)") -> TensorFile:
+        """Open a .safetensors or torch file, told apart by content and never by suffix.
+
+        wanted: what a user should give instead of a foreign file. Raises CheckpointError for a file that is missing,
+        empty, unreadable, damaged or foreign or that holds code, and for a folder.
+        """
+        container = _container_of(path, wanted)
+        if container == "safetensors":
+            shapes, dtypes, metadata = safetensors_header(path)
+            named = {name: _DTYPES.get(dtype, dtype) for name, dtype in dtypes.items()}
+            return cls(path, container, shapes, named, metadata)
+        content = _load_torch(path, container)
+        tensors = _tensors_in(content)
+        dtypes = {name: str(tensor.dtype).removeprefix("torch.") for name, tensor in tensors.items()}
+        return cls(path, container, shapes_of(tensors), dtypes, content=content)
+
+    def tensor(self, name: str) -> Tensor:
+        """One of them, mapped from the file. Raises CheckpointError when it is damaged."""
+        if self.container != "safetensors":
+            return _tensors_in(self.content)[name]
+        with self._safetensors() as file:
+            return file.get_tensor(name)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All of them by name, mapped from the file. Raises CheckpointError when it is damaged."""
+        if self.container != "safetensors":
+            return _tensors_in(self.content)
+        with self._safetensors() as file:
+            return {name: file.get_tensor(name) for name in file.keys()}
+
+    def in_pieces(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
+        """Each named tensor, valid until the next one is asked for: copy what is to be kept.
+
+        For files larger than what is used of them: a piece is mapped at a time and let go again, so that memory holds
+        no more than that. Raises CheckpointError.
+        """
+        if self.container == "torch-legacy":
+            held = self.tensors()
+            yield from ((name, held[name]) for name in names)
+            return
+        for piece in self._pieces(names):
+            if self.container == "safetensors":
+                with self._safetensors() as file:
+                    yield from ((name, file.get_tensor(name)) for name in piece)
+            else:
+                held = _tensors_in(_load_torch(self.path, self.container))  # mapped anew
+                yield from ((name, held[name]) for name in piece)
+                del held
+
+    def _pieces(self, names: Iterable[str]) -> list[list[str]]:
+        pieces: list[list[str]] = [[]]
+        size = 0
+        for name in names:
+            count = math.prod(self.shapes[name])
+            if size and size + count > _PIECE:
+                pieces.append([])
+                size = 0
+            pieces[-1].append(name)
+            size += count
+        return pieces
+
+    @contextmanager
+    def _safetensors(self) -> Iterator[safe_open]:
+        """The open file, its tensors still on the disk. Raises CheckpointError when it is damaged."""
+        try:
+            with safe_open(str(self.path), framework="pt", device="cpu") as file:
+                yield file
+        except (SafetensorError, OSError, ValueError, RuntimeError, MemoryError) as error:
+            # a RuntimeError is torch's, which maps the file; the system refuses that for want of memory
+            if isinstance(error, RuntimeError) or _lacks_memory(error):
+                raise _too_large(self.path) from error
+            raise _damaged(self.path) from error
+
+
+def safetensors_header(path: Path) -> tuple[dict[str, Shape], dict[str, str], dict[str, str]]:
+    """(shape by name, safetensors' dtype by name, metadata). Raises CheckpointError when damaged."""
+    try:  # by hand: the library maps the whole file, which the system may refuse for a large one
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(min(length, _HEADER_LIMIT)))
+        metadata = header.pop("__metadata__", None) or {}
+        shapes = {name: tuple(entry["shape"]) for name, entry in header.items()}
+        dtypes = {name: entry["dtype"] for name, entry in header.items()}
+        end = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
+        whole = end == path.stat().st_size and all(isinstance(value, str) for value in metadata.values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise _damaged(path) from error
+    if not whole:
+        raise _damaged(path)
+    return shapes, dtypes, metadata
+
+
+def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, Shape]:
+    """The tensors' shapes by name."""
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+def _container_of(path: Path, wanted: str) -> str:
     if path.is_dir():
         raise CheckpointError(f"{path} is a folder; give the weights file inside it.")
     try:
@@ -57,7 +174,7 @@ def container_of(path: Path, wanted: str = "OSEDiff weights (.pkl or .safetensor
         return "torch-zip"
     if head[8:9] == b"{" and not head.startswith((b"{", b"<")):
         if int.from_bytes(head[:8], "little") + 8 > size:
-            raise CheckpointError(f"{path} is cut short or damaged; download or copy it again.")
+            raise _damaged(path)
         return "safetensors"
     if head[:1] == b"\x80":
         return "torch-legacy"
@@ -68,16 +185,13 @@ def container_of(path: Path, wanted: str = "OSEDiff weights (.pkl or .safetensor
     raise CheckpointError(f"{path} is {what}; give {wanted}.")
 
 
-def load_torch(path: Path, *, mmap: bool = False) -> object:
-    """The object in a torch file (tensors on the CPU), through the restricted unpickler: no code in it is run.
-
-    `mmap` leaves the data of zip-format files on the disk until it is touched. Raises CheckpointError.
-    """
+def _load_torch(path: Path, container: str) -> object:
+    """The object in a torch file (tensors on the CPU), through the restricted unpickler: no code in it is run."""
     try:
         with warnings.catch_warnings():
             # torch warns about typed storages of old files; nothing to act upon
             warnings.simplefilter("ignore")
-            if mmap and path.suffix != ".safetensors":
+            if container == "torch-zip" and path.suffix != ".safetensors":
                 return torch.load(str(path), map_location="cpu", weights_only=True, mmap=True)
             with path.open("rb") as file:  # given a name, torch would go by its suffix and not by the content
                 return torch.load(file, map_location="cpu", weights_only=True)
@@ -86,7 +200,19 @@ def load_torch(path: Path, *, mmap: bool = False) -> object:
     except Exception as error:  # torch gives RuntimeError, EOFError, KeyError, OSError, ... for damaged files
         if _lacks_memory(error):
             raise _too_large(path) from error
-        raise _damaged(path) from error
+        raise _no_torch_file(path) from error
+
+
+def _tensors_in(content: object) -> dict[str, Tensor]:
+    """The tensors by name in what torch.load gave: the dict itself, or its one level of nesting with most of them.
+
+    Trainers wrap the weights ("state_dict", "model", "params_ema", ...); {} if there are none.
+    """
+    if not isinstance(content, Mapping):
+        return {}
+    candidates = [content, *(value for value in content.values() if isinstance(value, Mapping))]
+    found = ({str(k): v for k, v in one.items() if isinstance(v, Tensor)} for one in candidates)
+    return max(found, key=len)
 
 
 def _refused(path: Path, reason: str) -> CheckpointError:
@@ -94,7 +220,7 @@ def _refused(path: Path, reason: str) -> CheckpointError:
     named = re.search(r"(?:GLOBAL|[Cc]lass|[Ff]unction)\s+`?([A-Za-z_][\w.]*\.[\w.]+)", reason)
     code = [named.group(1).rstrip(".")] if named else _named_objects(path)
     if code is None:
-        return _damaged(path)
+        return _no_torch_file(path)
     if code:
         return CheckpointError(
             f"{path} holds Python code or objects ({', '.join(code[:3])}) and not only tensors, so it was "
@@ -137,68 +263,8 @@ def _too_large(path: Path) -> CheckpointError:
 
 
 def _damaged(path: Path) -> CheckpointError:
-    return CheckpointError(f"{path} is cut short, damaged or no torch file; download or copy it again.")
-
-
-def read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """(tensors by name, metadata). Raises CheckpointError when the file is damaged."""
-    with reading_safetensors(path) as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})
-
-
-@contextmanager
-def reading_safetensors(path: Path) -> Iterator[safe_open]:
-    """The open file, its tensors still on the disk. Raises CheckpointError when it is damaged."""
-    try:
-        with safe_open(str(path), framework="pt", device="cpu") as file:
-            yield file
-    except (SafetensorError, OSError, ValueError, RuntimeError, MemoryError) as error:
-        # a RuntimeError is torch's, which maps the file; the system refuses that for want of memory
-        if isinstance(error, RuntimeError) or _lacks_memory(error):
-            raise _too_large(path) from error
-        raise _damaged_safetensors(path) from error
-
-
-def safetensors_header(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, str], dict[str, str]]:
-    """(shape by name, dtype by name, metadata), reading no tensor. Raises CheckpointError when damaged."""
-    try:  # by hand: the library maps the whole file, which the system may refuse for a large one
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(min(length, _HEADER_LIMIT)))
-        metadata = header.pop("__metadata__", None) or {}
-        shapes = {name: tuple(entry["shape"]) for name, entry in header.items()}
-        dtypes = {name: entry["dtype"] for name, entry in header.items()}
-        end = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
-        whole = end == path.stat().st_size
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise _damaged_safetensors(path) from error
-    if not whole:
-        raise _damaged_safetensors(path)
-    return shapes, dtypes, metadata
-
-
-def _damaged_safetensors(path: Path) -> CheckpointError:
     return CheckpointError(f"{path} is cut short or damaged; download or copy it again.")
 
 
-def shapes_of(tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
-    """The tensors' shapes by name."""
-    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-
-
-def tensor_dict(content: object) -> dict[str, torch.Tensor]:
-    """The tensors by name in what torch.load gave: the dict itself, or its one level of nesting with most of them.
-
-    Trainers wrap the weights ("state_dict", "model", "params_ema", ...); {} if there are none.
-    """
-    if not isinstance(content, Mapping):
-        return {}
-    candidates = [content, *(value for value in content.values() if isinstance(value, Mapping))]
-    found = ({str(k): v for k, v in one.items() if isinstance(v, torch.Tensor)} for one in candidates)
-    return max(found, key=len)
-
-
-def read_one_tensor(path: Path, name: str) -> torch.Tensor:
-    """A single tensor of a .safetensors file. Raises CheckpointError when the file is damaged."""
-    with reading_safetensors(path) as file:
-        return file.get_tensor(name)
+def _no_torch_file(path: Path) -> CheckpointError:
+    return CheckpointError(f"{path} is cut short, damaged or no torch file; download or copy it again.")

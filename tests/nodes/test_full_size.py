@@ -17,8 +17,7 @@ def checkpoint(tmp_path_factory):
     from sd_models import official_content
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    from osediff_core.backends.read_base import SD21_BASE
-    from osediff_core.backends.tensor_files import read_json
+    from osediff_core.backends.read_base import SD21_BASE, read_json
 
     folder = tmp_path_factory.mktemp("full")
     with torch.inference_mode(False), torch.no_grad():

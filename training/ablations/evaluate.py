@@ -13,8 +13,7 @@ import torch
 
 from osediff_core.atomic import write_bytes_atomically
 from osediff_core.dape import fitting_prompt
-from osediff_core.dape.choice import open_tagger
-from osediff_core.dape.embedded import TINY
+from osediff_core.dape.choice import TINY, open_tagger
 from osediff_core.evaluate.measure import figures_of, load_measures
 from osediff_core.evaluate.metrics import METRICS
 from osediff_core.generator import OneStepGenerator

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from osediff_core.dape import Tagger as RamTagger
 from osediff_core.dape import prompt_of
-from osediff_core.dape.embedded import TINY, tagger_path
+from osediff_core.dape.choice import TINY, tagger_path
 from osediff_core.errors import CheckpointError
 from osediff_core.weights.identify import identify
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from osediff_core.evaluate.perceptual import FeatureDistance
 from osediff_core.evaluate.psnr_ssim import psnr_y
 from osediff_core.generator import OneStepGenerator
-from osediff_core.weights.merge import lora_scale
+from osediff_core.weights.formats.osediff import lora_scale
 from training.adapters import attach_peft
 
 from .degrade import CAMERA, INTERNET, degrade, enlarge

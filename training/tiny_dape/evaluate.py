@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from osediff_core.dape.embedded import TINY_TAGGER
+from osediff_core.dape.choice import TINY_TAGGER
 from osediff_core.dape.tagger import Tagger
 
 from .label import Labels

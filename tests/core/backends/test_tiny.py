@@ -11,7 +11,7 @@ import torch
 from osediff_core import OneStepGenerator, RestoreOptions, read_image, restore_picture
 from osediff_core.backends.find_base import PACKAGED
 from osediff_core.weights.checkpoint import read_weights
-from osediff_core.weights.one_step_weights import guess_base
+from osediff_core.weights.formats.osediff import guess_base
 
 ROOT = Path(__file__).resolve().parents[3]
 PHOTOS = sorted((ROOT / "examples" / "photos").glob("*.png"))

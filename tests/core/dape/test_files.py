@@ -9,8 +9,8 @@ import torch
 from tagger_models import SMALL, lora_tensors, official_tensors
 
 from osediff_core.dape import TaggerConfig, TaggerNetwork, TaggerWeights, read_tagger, write_tagger
-from osediff_core.dape import files as tagger_files
 from osediff_core.errors import CheckpointError, OptionError
+from osediff_core.weights import tensor_file
 from osediff_core.weights.describe import describe
 from osediff_core.weights.identify import identify
 
@@ -54,7 +54,7 @@ def read(path, dape=False, **options):
 @pytest.mark.parametrize("piece", [1, 2**24])
 @pytest.mark.parametrize("zipped", [True, False])
 def test_ram_is_read_whole_and_nothing_else_is(ram, tmp_path, monkeypatch, piece, zipped):
-    monkeypatch.setattr(tagger_files, "_PIECE", piece)
+    monkeypatch.setattr(tensor_file, "_PIECE", piece)
     torch.save(ram_content(), tmp_path / "ram.pth", _use_new_zipfile_serialization=zipped)
     weights = read(tmp_path / "ram.pth")
     expected = official_tensors()

@@ -8,8 +8,7 @@ import torch
 from PIL import Image
 
 from osediff_core.dape import Tagger, read_tagger, tag_names
-from osediff_core.dape.choice import open_tagger
-from osediff_core.dape.embedded import TINY_TAGGER
+from osediff_core.dape.choice import TINY_TAGGER, open_tagger
 from osediff_core.weights.tensor_file import safetensors_header
 from training.tiny_dape.colours import NAMES, colour_tags
 from training.tiny_dape.recolour import recoloured

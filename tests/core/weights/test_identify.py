@@ -9,7 +9,7 @@ import torch
 from sd_models import official_content, reference_folder, tiny_unet, tiny_vae
 
 from osediff_core.errors import CheckpointError
-from osediff_core.weights import tensor_file as torch_file
+from osediff_core.weights import tensor_file
 from osediff_core.weights.checkpoint import read_weights, write_weights
 from osediff_core.weights.describe import describe
 from osediff_core.weights.identify import identify
@@ -163,11 +163,12 @@ def test_want_of_memory_is_not_called_damage(tmp_path, monkeypatch, error):
     def refuse(*_, **__):
         raise error
 
-    monkeypatch.setattr(torch_file, "safe_open", refuse)
+    monkeypatch.setattr(tensor_file, "safe_open", refuse)
+    file = tensor_file.TensorFile(tmp_path / "x.safetensors", "safetensors", {"x": (9,)})
     with pytest.raises(CheckpointError, match="needs more memory"):
-        torch_file.read_safetensors(tmp_path / "x.safetensors")
+        file.tensors()
     with pytest.raises(CheckpointError, match="needs more memory"):
-        torch_file.read_one_tensor(tmp_path / "x.safetensors", "x")
+        file.tensor("x")
 
 
 def test_describe_osediff_weights(tmp_path):

@@ -21,9 +21,11 @@ from sd_models import (
 
 from osediff_core.errors import CheckpointError, OptionError
 from osediff_core.weights.checkpoint import read_weights, write_weights
+from osediff_core.weights.fit import check_fits, layer_shapes
+from osediff_core.weights.formats.osediff import lora_scale
 from osediff_core.weights.lora_targets import unet_targets, vae_targets
-from osediff_core.weights.merge import MergedAdapter, check_fits, layer_shapes, lora_scale, merge_weights
-from osediff_core.weights.one_step_weights import LoRAPair
+from osediff_core.weights.merge import MergedAdapter, merge_weights
+from osediff_core.weights.one_step_weights import LoRAPair, LoRASet, OneStepWeights
 from training.adapters import attach_peft, copy_into_peft, weights_from_peft
 
 
@@ -300,7 +302,7 @@ def test_a_first_merge_that_fails_leaves_the_module_as_it_was(unet):
     good = {linear: LoRAPair(torch.ones(2, 64), torch.ones(64, 2))}
     no_data = {"conv_out": LoRAPair(torch.ones(2, 32, 3, 3, device="meta"), torch.ones(4, 2, 1, 1))}
     with pytest.raises((RuntimeError, NotImplementedError)):
-        MergedAdapter(unet, good | no_data, 2.0, dtype=torch.float16)
+        MergedAdapter(unet, [LoRASet(good | no_data, rank=2, scale=2.0)], dtype=torch.float16)
     assert all(p.dtype == base[n].dtype and torch.equal(p, base[n]) for n, p in unet.named_parameters())
 
 
@@ -349,7 +351,7 @@ def test_failure_in_the_middle_restores_the_base(unet, monkeypatch):
         if isinstance(module, torch.nn.Linear) and len(wanted) < 4:
             wanted[name] = LoRAPair(torch.ones(2, module.in_features), torch.ones(module.out_features, 2))
     base = {n: p.detach().clone() for n, p in unet.named_parameters()}
-    adapter = MergedAdapter(unet, wanted, 1.0)
+    adapter = MergedAdapter(unet, [LoRASet(wanted, rank=2)])
     original, calls = MergedAdapter._weight, []
 
     def failing(self, *arguments):
@@ -365,12 +367,13 @@ def test_failure_in_the_middle_restores_the_base(unet, monkeypatch):
     assert all(torch.equal(p, base[n]) for n, p in unet.named_parameters())
 
 
-def test_merged_adapter_refuses_before_changing(unet):
+def test_merging_refuses_before_changing(unet, vae):
     before = {n: p.detach().clone() for n, p in unet.named_parameters()}
     good = LoRAPair(torch.ones(2, 32, 3, 3), torch.ones(4, 2, 1, 1))
-    pairs = {"conv_out": good, "nowhere": good, "conv_in": good}
+    lora = LoRASet({"conv_out": good, "nowhere": good, "conv_in": good}, rank=2, scale=2.0)
+    weights = OneStepWeights("any", (lora,), conv_in={"weight": torch.ones(3), "bias": torch.ones(3)})
     with pytest.raises(CheckpointError) as caught:
-        MergedAdapter(unet, pairs, 2.0, {"conv_in.bias": torch.ones(3)})
+        merge_weights(weights, unet, vae)
     assert all(name in str(caught.value) for name in ("nowhere", "conv_in.weight", "conv_in.bias"))
     assert all(torch.equal(p, before[n]) for n, p in unet.named_parameters())
 

@@ -1,0 +1,43 @@
+"""The writer of tensor files: whole or not at all, and equal content as equal bytes."""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from ..atomic import write_bytes_atomically
+from ..errors import CheckpointError
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a file of weights, whole or not at all. Raises CheckpointError if folder or disk do not take it."""
+    try:
+        write_bytes_atomically(path, data)
+    except OSError as error:
+        remedy = "choose another folder or free space" if path.parent.is_dir() else "create its folder first"
+        raise CheckpointError(f"{path} cannot be written ({error.strerror or error}); {remedy}.") from error
+
+
+def sorted_safetensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """A .safetensors file. The library writes the metadata in random order; sorted, equal content gives equal bytes."""
+    data = safetensors.torch.save(dict(tensors), {str(k): str(v) for k, v in metadata.items()})
+    size = struct.unpack("<Q", data[:8])[0]
+    header = json.loads(data[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return b"".join((struct.pack("<Q", len(text)), text, memoryview(data)[8 + size :]))
+
+
+def torch_bytes(content: object) -> bytes:
+    """A torch file, through memory: torch's own writer can abort the process when the disk is full."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
