@@ -166,7 +166,7 @@ def make_sampler(tile: int, overlap: int, strength: float) -> OneStepSampler:
 
 def one_step_sigmas(model: ModelPatcher) -> Tensor:
     """[sigma_T, 0] for the timestep T that the MODEL's weights were trained at."""
-    sigmas = model.get_model_object("model_sampling").sigmas
+    sigmas = model.get_model_object("model_sampling").get_buffer("sigmas")
     timestep = attachment_of(model).timestep
     if timestep >= len(sigmas):
         raise OptionError(

@@ -125,9 +125,8 @@ class EncodeLQ(io.ComfyNode):
             references.append(lq)
             alphas.append(lq_alpha)
         reference = join_image(references)
-        source = EncodedFrom(
-            before, tuple(padded.shape[-2:]), reference, None if alpha is None else torch.cat(alphas)
-        )
+        height, width = padded.shape[-2:]
+        source = EncodedFrom(before, (height, width), reference, None if alpha is None else torch.cat(alphas))
         return io.NodeOutput(source.attach_to({"samples": torch.cat(latents)}), reference)
 
 

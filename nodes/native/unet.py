@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
+import comfy.model_base
 import comfy.model_management
+import comfy.ops
 import torch
 from torch import Tensor, nn
 
@@ -59,21 +61,25 @@ class NativeUNet:
         ComfyUI's x is z / alpha: its MODEL multiplies by alpha = 1 / sqrt(sigma^2 + 1) before the UNet.
         """
         comfy.model_management.throw_exception_if_processing_interrupted()
-        sigmas = self._model.model_sampling.sigmas.to(latents.device)[timesteps]
+        sigmas = self._model.model_sampling.get_buffer("sigmas").to(latents.device)[timesteps]
         x = latents * (1 + sigmas.view(-1, 1, 1, 1) ** 2).sqrt()
         return self._guider(x, sigmas, **self._extra_args)
 
 
 def native_schedule(model_sampling: nn.Module) -> NoiseSchedule:
     """The schedule of a MODEL's `model_sampling`, whose sigma is sqrt((1 - abar) / abar)."""
-    sigmas = model_sampling.sigmas.float().cpu()
+    sigmas = model_sampling.get_buffer("sigmas").float().cpu()
     return NoiseSchedule(1 / (1 + sigmas**2), prediction_type="sample")
 
 
 @contextmanager
 def casting_layers(module: nn.Module) -> Iterator[None]:
     """Inside this context ComfyUI's layers cast their weights to the dtype of their input, one at a time."""
-    layers = [m for m in module.modules() if getattr(m, "comfy_cast_weights", True) is False]
+    layers = [
+        cast("comfy.ops.CastWeightBiasOp", layer)
+        for layer in module.modules()
+        if getattr(layer, "comfy_cast_weights", True) is False
+    ]
     for layer in layers:
         layer.comfy_cast_weights = True
     try:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Protocol, cast
 
 import comfy.model_management
 import comfy.ops
@@ -34,7 +35,8 @@ class NativeVAE:
 
     def __init__(self, vae: comfy.sd.VAE) -> None:
         self._vae = copy.copy(vae)  # the dtype may change for a moment; the graph's own object must not
-        self.downscale = int(vae.spacial_compression_encode())
+        # of an image's VAE it is a number; a video's may have a function there
+        self.downscale = int(cast("float", vae.spacial_compression_encode()))
         self.latent_channels = int(vae.latent_channels)
 
     @property
@@ -46,7 +48,7 @@ class NativeVAE:
     def fp32(self) -> Iterator[None]:
         """Compute in fp32 inside this context."""
         kept = self._vae.vae_dtype
-        with casting_layers(self._vae.first_stage_model):
+        with casting_layers(cast("nn.Module", self._vae.first_stage_model)):
             self._vae.vae_dtype = torch.float32
             try:
                 yield
@@ -65,11 +67,12 @@ class NativeVAE:
 
     def encode(self, image: Tensor) -> Tensor:
         """image (B, 3, H, W) in [-1, 1] -> posterior (B, 2 C, H/f, W/f): mean, deviation (0 where it has none)."""
-        if _is_known(self._vae):
-            model = self._vae.first_stage_model
+        model = _known_model(self._vae)
+        if model is not None:
             found = model.encoder(self._to_device(image))  # `model.encode` would give the mean alone
-            if hasattr(model, "quant_conv"):
-                found = model.quant_conv(found)
+            quant_conv = getattr(model, "quant_conv", None)
+            if quant_conv is not None:
+                found = quant_conv(found)
             found = found.to(self._vae.output_device)
         else:
             found = self._vae.encode(((image + 1) / 2).movedim(1, -1))
@@ -77,8 +80,9 @@ class NativeVAE:
 
     def decode(self, latents: Tensor) -> Tensor:
         """LATENT's latents (B, C, h, w) -> image (B, 3, f h, f w), about [-1, 1], fp32."""
-        if _is_known(self._vae):
-            decoded = self._vae.first_stage_model.decode(self._to_device(latents))
+        model = _known_model(self._vae)
+        if model is not None:
+            decoded = model.decode(self._to_device(latents))
             return decoded.to(self._vae.output_device).float()
         return (self._vae.decode(latents).movedim(-1, 1) * 2 - 1).float()
 
@@ -90,22 +94,22 @@ class NativeVAE:
 
     def _network(
         self,
-        layers: Callable[[nn.Module, torch.device], list[Layer]],
+        layers: Callable[[AutoencodingEngine, torch.device], list[Layer]],
         pixels: int,
         memory: Callable[[tuple[int, ...], torch.dtype], float],
         shape: tuple[int, ...],
         after: Callable[[Tensor], Tensor] = lambda x: x,
     ) -> Network | None:
-        vae = self._vae
-        if not _is_known(vae):
+        vae, model = self._vae, _known_model(self._vae)
+        if model is None:
             return None
         comfy.model_management.load_models_gpu(
             [vae.patcher],
-            memory_required=memory(shape, vae.vae_dtype),
+            memory_required=int(memory(shape, vae.vae_dtype)),
             force_full_load=vae.disable_offload,
         )
         return Network(
-            layers(vae.first_stage_model, vae.device),
+            layers(model, vae.device),
             vae.device,
             vae.vae_dtype,
             pixels,
@@ -116,49 +120,70 @@ class NativeVAE:
 
 def encoder_layers(model: AutoencodingEngine, device: torch.device) -> list[Layer]:
     """Image -> moments."""
-    encoder = model.encoder
+    encoder, quant_conv = cast("ldm.Encoder", model.encoder), getattr(model, "quant_conv", None)
     layers: list[Layer] = [_conv(encoder.conv_in)]
-    for level in encoder.down:
+    for level in cast("Iterable[_Level]", encoder.down):
         layers += _level(level, device)
-        if hasattr(level, "downsample"):
-            layers.append(_conv(level.downsample.conv, "half", level.downsample))
-    layers += [*_middle(encoder.mid, device), Head(_norm(encoder.norm_out, device), _conv(encoder.conv_out))]
-    return [*layers, _conv(model.quant_conv)] if hasattr(model, "quant_conv") else layers
+        downsample = getattr(level, "downsample", None)
+        if downsample is not None:
+            layers.append(_conv(downsample.conv, "half", downsample))
+    layers += _middle(cast("_Middle", encoder.mid), device)
+    layers.append(Head(_norm(encoder.norm_out, device), _conv(encoder.conv_out)))
+    return layers if quant_conv is None else [*layers, _conv(quant_conv)]
 
 
 def decoder_layers(model: AutoencodingEngine, device: torch.device) -> list[Layer]:
     """Latents -> image."""
-    decoder = model.decoder
-    layers: list[Layer] = [_conv(model.post_quant_conv)] if hasattr(model, "post_quant_conv") else []
-    layers += [_conv(decoder.conv_in), *_middle(decoder.mid, device)]
-    for level in reversed(decoder.up):
+    decoder, post_quant_conv = cast("ldm.Decoder", model.decoder), getattr(model, "post_quant_conv", None)
+    layers: list[Layer] = [] if post_quant_conv is None else [_conv(post_quant_conv)]
+    layers += [_conv(decoder.conv_in), *_middle(cast("_Middle", decoder.mid), device)]
+    for level in reversed(cast("Sequence[_Level]", decoder.up)):
         layers += _level(level, device)
-        if hasattr(level, "upsample"):
-            layers.append(_conv(level.upsample.conv, "double", level.upsample))
+        upsample = getattr(level, "upsample", None)
+        if upsample is not None:
+            layers.append(_conv(upsample.conv, "double", upsample))
     return [*layers, Head(_norm(decoder.norm_out, device), _conv(decoder.conv_out))]
 
 
-def _is_known(vae: comfy.sd.VAE) -> bool:
-    """Whether it is built as Stable Diffusion's, of layers that the walk over tiles knows."""
+class _Level(Protocol):
+    """One resolution of ldm.Encoder or ldm.Decoder: an nn.Module that is given its parts from outside."""
+
+    block: Iterable[ldm.ResnetBlock]
+    attn: Sequence[ldm.AttnBlock]
+
+
+class _Middle(Protocol):
+    """The mid-block of both."""
+
+    block_1: ldm.ResnetBlock
+    attn_1: ldm.AttnBlock
+    block_2: ldm.ResnetBlock
+
+
+def _known_model(vae: comfy.sd.VAE) -> AutoencodingEngine | None:
+    """The network, if it is built as Stable Diffusion's, of layers that the walk over tiles knows."""
     model = vae.first_stage_model
+    if not isinstance(model, AutoencodingEngine):
+        return None
     if type(model) not in (AutoencodingEngine, AutoencodingEngineLegacy, AutoencoderKL):
-        return False
+        return None
     if type(model.regularization) not in (DiagonalGaussianRegularizer, EmptyRegularizer):
-        return False
+        return None
     if getattr(model, "bn", None) is not None or getattr(model, "max_batch_size", None) is not None:
-        return False
+        return None
     if (type(model.encoder), type(model.decoder)) != (ldm.Encoder, ldm.Decoder) or model.decoder.tanh_out:
-        return False
+        return None
     half = torch.tensor(0.5)
     if vae.process_input(half) != 0 or vae.process_output(half.clone()) != 0.75:  # other values than [-1, 1]
-        return False
+        return None
     layers = (nn.Conv2d, nn.GroupNorm, nn.SiLU, nn.Dropout, nn.ModuleList)
     blocks = (ldm.ResnetBlock, ldm.AttnBlock, ldm.Upsample, ldm.Downsample, nn.Module)
     inside = [*model.encoder.modules()][1:] + [*model.decoder.modules()][1:]
-    return all(isinstance(module, layers) or type(module) in blocks for module in inside)
+    known = all(isinstance(module, layers) or type(module) in blocks for module in inside)
+    return model if known else None
 
 
-def _level(level: nn.Module, device: torch.device) -> list[Layer]:
+def _level(level: _Level, device: torch.device) -> list[Layer]:
     layers: list[Layer] = []
     for index, block in enumerate(level.block):
         layers.append(_resnet(block, device))
@@ -167,7 +192,7 @@ def _level(level: nn.Module, device: torch.device) -> list[Layer]:
     return layers
 
 
-def _middle(mid: nn.Module, device: torch.device) -> list[Layer]:
+def _middle(mid: _Middle, device: torch.device) -> list[Layer]:
     return [_resnet(mid.block_1, device), _attention(mid.attn_1, device), _resnet(mid.block_2, device)]
 
 
@@ -191,14 +216,21 @@ def _attention(block: ldm.AttnBlock, device: torch.device) -> Attention:
     def out(places: Tensor) -> Tensor:
         return block.proj_out(places.transpose(1, 2).unsqueeze(-1)).squeeze(-1).transpose(1, 2)
 
-    channels = block.in_channels
-    norm, parts = _norm(block.norm, device), (block.q, block.k, block.v)
-    return Attention(norm, *(project(part) for part in parts), out, channels, channels)
+    return Attention(
+        _norm(block.norm, device),
+        project(block.q),
+        project(block.k),
+        project(block.v),
+        out,
+        channels=block.in_channels,
+        inner=block.in_channels,
+    )
 
 
 def _conv(conv: nn.Module, change: str = "same", apply: nn.Module | None = None) -> Convolution:
-    reach = conv.kernel_size[0] // 2
-    return Convolution(apply or conv, conv.in_channels, conv.out_channels, reach, change)
+    plain = cast("nn.Conv2d", conv)  # `_known_model` has looked at all layers
+    reach = plain.kernel_size[0] // 2
+    return Convolution(apply or conv, plain.in_channels, plain.out_channels, reach, change)
 
 
 def _norm(norm: nn.GroupNorm, device: torch.device) -> Norm:

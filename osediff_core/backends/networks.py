@@ -27,18 +27,21 @@ class DiffusersVAE(TorchPart):
 
     def __init__(self, module: AutoencoderKL) -> None:
         super().__init__(module)
-        self.downscale = 2 ** (len(module.config.block_out_channels) - 1)
-        self.latent_channels = int(module.config.latent_channels)
-        self.scaling_factor = float(module.config.scaling_factor)
+        self.downscale = 2 ** (len(module.config["block_out_channels"]) - 1)
+        self.latent_channels = int(module.config["latent_channels"])
+        self.scaling_factor = float(module.config["scaling_factor"])
         self._scale = LatentScale(self.scaling_factor, module.config.get("shift_factor") or 0.0)
 
     def encode(self, image: Tensor) -> Tensor:
         """image (B, 3, H, W) in [-1, 1] -> posterior (B, 2 C, H/f, W/f) of the scaled latents: mean, deviation."""
-        return self._posterior(self.module.encode(image.to(self.device, self.dtype)).latent_dist.parameters)
+        (found,) = self.module.encode(image.to(self.device, self.dtype), return_dict=False)
+        return self._posterior(found.parameters)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Scaled latents (B, C, h, w) -> image (B, 3, f h, f w), about [-1, 1], not clamped, fp32."""
-        return self.module.decode(self._scale.undo(latents).to(self.device, self.dtype)).sample.float()
+        latents = self._scale.undo(latents).to(self.device, self.dtype)
+        # diffusers names the type of old PyTorch releases for any tensor
+        return self.module.decode(latents, return_dict=False)[0].float()  # pyright: ignore[reportArgumentType]
 
     def _posterior(self, moments: Tensor) -> Tensor:
         return self._scale.posterior(moments, self.latent_channels)
@@ -55,14 +58,15 @@ class DiffusersVAE(TorchPart):
         self,
         layers: Callable[[AutoencoderKL], list[Layer]],
         pixels: int,
-        **scaling: Callable[[Tensor], Tensor],
+        before: Callable[[Tensor], Tensor] = lambda x: x,
+        after: Callable[[Tensor], Tensor] = lambda x: x,
     ) -> Network | None:
         try:
             found = layers(self.module)
         except UnknownLayer as unknown:
             logger.info("this VAE is not tiled: it has %s", unknown)
             return None
-        return Network(found, self.device, self.dtype, pixels, requires_grad=self.requires_grad, **scaling)
+        return Network(found, self.device, self.dtype, pixels, before, after, self.requires_grad)
 
 
 class DiffusersUNet(TorchPart):
@@ -73,7 +77,7 @@ class DiffusersUNet(TorchPart):
     @property
     def bytes_per_latent(self) -> int:
         """Measured on a CPU: 21 elements per channel of the first level for two levels, 28 to 38 for SD 2.1's four."""
-        return 40 * self.module.config.block_out_channels[0] * self.dtype.itemsize
+        return 40 * self.module.config["block_out_channels"][0] * self.dtype.itemsize
 
     def __call__(self, latents: Tensor, timesteps: Tensor, prompt_embeds: Tensor | None) -> Tensor:
         """Scaled latents (B, C, h, w), timesteps (B,), prompt_embeds (B, L, D) -> prediction (B, C, h, w).

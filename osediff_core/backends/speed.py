@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -37,11 +38,13 @@ def apply_speed(
 ) -> None:
     """Apply the switches to networks whose weights are on their way to `dtype` and `device`."""
     pays = device.type == "cpu" and dtype != torch.float32
-    for module in (unet, vae):
+    networks: tuple[nn.Module, ...] = (unet, vae)
+    for module in networks:
         if pays if speed.channels_last is None else speed.channels_last:
             module.to(memory_format=torch.channels_last)
     if speed.compile:
         # in place, so that weights keep their names; what is compiled is a module's __call__, which a VAE's encode and
         # decode go around
-        for module in (unet, vae.encoder, vae.decoder):
+        compiled: tuple[nn.Module, ...] = (unet, vae.encoder, vae.decoder)
+        for module in compiled:
             module.compile()

@@ -1,9 +1,10 @@
-"""diffusers' AutoencoderKL as the layers that osediff_core/tiled_vae walks over."""
+"""diffusers' AutoencoderKL as the layers that the exact tiles (`tiles/vae`) are made of."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import zip_longest
+from typing import TYPE_CHECKING, cast
 
 from diffusers import AutoencoderKL
 from diffusers.models.attention_processor import Attention as DiffusersAttention
@@ -14,6 +15,9 @@ from torch import Tensor, nn
 
 from ..layers import Attention, Convolution, Head, Layer, Norm, Resnet
 
+if TYPE_CHECKING:
+    from diffusers.models.unets.unet_2d_blocks import DownEncoderBlock2D, UpDecoderBlock2D
+
 
 class UnknownLayer(Exception):
     """The network has a layer that is not Stable Diffusion's VAE's; what it is."""
@@ -23,7 +27,7 @@ def encoder_layers(vae: AutoencoderKL) -> list[Layer]:
     """Image -> moments (mean and logvar). Raises UnknownLayer."""
     encoder = vae.encoder
     layers: list[Layer] = [_conv(encoder.conv_in)]
-    for block in encoder.down_blocks:
+    for block in cast("Iterable[DownEncoderBlock2D]", encoder.down_blocks):
         layers += _blocks(block.resnets, getattr(block, "attentions", None))
         layers += [_down(layer) for layer in block.downsamplers or ()]
     layers += _blocks(encoder.mid_block.resnets, encoder.mid_block.attentions)
@@ -37,7 +41,7 @@ def decoder_layers(vae: AutoencoderKL) -> list[Layer]:
     layers: list[Layer] = [] if vae.post_quant_conv is None else [_conv(vae.post_quant_conv)]
     layers.append(_conv(decoder.conv_in))
     layers += _blocks(decoder.mid_block.resnets, decoder.mid_block.attentions)
-    for block in decoder.up_blocks:
+    for block in cast("Iterable[UpDecoderBlock2D]", decoder.up_blocks):
         layers += _blocks(block.resnets, getattr(block, "attentions", None))
         layers += [_up(layer) for layer in block.upsamplers or ()]
     return [
@@ -46,7 +50,7 @@ def decoder_layers(vae: AutoencoderKL) -> list[Layer]:
     ]
 
 
-def _blocks(resnets: nn.ModuleList, attentions: nn.ModuleList | None) -> list[Layer]:
+def _blocks(resnets: Iterable[nn.Module], attentions: Iterable[nn.Module] | None) -> list[Layer]:
     """Resnets, each with its attention behind it if there is one; the mid-block has one resnet more."""
     layers: list[Layer] = []
     for resnet, attention in zip_longest(resnets, attentions or ()):
@@ -57,15 +61,14 @@ def _blocks(resnets: nn.ModuleList, attentions: nn.ModuleList | None) -> list[La
 
 
 def _resnet(block: nn.Module) -> Resnet:
-    plain = (
+    if not (
         isinstance(block, ResnetBlock2D)
         and block.time_emb_proj is None
         and block.time_embedding_norm != "scale_shift"
         and block.upsample is None
         and block.downsample is None
         and block.output_scale_factor == 1
-    )
-    if not plain:
+    ):
         raise UnknownLayer(f"a {type(block).__name__} with options of its own")
     return Resnet(
         _norm(_before_silu(block.nonlinearity, block.norm1)),
@@ -77,19 +80,21 @@ def _resnet(block: nn.Module) -> Resnet:
 
 
 def _attention(block: nn.Module) -> Attention:
-    plain = (
+    inner = _unwrapped(block.to_q) if isinstance(block, DiffusersAttention) else None
+    if not (
         isinstance(block, DiffusersAttention)
+        and isinstance(inner, nn.Linear)
+        and block.to_k is not None
+        and block.to_v is not None
+        and block.to_out is not None
         and block.group_norm is not None
         and block.spatial_norm is None
         and block.norm_q is None
         and block.norm_k is None
         and block.residual_connection
         and block.rescale_output_factor == 1
-    )
-    if not plain:
+    ):
         raise UnknownLayer(f"a {type(block).__name__} with options of its own")
-
-    inner = getattr(block.to_q, "base_layer", block.to_q)
 
     def project(linear: nn.Module) -> Callable[[Tensor], Tensor]:
         return lambda x: linear(x.flatten(2).transpose(1, 2))
@@ -107,10 +112,17 @@ def _attention(block: nn.Module) -> Attention:
 
 
 def _conv(conv: nn.Module, change: str = "same", apply: nn.Module | None = None) -> Convolution:
-    plain = getattr(conv, "base_layer", conv)  # peft wraps what is being trained
+    plain = _unwrapped(conv)
+    if not isinstance(plain, nn.Conv2d):
+        raise UnknownLayer(f"a {type(plain).__name__}")
     return Convolution(
         apply or conv, plain.in_channels, plain.out_channels, reach=plain.kernel_size[0] // 2, change=change
     )
+
+
+def _unwrapped(layer: nn.Module) -> nn.Module:
+    """The layer itself, which peft wraps where it is trained."""
+    return getattr(layer, "base_layer", layer)
 
 
 def _down(layer: nn.Module) -> Convolution:
@@ -120,8 +132,13 @@ def _down(layer: nn.Module) -> Convolution:
 
 
 def _up(layer: nn.Module) -> Convolution:
-    plain = isinstance(layer, Upsample2D) and layer.use_conv and not layer.use_conv_transpose
-    if not (plain and layer.interpolate and layer.norm is None):
+    if not (
+        isinstance(layer, Upsample2D)
+        and layer.conv is not None
+        and not layer.use_conv_transpose
+        and layer.interpolate
+        and layer.norm is None
+    ):
         raise UnknownLayer(f"a {type(layer).__name__} without nearest enlargement and convolution")
     return _conv(layer.conv, "double", layer)
 

@@ -36,7 +36,7 @@ def free_memory(device: torch.device) -> int:
     if device.type == "mps":
         return max(0, torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
     backend = getattr(torch, device.type, None)
-    if not hasattr(backend, "mem_get_info"):
+    if backend is None or not hasattr(backend, "mem_get_info"):
         return _UNKNOWN
     free, _ = backend.mem_get_info(device)
     # PyTorch's allocator holds on to memory that it has given back to nobody
@@ -46,7 +46,7 @@ def free_memory(device: torch.device) -> int:
 def release_memory(device: torch.device) -> None:
     """Lets the accelerator's allocator give back what it only holds on to."""
     backend = getattr(torch, device.type, None)
-    if device.type != "cpu" and hasattr(backend, "empty_cache"):
+    if device.type != "cpu" and backend is not None and hasattr(backend, "empty_cache"):
         backend.empty_cache()
 
 

@@ -101,7 +101,9 @@ def predict(
             with explain_out_of_memory("denoise"):
                 if len(tiles) == 1:
                     return unet(latents, timesteps, prompt_embeds).float()
-                return predict_tiled(unet, latents, timesteps, prompt_embeds, tiles, tiling.batch, progress)
+                return predict_tiled(
+                    unet, latents, timesteps, prompt_embeds, tiles, tiling.batch or 1, progress
+                )
         except OutOfMemory:
             if tiling.tile is None or with_gradients:
                 raise
@@ -125,7 +127,7 @@ def _within_memory(
     chosen = tiling
     while True:
         tiles = chosen.lay(*size)
-        at_once = min(len(tiles), chosen.batch)
+        at_once = min(len(tiles), chosen.batch or 1)
         needed = unet.bytes_per_latent * batch * at_once * tiles[0].height * tiles[0].width
         smaller = chosen.smaller(*size) if needed > free else None
         if smaller is None:
@@ -162,17 +164,15 @@ def predict_tiled(
     for tile in tiles:
         total[tile.window] += weights
 
-    blended = None
+    blended = torch.zeros(latents.shape, dtype=torch.float32, device=unet.device or latents.device)
     for start in range(0, len(tiles), batch):
         group = tiles[start : start + batch]
         k = len(group)
         cut = torch.cat([latents[(..., *tile.window)] for tile in group])  # (k B, C, tile_h, tile_w)
         embeds = None if prompt_embeds is None else prompt_embeds.repeat(k, 1, 1)
         predicted = unet(cut, timesteps.repeat(k), embeds).float()
-        if blended is None:
-            blended = torch.zeros(latents.shape, dtype=torch.float32, device=predicted.device)
         for tile, part in zip(group, predicted.split(n), strict=True):
-            share = (weights / total[tile.window]).to(predicted.device, torch.float32)
+            share = (weights / total[tile.window]).to(blended)
             blended[(..., *tile.window)] += part * share
         if progress is not None:
             progress(start + k, len(tiles))

@@ -92,7 +92,7 @@ class Spill:
 
 def _bytes_of(tensor: Tensor) -> memoryview:
     """The bytes of a contiguous CPU tensor; NumPy has no bfloat16."""
-    return memoryview(tensor.contiguous().view(torch.uint8).numpy().reshape(-1))
+    return tensor.contiguous().view(torch.uint8).numpy().reshape(-1).data
 
 
 def disk_error(error: OSError, folder: Path | None) -> OutOfDisk:

@@ -50,12 +50,15 @@ class Walk:
                 out: Map = WholeTensor(result, result.device, result.dtype)
             else:
                 out = self._map(sweep.out_channels, sweep)
-            moments = Moments() if following is not None and following.norm is not None else None
+            norm = None if following is None else following.norm
+            moments = None if norm is None else Moments()
             if isinstance(sweep, AttentionSweep):
                 self._attend(sweep, x, out, affine, moments)
             else:
                 skip = self._convolve(sweep, x, out, skip, affine, moments)
-            affine = None if moments is None else moments.affine(following.norm, self.network.device)
+            affine = None
+            if moments is not None and norm is not None:
+                affine = moments.affine(norm, self.network.device)
             x = out
 
     def _convolve(
@@ -69,6 +72,7 @@ class Walk:
     ) -> Map | None:
         """x -> out; the skip that is there from now on."""
         conv, shortcut = sweep.conv, sweep.shortcut
+        added = skip if sweep.adds else None
         aside = None if shortcut is None else self._map(shortcut.out_channels, sweep)
         for rows, columns in tiles(sweep.height, sweep.width, sweep.tile):
             band = out.new_band(rows)
@@ -79,28 +83,28 @@ class Walk:
                 place = (..., slice(*cols))
                 computed = conv.apply(self._window(x, read_rows, read_cols, affine, F.silu))
                 computed = computed[..., top : top + rows.length, left : left + cols.length]
-                if sweep.adds:
-                    computed = computed + self._window(skip, rows, cols)
+                if added is not None:
+                    computed = computed + self._window(added, rows, cols)
                 band[place] = computed
                 if moments is not None:
                     moments.add(band[place])
-                if aside is not None:
+                if shortcut is not None and aside_band is not None:
                     aside_band[place] = shortcut.apply(self._window(x, rows, cols))
                 self.step()
             out.put(rows, band)
-            if aside is not None:
+            if aside is not None and aside_band is not None:
                 aside.put(rows, aside_band)
             next_row = conv.reads(Span(rows.stop, rows.stop + 1), x.height)[0].start
             (x.unload if sweep.keeps else x.drop)(next_row)
-            if sweep.adds:
-                skip.drop(rows.stop)
+            if added is not None:
+                added.drop(rows.stop)
         (x.unload if sweep.keeps else x.drop)(x.height)
         if sweep.adds:
             return None
         return x if sweep.keeps else aside or skip
 
     def _attend(
-        self, sweep: AttentionSweep, x: Map, out: Map, affine: Affine, moments: Moments | None
+        self, sweep: AttentionSweep, x: Map, out: Map, affine: Affine | None, moments: Moments | None
     ) -> None:
         layer, height, width = sweep.layer, sweep.height, sweep.width
         keys, values = (
