@@ -24,7 +24,7 @@ _BASE_KINDS = ("sd_checkpoint", "diffusers_folder")  # of identify.Identity
 
 
 class Parts(NamedTuple):
-    """What a generator is made of, in the order of its arguments."""
+    """Parts of a generator, in the order of its arguments."""
 
     vae: DiffusersVAE
     unet: DiffusersUNet

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RestoreOptions:
-    """How a picture is restored; the defaults are the official code's, but nothing is drawn at random.
+    """Options of a restoration; the defaults are the official code's, but nothing is drawn at random.
 
     scale: output size over input size, any number above 0. size: (width, height) in pixels, wins over scale.
     prompt: what the picture shows; helps the restoration, may be empty. color_fix: adain, wavelet, lab or
@@ -52,7 +52,7 @@ class RestoreOptions:
 
     @property
     def unet(self) -> UNetTiling:
-        """How the UNet is tiled."""
+        """Tiles of the UNet."""
         return UNetTiling(self.tile or None, self.overlap, self.tile_grid)
 
     def target_for(self, picture: Picture) -> tuple[int, int]:

@@ -1,1 +1,1 @@
-"""What a stage runs on: device, precision, free memory, gradients."""
+"""Runtime of a stage: device, precision, free memory, gradients."""

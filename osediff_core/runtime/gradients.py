@@ -1,4 +1,4 @@
-"""Whether a computation is one that gradients must go through."""
+"""Gradients: whether a computation is one that they must go through."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def tiles_at_once(device: torch.device) -> int:
 
 @dataclass(frozen=True)
 class UNetTiling:
-    """How the UNet takes latents.
+    """Tiles of the UNet.
 
     tile: the tiles' side in latents, at most: it is made smaller where memory is short. Areas up to tile * tile go
     whole. None: always whole. overlap: None is a third of the tile. grid: a name in `tiling.GRIDS`.

@@ -1,4 +1,4 @@
-"""Feature maps in horizontal bands, each of them kept in memory or on disk as the room allows."""
+"""Feature maps in horizontal bands, each of them kept in memory or on disk, as memory allows."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from ...layers import Span
 from .spill import Spill
 
 
-class Room:
-    """How many bytes of features may stay in memory; what is beyond goes to a file in `folder`.
+class FeatureStore:
+    """Keeper of feature maps: so many bytes of them stay in memory, what is beyond goes to a file in `folder`.
 
     Two memories: the device's, and behind an accelerator the host's.
     """
@@ -26,7 +26,7 @@ class Room:
         self._spill: Spill | None = None
 
     def keep(self, band: Tensor) -> _Band:
-        """Keeps a band, computed on the device, where there is room. Raises OutOfDisk."""
+        """Keeps a band, computed on the device, where there is memory for it. Raises OutOfDisk."""
         size = band.numel() * band.element_size()
         for device, left in self._left.items():
             if size <= left:
@@ -52,16 +52,16 @@ class Room:
 
 
 class _InMemory:
-    """device: as the room calls it, which a tensor may name otherwise ("mps", "mps:0")."""
+    """device: as the store calls it, which a tensor may name otherwise ("mps", "mps:0")."""
 
-    def __init__(self, tensor: Tensor, device: torch.device, room: Room) -> None:
-        self._tensor, self._device, self._room = tensor, device, room
+    def __init__(self, tensor: Tensor, device: torch.device, store: FeatureStore) -> None:
+        self._tensor, self._device, self._store = tensor, device, store
 
     def load(self) -> Tensor:
-        return self._tensor.to(self._room.device, non_blocking=True)
+        return self._tensor.to(self._store.device, non_blocking=True)
 
     def free(self) -> None:
-        self._room.give_back(self._device, self._tensor.numel() * self._tensor.element_size())
+        self._store.give_back(self._device, self._tensor.numel() * self._tensor.element_size())
         del self._tensor
 
 
@@ -88,20 +88,22 @@ class FeatureMap:
     Bands are put in from the top down, and may be dropped from the top down while the next map grows.
     """
 
-    def __init__(self, channels: int, height: int, width: int, dtype: torch.dtype, room: Room) -> None:
+    def __init__(
+        self, channels: int, height: int, width: int, dtype: torch.dtype, store: FeatureStore
+    ) -> None:
         self.channels, self.height, self.width, self.dtype = channels, height, width, dtype
-        self._room = room
+        self._store = store
         self._bands: dict[Span, _Band] = {}
         self._loaded: dict[Span, Tensor] = {}
 
     def new_band(self, rows: Span) -> Tensor:
         """Empty memory (1, channels, rows, width) to be filled and then given to `put`."""
         shape = (1, self.channels, rows.length, self.width)
-        return torch.empty(shape, dtype=self.dtype, device=self._room.device)
+        return torch.empty(shape, dtype=self.dtype, device=self._store.device)
 
     def put(self, rows: Span, band: Tensor) -> None:
         """Takes over a filled band."""
-        self._bands[rows] = self._room.keep(band)
+        self._bands[rows] = self._store.keep(band)
 
     def pieces(self, rows: Span, columns: Span) -> list[Tensor]:
         """The window as views (1, C, some rows, columns) on the device, from top to bottom."""

@@ -1,4 +1,4 @@
-"""What a walk over a network does, before it does it: sweeps, their sizes, their tiles, and what they need."""
+"""Plan of a walk over a network: sweeps over the image, their sizes, tiles, memory and arithmetic."""
 
 from __future__ import annotations
 

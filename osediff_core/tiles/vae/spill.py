@@ -1,4 +1,4 @@
-"""One nameless file for the feature maps that find no room in memory."""
+"""Nameless file for the feature maps that memory cannot hold."""
 
 from __future__ import annotations
 

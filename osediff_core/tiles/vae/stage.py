@@ -1,4 +1,4 @@
-"""Whether to tile, in which budget, and the walk itself, image after image."""
+"""Stage of a VAE: the image whole or in tiles, by the memory that is free, smaller ones where it ends."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ...layers import Network
 from ...ports import Progress
 from ...runtime.gradients import needs_gradients
 from ...runtime.memory import explain_out_of_memory, free_memory, release_memory
-from .features import Room
+from .features import FeatureStore
 from .plan import (
     MIB,
     AttentionSweep,
@@ -185,14 +185,14 @@ def transform(
         shape = (images, last.out_channels, last.height, last.width)
         result = torch.empty(shape, dtype=torch.float32, device=network.result_device or device)
         for image in range(images):
-            room = _room(in_memory, most_features(plan, itemsize), tiling.folder, device)
+            store = _feature_store(in_memory, most_features(plan, itemsize), tiling.folder, device)
             one = slice(image, image + 1)
-            Walk(network, plan, room, step, side).run(source[one], result[one])
+            Walk(network, plan, store, step, side).run(source[one], result[one])
     return result
 
 
-def _room(in_memory: int, needed: int, folder: Path | None, device: torch.device) -> Room:
-    """Room for the feature maps: the device's memory, behind an accelerator the host's, then a file."""
+def _feature_store(in_memory: int, needed: int, folder: Path | None, device: torch.device) -> FeatureStore:
+    """Memory for the feature maps: the device's memory, behind an accelerator the host's, then a file."""
     behind = int(free_memory(torch.device("cpu")) * _HOST_SHARE) if device.type != "cpu" else 0
     on_disk = needed - in_memory - behind
     folder = folder or temporary_folder()
@@ -208,7 +208,7 @@ def _room(in_memory: int, needed: int, folder: Path | None, device: torch.device
                 "size."
             )
         logger.info("up to %.1f GB of the VAE's features go to a file in %s", on_disk / 1e9, folder)
-    return Room(device, in_memory, behind, folder)
+    return FeatureStore(device, in_memory, behind, folder)
 
 
 def _pooled_side(plan: list[Sweep | AttentionSweep], attention: str, device: torch.device) -> int:

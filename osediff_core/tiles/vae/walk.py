@@ -1,4 +1,4 @@
-"""Carries out a plan: sweep after sweep over the image, tile after tile, with statistics of the whole image.
+"""Walk over an image by a plan: sweep after sweep over the image, tile after tile, with statistics of the whole image.
 
 Every sweep ends before a group norm: while its tiles are stored, their statistics are collected, and when all are
 there, the next sweep can normalise what it reads. Nothing is computed twice but the one pixel around a tile that a 3x3
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ...layers import Network, Span
 from .attention import Places, attend
-from .features import FeatureMap, Room, WholeTensor
+from .features import FeatureMap, FeatureStore, WholeTensor
 from .plan import AttentionSweep, Sweep, tiles
 from .statistics import Moments
 
@@ -34,11 +34,11 @@ class Walk:
         self,
         network: Network,
         plan: list[Sweep | AttentionSweep],
-        room: Room,
+        store: FeatureStore,
         step: Callable[[], None],
         pooled: int = 1,
     ) -> None:
-        self.network, self.plan, self.room, self.step, self.pooled = network, plan, room, step, pooled
+        self.network, self.plan, self.store, self.step, self.pooled = network, plan, store, step, pooled
 
     def run(self, source: Tensor, result: Tensor) -> None:
         """source (1, C, h, w), on any device -> result (1, C', h', w'), which is filled, in its own dtype."""
@@ -134,7 +134,7 @@ class Walk:
             x.drop(rows.stop)
 
     def _map(self, channels: int, like: Sweep | AttentionSweep) -> FeatureMap:
-        return FeatureMap(channels, like.height, like.width, self.network.dtype, self.room)
+        return FeatureMap(channels, like.height, like.width, self.network.dtype, self.store)
 
     def _window(
         self,

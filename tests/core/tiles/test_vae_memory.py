@@ -17,7 +17,7 @@ from tiled_vae_cases import decode, latents
 from osediff_core.errors import OutOfDisk
 from osediff_core.layers import Span
 from osediff_core.runtime.memory import free_memory, release_memory
-from osediff_core.tiles.vae.features import FeatureMap, Room
+from osediff_core.tiles.vae.features import FeatureMap, FeatureStore
 from osediff_core.tiles.vae.plan import Budget, attention_bytes, make_plan, most_features
 from osediff_core.tiles.vae.spill import Spill, temporary_folder
 from osediff_core.tiles.vae.walk import Walk
@@ -35,28 +35,28 @@ def test_features_beyond_the_budget_go_to_disk_and_leave_nothing(vae, tmp_path, 
 
 
 def test_a_band_is_kept_where_there_is_room_and_room_comes_back():
-    room = Room(torch.device("cpu"), 1000, 0, None)
-    x = FeatureMap(1, 6, 50, torch.float32, room)
+    store = FeatureStore(torch.device("cpu"), 1000, 0, None)
+    x = FeatureMap(1, 6, 50, torch.float32, store)
     bands = {}
     for top in (0, 2, 4):
         band = x.new_band(Span(top, top + 2))
         bands[top] = band.copy_(torch.randn(1, 1, 2, 50)).clone()
         x.put(Span(top, top + 2), band)
-    assert room.bytes_on_disk == 400  # two bands of 400 bytes fit
+    assert store.bytes_on_disk == 400  # two bands of 400 bytes fit
     whole = torch.cat(list(bands.values()), dim=2)
     assert torch.equal(torch.cat(x.pieces(Span(1, 6), Span(3, 50)), dim=2), whole[:, :, 1:6, 3:])
     x.drop(4)
-    assert room.bytes_on_disk == 400 and x.pieces(Span(0, 4), Span(0, 50)) == []
+    assert store.bytes_on_disk == 400 and x.pieces(Span(0, 4), Span(0, 50)) == []
     x.drop(6)
-    assert room.bytes_on_disk == 0 and room.most_on_disk == 400
+    assert store.bytes_on_disk == 0 and store.most_on_disk == 400
 
 
 def test_the_forecast_of_features_is_what_is_stored(vae):
     network, device = vae.decoder(24, 24), torch.device("cpu")
     plan = make_plan(network, 24, 24, Budget(60_000, 0), 4)
-    forecast, room = most_features(plan, 4), Room(device, 0, 0, None)
-    Walk(network, plan, room, lambda: None).run(latents(24, 24), torch.empty(1, 3, 96, 96))
-    assert forecast <= room.most_on_disk <= 1.15 * forecast and room.bytes_on_disk == 0
+    forecast, store = most_features(plan, 4), FeatureStore(device, 0, 0, None)
+    Walk(network, plan, store, lambda: None).run(latents(24, 24), torch.empty(1, 3, 96, 96))
+    assert forecast <= store.most_on_disk <= 1.15 * forecast and store.bytes_on_disk == 0
 
 
 def test_a_full_disk_is_said_in_one_sentence(vae, tmp_path, monkeypatch):
@@ -77,10 +77,10 @@ def test_a_disk_that_fills_up_on_the_way_is_said_too(vae, tmp_path, monkeypatch)
 
 
 def test_a_room_knows_its_device_by_whatever_name_its_tensors_give():
-    room = Room(torch.device("cpu:0"), 1000, 0, None)  # tensors there say "cpu"
-    band = room.keep(torch.zeros(1, 1, 2, 50))
+    store = FeatureStore(torch.device("cpu:0"), 1000, 0, None)  # tensors there say "cpu"
+    band = store.keep(torch.zeros(1, 1, 2, 50))
     band.free()
-    assert room.keep(torch.zeros(1, 1, 5, 50)).load().shape == (1, 1, 5, 50) and room.bytes_on_disk == 0
+    assert store.keep(torch.zeros(1, 1, 5, 50)).load().shape == (1, 1, 5, 50) and store.bytes_on_disk == 0
 
 
 def test_many_bands_need_few_open_files(vae):
