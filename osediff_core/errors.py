@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 
 class OSEDiffError(Exception):
@@ -44,6 +45,15 @@ class NonFiniteError(OSEDiffError):
 def first_line(error: BaseException) -> str:
     """What a library says is wrong, short enough for one sentence of ours."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+@contextmanager
+def explained(kind: type[OSEDiffError], finding: str, remedy: str) -> Iterator[None]:
+    """An OSError inside becomes one sentence: "{finding} ({the system's reason}); {remedy}."."""
+    try:
+        yield
+    except OSError as error:
+        raise kind(f"{finding} ({error.strerror or first_line(error)}); {remedy}.") from error
 
 
 NAMED = 5  # in a message about many

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -66,7 +67,8 @@ def load_parts(
         part.to(device, dtype)
     apply_speed(speed or Speed(), loaded.unet.module, loaded.vae.module, dtype, device)
     adapters = {"unet": unet, "vae": vae}
-    return Parts(loaded.vae, loaded.unet, loaded.text, loaded.schedule, one_step.timestep, adapters)
+    schedule = replace(loaded.schedule, prediction_type=one_step.rule)
+    return Parts(loaded.vae, loaded.unet, loaded.text, schedule, one_step.timestep, adapters)
 
 
 def _weights_for(source: Source, path: str | Path | None) -> OneStepWeights:

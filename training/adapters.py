@@ -106,6 +106,10 @@ def copy_into_peft(weights: OneStepWeights, unet: nn.Module, vae: nn.Module) -> 
 
     Raises CheckpointError, before anything changes, naming every tensor that has no place or another shape.
     """
+    if weights.method != osediff.METHOD:
+        raise CheckpointError(
+            f"{weights.source} is of the method {weights.method}; start from OSEDiff weights, as those are trained."
+        )
     moves: list[tuple[str, Tensor, Tensor | None]] = []
     own = dict(unet.named_parameters())
     for module, group in weights.group_of.items():

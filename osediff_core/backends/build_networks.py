@@ -9,7 +9,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
 
-from ..errors import BaseModelError, first_line
+from ..errors import BaseModelError, counted, first_line
 from ..weights.tensor_file import Tensors, shapes_of
 from .read_base import RawBase
 
@@ -67,10 +67,10 @@ def modern_names(tensors: Tensors, network: nn.Module) -> Tensors:
 
 
 def misfits(network: nn.Module, tensors: Tensors, part: str) -> str:
-    """What does not fit, every tensor by name, as a phrase; empty if all fits."""
+    """What does not fit, as a phrase; empty if all fits."""
     wanted = shapes_of(network.state_dict())
     found = shapes_of(tensors)
-    lists = {
+    kinds = {
         "missing": sorted(wanted.keys() - found.keys()),
         "unexpected": sorted(found.keys() - wanted.keys()),
         "misshapen": [
@@ -79,8 +79,7 @@ def misfits(network: nn.Module, tensors: Tensors, part: str) -> str:
             if wanted[key] != found[key]
         ],
     }
-    phrases = [f"{len(names)} {kind} ({', '.join(names)})" for kind, names in lists.items() if names]
-    return f"{part}: " + ", ".join(phrases) if phrases else ""
+    return f"{part}: {counted(kinds)}" if any(kinds.values()) else ""
 
 
 def _on_meta(part: str, config: dict[str, Any], name: str) -> nn.Module:

@@ -48,27 +48,23 @@ def write_weights(
     """
     path, known = Path(path), writers(weights.method)
     write = known.get(path.suffix.lower())
+    if not known:
+        raise CheckpointError(
+            f"Weights of the method {weights.method} cannot be written; keep their own file."
+        )
     if write is None:
         raise CheckpointError(f"{path} does not say which format to write; name it {' or '.join(known)}.")
     if path.is_dir():
         raise CheckpointError(f"{path} is a folder; give the name of a file.")
-    if weights.missing or weights.unexpected:
-        raise CheckpointError(
-            f"{weights.source} is not written, as it is not whole: {contradictions(weights)}."
+    gaps = {"missing": weights.missing, "unexpected": weights.unexpected}
+    if any(gaps.values()):
+        report = "; ".join(
+            f"{len(names)} {kind}: {', '.join(names)}" for kind, names in gaps.items() if names
         )
+        raise CheckpointError(f"{weights.source} is not written, as it is not whole: {report}.")
     _check_metadata(weights)
     _check_ranks(weights)
     write_file(path, write(_cast(weights, dtype)))
-
-
-def contradictions(weights: OneStepWeights) -> str:
-    """By name, the tensors that the file's lists promise and it lacks, and those it holds beside them."""
-    parts = [
-        f"{len(names)} {what}: {', '.join(names)}"
-        for what, names in (("missing", weights.missing), ("unexpected", weights.unexpected))
-        if names
-    ]
-    return "; ".join(parts)
 
 
 def _check_metadata(weights: OneStepWeights) -> None:

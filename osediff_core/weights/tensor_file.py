@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, explained
 
 Shape = tuple[int, ...]
 Tensors = dict[str, Tensor]
@@ -158,16 +158,11 @@ def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, Shape]:
 def _container_of(path: Path, wanted: str) -> str:
     if path.is_dir():
         raise CheckpointError(f"{path} is a folder; give the weights file inside it.")
-    try:
-        size = path.stat().st_size
+    with explained(CheckpointError, f"{path} cannot be read", "check its permissions"):
+        if not path.exists():
+            raise CheckpointError(f"{path} does not exist; check the path.")
         with path.open("rb") as file:
-            head = file.read(64)
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} does not exist; check the path.") from None
-    except OSError as error:
-        raise CheckpointError(
-            f"{path} cannot be read ({error.strerror or error}); check its permissions."
-        ) from error
+            head, size = file.read(64), path.stat().st_size
     if size == 0:
         raise CheckpointError(f"{path} is empty (0 bytes); download or export it again.")
     if head[:4] == b"PK\x03\x04":

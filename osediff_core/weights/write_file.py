@@ -13,16 +13,14 @@ import torch
 from torch import Tensor
 
 from ..atomic import write_bytes_atomically
-from ..errors import CheckpointError
+from ..errors import CheckpointError, explained
 
 
 def write_file(path: Path, data: bytes) -> None:
     """Write a file of weights, whole or not at all. Raises CheckpointError if folder or disk do not take it."""
-    try:
+    remedy = "choose another folder or free space" if path.parent.is_dir() else "create its folder first"
+    with explained(CheckpointError, f"{path} cannot be written", remedy):
         write_bytes_atomically(path, data)
-    except OSError as error:
-        remedy = "choose another folder or free space" if path.parent.is_dir() else "create its folder first"
-        raise CheckpointError(f"{path} cannot be written ({error.strerror or error}); {remedy}.") from error
 
 
 def sorted_safetensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
