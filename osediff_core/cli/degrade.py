@@ -14,7 +14,16 @@ from ..errors import ImageError, OptionError
 from .jobs import Job, check_outputs, make_plan
 from .options import add_pictures, natural, positive
 from .outcome import Outcome
-from .results import Result, failed, interrupt_waits, may_fail, skip_existing, summary
+from .results import (
+    Result,
+    ends_early,
+    failed,
+    interrupt_waits,
+    may_fail,
+    progress_bar,
+    skip_existing,
+    summary,
+)
 
 if TYPE_CHECKING:
     from ..degrade import Degradation
@@ -81,15 +90,10 @@ def run(args: argparse.Namespace) -> Outcome:
         "sheet": args.sheet,
     }
     pairs: list[Cell] = []
-    interrupted = False
-    try:
-        _degrade_all(args, plan.jobs, jobs, results, pairs)
-    except KeyboardInterrupt:
-        interrupted = True
+    interrupted = ends_early(lambda: _degrade_all(args, plan.jobs, jobs, results, pairs))
     if args.sheet and pairs:
         _write_sheet(Path(args.sheet), pairs)
-    total = len(plan.jobs) + len(plan.unreadable) if interrupted else len(results)
-    return summary("degrade", "degraded", results, total, interrupted, options)
+    return summary("degrade", "degraded", results, plan.total, interrupted, options)
 
 
 def _sheet_job(args: argparse.Namespace, jobs: list[Job]) -> list[Job]:
@@ -117,16 +121,12 @@ def _degrade_all(
     pairs: list[Cell],
 ) -> None:
     """Appends one result per job when it begins. A picture's number is its place among all, skipped ones too."""
-    from tqdm import tqdm
-
     number = {job: index for index, job in enumerate(numbered)}
-    # disable=None: no bar where stderr is a file or a pipe
-    with tqdm(jobs, desc="degrading", unit="picture", disable=None) as bar:
-        for job in bar:
-            result = DegradeResult(str(job.source), str(job.output))
-            results.append(result)
-            with may_fail(result, "degraded", args.debug):
-                _degrade_one(args, job, number[job], result, pairs)
+    for job in progress_bar(jobs, "degrading"):
+        result = DegradeResult(str(job.source), str(job.output))
+        results.append(result)
+        with may_fail(result, "degraded", args.debug):
+            _degrade_one(args, job, number[job], result, pairs)
 
 
 def _degrade_one(

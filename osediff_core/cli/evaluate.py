@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +16,11 @@ from ..version import __version__
 from .jobs import Job, check_outputs
 from .options import add_device, natural
 from .outcome import DONE, FAILED, INTERRUPTED, Outcome
+from .results import progress_bar
 
 if TYPE_CHECKING:
     from ..evaluate.evaluation import Evaluation
-    from ..evaluate.folders import Pairing, PicturePair
+    from ..evaluate.folders import Pairing
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +68,8 @@ def run(args: argparse.Namespace) -> Outcome:
 
     metrics = parse_metrics(args.metrics)
     device = parse_device(args.device)
-    results, truth, lq = (None if p is None else Path(p) for p in (args.results, args.truth, args.lq))
+    results = Path(args.results)
+    truth, lq = (None if path is None else Path(path) for path in (args.truth, args.lq))
     output = None if args.output is None else Path(args.output)
     if output is not None:
         check_outputs([Job(results, output / name) for name in FILES])
@@ -80,7 +82,7 @@ def run(args: argparse.Namespace) -> Outcome:
         device,
         allow_download=args.allow_download,
         seed=args.seed,
-        progress=_with_bar,
+        progress=lambda pairs: iter(progress_bar(pairs, "evaluating")),
     )
     data = {
         "command": "evaluate",
@@ -106,13 +108,6 @@ def run(args: argparse.Namespace) -> Outcome:
         if written:
             lines.append(f"written to {output}: {', '.join(written)}")
     return Outcome(INTERRUPTED if found.interrupted else status, "\n".join(lines), data)
-
-
-def _with_bar(pairs: Sequence[PicturePair]) -> Iterator[PicturePair]:
-    from tqdm import tqdm
-
-    # disable=None: no bar where stderr is a file or a pipe
-    yield from tqdm(pairs, desc="evaluating", unit="picture", disable=None)
 
 
 def _counts(found: Evaluation, pairing: Pairing) -> str:

@@ -29,6 +29,11 @@ class Plan:
     jobs: list[Job]
     unreadable: list[tuple[Path, str]]
 
+    @property
+    def total(self) -> int:
+        """How many pictures were asked for, as far as is known."""
+        return len(self.jobs) + len(self.unreadable)
+
 
 def make_plan(
     inputs: list[Path], output: Path, *, recursive: bool = False, file_format: str | None = None

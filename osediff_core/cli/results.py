@@ -1,4 +1,4 @@
-"""What became of each picture of a run, and how one that fails leaves the others their turn."""
+"""Results of a run, one a picture: what became of it, and how one that fails leaves the others their turn."""
 
 from __future__ import annotations
 
@@ -6,16 +6,21 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import OSEDiffError, first_line
 from .jobs import Job
 from .outcome import DONE, FAILED, INTERRUPTED, Outcome
 
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -47,6 +52,22 @@ def skip_existing(jobs: Sequence[Job], results: list[Result], kind: type[Result]
     """The jobs whose output is not there yet; the others become results."""
     results += [kind(str(j.source), str(j.output), "skipped") for j in jobs if os.path.isfile(j.output)]
     return [job for job in jobs if not os.path.isfile(job.output)]
+
+
+def progress_bar(items: Sequence[T], doing: str) -> tqdm[T]:
+    """The items, behind a bar where stderr is a terminal."""
+    from tqdm import tqdm
+
+    return tqdm(items, desc=doing, unit="picture", disable=None)
+
+
+def ends_early(work: Callable[[], None]) -> bool:
+    """Does the work; whether Ctrl-C ended it."""
+    try:
+        work()
+    except KeyboardInterrupt:
+        return True
+    return False
 
 
 @contextmanager

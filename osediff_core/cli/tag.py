@@ -13,7 +13,7 @@ from ..choices import TAG_LANGUAGES
 from .jobs import find_inputs
 from .options import add_dtype_and_device, add_inputs, add_tagger
 from .outcome import Outcome
-from .results import Result, failed, may_fail, summary
+from .results import Result, ends_early, failed, may_fail, progress_bar, summary
 
 if TYPE_CHECKING:
     from ..dape import Tagger
@@ -47,11 +47,7 @@ def run(args: argparse.Namespace) -> Outcome:
     found, unreadable = find_inputs([Path(p) for p in args.inputs], recursive=args.recursive)
     results: list[Result] = [failed(TagResult(str(path), None), message) for path, message in unreadable]
     tagger = open_tagger(args.dape, args.ram, dtype=args.dtype, device=args.device)
-    interrupted = False
-    try:
-        _tag_all(args, tagger, [source for source, _ in found], results)
-    except KeyboardInterrupt:
-        interrupted = True
+    interrupted = ends_early(lambda: _tag_all(args, tagger, [source for source, _ in found], results))
     total = len(found) + len(unreadable)
     options = {"dape": args.dape, "ram": args.ram, "language": args.language}
     outcome = summary("tag", "tagged", results, total, interrupted, options)
@@ -61,10 +57,7 @@ def run(args: argparse.Namespace) -> Outcome:
 
 def _tag_all(args: argparse.Namespace, tagger: Tagger, sources: list[Path], results: list[Result]) -> None:
     """Appends one result per picture when it begins."""
-    from tqdm import tqdm
-
-    # disable=None: no bar where stderr is a file or a pipe
-    for source in tqdm(sources, desc="tagging", unit="picture", disable=None):
+    for source in progress_bar(sources, "tagging"):
         result = TagResult(str(source), None)
         results.append(result)
         with may_fail(result, "tagged", args.debug):

@@ -6,6 +6,7 @@ import argparse
 import logging
 import time
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,16 @@ from ..tiles.grid import GRIDS
 from .jobs import Job, check_outputs, make_plan
 from .options import add_dtype_and_device, add_pictures, add_tagger, between, natural, number, positive
 from .outcome import Outcome
-from .results import Result, failed, interrupt_waits, may_fail, skip_existing, summary
+from .results import (
+    Result,
+    ends_early,
+    failed,
+    interrupt_waits,
+    may_fail,
+    progress_bar,
+    skip_existing,
+    summary,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -179,13 +189,9 @@ def run(args: argparse.Namespace) -> Outcome:
     jobs = skip_existing(plan.jobs, results, UpscaleResult) if args.skip_existing else plan.jobs
     check_outputs(jobs)
     run = _Run(args)
+    interrupted = ends_early(lambda: run.restore_all(jobs, results))
     options = {"base": args.base, "weights": args.weights, "fidelity": args.fidelity}
-    try:
-        run.restore_all(jobs, results)
-    except KeyboardInterrupt:
-        total = len(plan.jobs) + len(plan.unreadable)
-        return summary("upscale", "restored", results, total, True, options)
-    return summary("upscale", "restored", results, len(results), False, options)
+    return summary("upscale", "restored", results, plan.total, interrupted, options)
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -199,19 +205,42 @@ def _check(args: argparse.Namespace) -> None:
 
 
 class _Run:
-    """The generator, loaded for the first picture that can be read, and the options for all pictures."""
+    """The tagger and the generator, loaded for the first picture that can be read, and the options for all."""
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
-        self.generator: OneStepGenerator | None = None
-        self.tagger: Tagger | None = None
+
+    @cached_property
+    def tagger(self) -> Tagger | None:
+        args = self.args
+        if not (args.dape or args.ram):
+            return None
+        from ..dape.choice import open_tagger
+
+        return open_tagger(args.dape, args.ram, dtype=args.dtype, device=args.device)
+
+    @cached_property
+    def generator(self) -> OneStepGenerator:
+        from ..backends.speed import Speed
+        from ..generator import OneStepGenerator
+
+        args = self.args
+        return OneStepGenerator.load(
+            args.base,
+            args.weights,
+            dtype=args.dtype,
+            device=args.device,
+            strength=args.strength,
+            fidelity=args.fidelity,
+            keep_base=False,  # the strength stays during a run: no need for the base's values
+            allow_download=args.allow_download,
+            revision=args.revision,
+            speed=Speed(compile=args.compile),
+        )
 
     def restore_all(self, jobs: list[Job], results: list[Result]) -> None:
         """Appends one result per job when it begins; its status says how far it came."""
-        from tqdm import tqdm
-
-        # disable=None: no bar where stderr is a file or a pipe
-        with tqdm(jobs, desc="restoring", unit="picture", disable=None) as bar:
+        with progress_bar(jobs, "restoring") as bar:
             for job in bar:
                 result = UpscaleResult(str(job.source), str(job.output))
                 results.append(result)
@@ -234,7 +263,8 @@ class _Run:
             return
         for note in result.notes:
             logger.warning("%s: %s", job.source, note)
-        generator = self._load()  # outside of the blocks: without a model no picture can be restored
+        # outside of the blocks: without a model no picture can be restored
+        tagger, generator = self.tagger, self.generator
         with may_fail(result, "restored", self.args.debug):
             result.prompt = options.prompt
             restored = restore_picture(
@@ -242,7 +272,7 @@ class _Run:
                 picture,
                 options,
                 lambda done, total: bar.set_postfix_str(f"tile {done}/{total}"),
-                None if self.tagger is None else lambda lq: self._prompt(lq, result),
+                None if tagger is None else lambda lq: self._prompt(tagger, lq, result),
             )
             with interrupt_waits():
                 write_image(job.output, restored)
@@ -269,40 +299,14 @@ class _Run:
             vae=VAETiling(args.vae_tile, args.vae_memory, args.vae_attention),
         )
 
-    def _prompt(self, lq: Tensor, result: UpscaleResult) -> str:
+    def _prompt(self, tagger: Tagger, lq: Tensor, result: UpscaleResult) -> str:
         from ..dape import fitting_prompt, prompt_of
 
         args = self.args
-        (tags,) = self.tagger.tag(lq, threshold_offset=args.tag_offset, exclude=args.exclude_tags)
+        (tags,) = tagger.tag(lq, threshold_offset=args.tag_offset, exclude=args.exclude_tags)
         if args.official_prompt:
             result.prompt = prompt_of(tags, args.prompt, official=True)
         else:
             result.prompt = fitting_prompt(tags, args.prompt, self.generator.text.fits)
         logger.info("%s: prompt: %s", result.input, result.prompt)
         return result.prompt
-
-    def _load(self) -> OneStepGenerator:
-        if self.generator is None:
-            if self.args.dape or self.args.ram:
-                from ..dape.choice import open_tagger
-
-                self.tagger = open_tagger(
-                    self.args.dape, self.args.ram, dtype=self.args.dtype, device=self.args.device
-                )
-            from ..backends.speed import Speed
-            from ..generator import OneStepGenerator
-
-            args = self.args
-            self.generator = OneStepGenerator.load(
-                args.base,
-                args.weights,
-                dtype=args.dtype,
-                device=args.device,
-                strength=args.strength,
-                fidelity=args.fidelity,
-                keep_base=False,  # the strength stays during a run: no need for the base's values
-                allow_download=args.allow_download,
-                revision=args.revision,
-                speed=Speed(compile=args.compile),
-            )
-        return self.generator

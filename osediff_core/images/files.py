@@ -9,7 +9,7 @@ import warnings
 import zlib
 from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import numpy as np
 from PIL import Image, ImageCms, UnidentifiedImageError
@@ -163,7 +163,8 @@ def _to_srgb(image: Image.Image, icc: bytes | None) -> tuple[Image.Image, bytes 
             source = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB"))
         else:
             return image.convert("RGB"), None
-        return ImageCms.profileToProfile(image, source, srgb, outputMode="RGB"), srgb.tobytes()
+        converted = ImageCms.profileToProfile(image, source, srgb, outputMode="RGB")
+        return cast("Image.Image", converted), srgb.tobytes()  # None is for inPlace=True alone
     except (ImageCms.PyCMSError, OSError):  # a broken profile must not cost the picture
         return image.convert("RGB"), None
 

@@ -1,4 +1,4 @@
-"""What a picture is once it left its file: floats, an optional alpha, and what is needed to save it alike."""
+"""A picture once it left its file: floats, an optional alpha, and what is needed to save it alike."""
 
 from __future__ import annotations
 

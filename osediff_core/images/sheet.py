@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 PAPER, _INK, _FAINT = "#ffffff", "#1f2430", "#6b7280"
 GAP = 6  # px, between pictures
-_TITLE, _LINE = 30, 16  # px: heights of the titles and of a caption's line
+_TITLE, _ABOVE, _LINE = 30, 3, 16  # px: heights of the titles, and above and of a caption's lines
 
 
 class Cell(NamedTuple):
@@ -31,7 +31,10 @@ def contact_sheet(
     title, caption = ImageFont.load_default(15), ImageFont.load_default(12)
     texts = [[_wrapped(cell.caption, caption, width, lines) for cell in row] for row in rows]
     heights = [
-        max(cell.picture.height + _LINE * len(text) + GAP for cell, text in zip(row, found, strict=True))
+        max(
+            cell.picture.height + _ABOVE + _LINE * len(text) + GAP
+            for cell, text in zip(row, found, strict=True)
+        )
         for row, found in zip(rows, texts, strict=True)
     ]
     columns, top = max(map(len, rows)), _TITLE if titles else GAP
@@ -44,7 +47,7 @@ def contact_sheet(
         for left, cell, text in zip(lefts, row, found, strict=False):
             page.paste(cell.picture, (left, top))
             for number, line in enumerate(text):
-                draw.text((left, top + cell.picture.height + 1 + number * _LINE), line, _FAINT, caption)
+                draw.text((left, top + cell.picture.height + _ABOVE + number * _LINE), line, _FAINT, caption)
         top += height
     return page
 
@@ -61,4 +64,4 @@ def _wrapped(
 ) -> list[str]:
     """The lines of a caption, each about as wide as `width` px at most."""
     glyph = font.getlength(text) / len(text) if text else 1
-    return textwrap.wrap(text, max(4, int(width / glyph)), max_lines=lines, placeholder="…")
+    return textwrap.wrap(text, max(4, int(0.97 * width / glyph)), max_lines=lines, placeholder="…")

@@ -1,4 +1,4 @@
-"""16 bits per channel: PNG and TIFF with colour or alpha, which Pillow reduces to 8 bits without a word.
+"""PNG and TIFF of 16 bits per channel with colour or alpha, which Pillow reduces to 8 bits without a word.
 
 imagecodecs (PNG) and tifffile (TIFF) do it: both report damaged files and keep alpha, and neither replaces a user's
 OpenCV, as a dependency on one of that library's four rival wheels would. They are imported when first needed.
@@ -90,7 +90,7 @@ def _straight(path: Path, page: TiffPage, samples: np.ndarray) -> np.ndarray:
     """One page's array -> uint16 (H, W[, 2|3|4]): channels last, black is 0, alpha not premultiplied."""
     from tifffile import EXTRASAMPLE, PHOTOMETRIC, PLANARCONFIG
 
-    kind, extra = page.photometric, page.extrasamples
+    kind, extra = PHOTOMETRIC(page.photometric), page.extrasamples
     if page.planarconfig == PLANARCONFIG.SEPARATE and samples.ndim == 3:
         samples = np.moveaxis(samples, 0, -1)
     colours = {PHOTOMETRIC.MINISBLACK: 1, PHOTOMETRIC.MINISWHITE: 1, PHOTOMETRIC.RGB: 3}.get(kind)
