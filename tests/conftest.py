@@ -1,27 +1,60 @@
-"""Fixtures that several tests share: the miniature model, and where the larger reference data may lie."""
+"""Fixtures that several tests share, and how two workers share the tests."""
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 
 from osediff_core import OneStepGenerator
 
-# Tests import the helper modules that lie beside the reference numbers by name.
-sys.path.insert(0, str(Path(__file__).parent / "golden"))
+sys.path.insert(0, str(Path(__file__).parent))  # for `mini_models`
+sys.path.insert(0, str(Path(__file__).parent / "golden"))  # for `golden_cases`
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))  # for `headless`
 
 from golden_cases import reference_folder
-from mini_weights import MiniModel, write_mini
+
+if TYPE_CHECKING:
+    from mini_models.networks import MiniModel
+
+COSTLY = ("server", "pack")  # session fixtures that only one worker is to make
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes() -> None:
+    """One thread for each worker and for what it starts: they would only wait for each other's threads."""
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """In a worker: tests of one costly fixture, or else of one file, stay together; those that take long come first."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return
+
+    def group(item: pytest.Item) -> str:
+        return next((name for name in COSTLY if name in item.fixturenames), item.nodeid.partition("::")[0])
+
+    slow = {group(item) for item in items if item.get_closest_marker("slow")}
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(group(item)))
+    items.sort(key=lambda item: (group(item) not in COSTLY, group(item) not in slow, group(item)))
 
 
 @pytest.fixture(scope="session")
 def mini(tmp_path_factory: pytest.TempPathFactory) -> MiniModel:
     """The miniature on disk (34 MB). Tests must not change its files."""
+    from mini_models.golden import write_mini
+
     return write_mini(tmp_path_factory.mktemp("mini"))
 
 
@@ -38,6 +71,26 @@ def reference_dir() -> Path:
     if folder is None:
         pytest.skip("the larger reference data are not here (set OSEDIFF_REFERENCE to their folder)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def import_reference(reference_dir: Path) -> Callable[[str], ModuleType]:
+    """name -> that Python file of the reference data as a module; skips where it is not."""
+
+    def load(name: str) -> ModuleType:
+        path = reference_dir / "golden" / f"{name}.py"
+        if not path.is_file():
+            pytest.skip(f"the reference data lack {path.name}")
+        spec = importlib.util.spec_from_file_location(name, path)
+        module = importlib.util.module_from_spec(spec)
+        sys.dont_write_bytecode, before = True, sys.dont_write_bytecode
+        try:
+            spec.loader.exec_module(module)
+        finally:
+            sys.dont_write_bytecode = before
+        return module
+
+    return load
 
 
 @pytest.fixture(scope="session")

@@ -1,51 +1,21 @@
-"""A model small enough to be loaded by every test: random, but of the real classes."""
-
-import shutil
-import sys
-from dataclasses import dataclass
-from pathlib import Path
+"""What tests of the command share: a small model, and the command as a function."""
 
 import pytest
-import torch
 
-import osediff_core
 from osediff_core.cli import main as cli
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "core"))  # for its helper module sd_models
-
-
-@dataclass(frozen=True)
-class SmallModel:
-    """base: a diffusers folder with f = 4 and 8 latent channels, unlike SD's. weights: an official .pkl."""
-
-    base: Path
-    weights: Path
 
 
 @pytest.fixture(scope="session")
-def small(tmp_path_factory) -> SmallModel:
-    from sd_models import official_content, tiny_unet, tiny_vae
-    from transformers import CLIPTextConfig, CLIPTextModel
+def small(tmp_path_factory):
+    """A base with f = 4 and 8 latent channels, unlike SD's, and official weights for it; loaded in no time."""
+    import torch
+    from mini_models.checkpoints import official_content
+    from mini_models.networks import MiniModel, tiny_text, tiny_unet, tiny_vae, write_base
 
     folder = tmp_path_factory.mktemp("small")
-    configs = Path(osediff_core.__file__).parent / "backends" / "sd21_base"
-    for part in ("scheduler", "tokenizer"):
-        shutil.copytree(configs / part, folder / "base" / part)
-    unet = tiny_unet(in_channels=8, out_channels=8)
-    vae = tiny_vae(
-        block_out_channels=(16, 32, 32),
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        latent_channels=8,
-    )
-    torch.manual_seed(2)
-    text = CLIPTextModel(
-        CLIPTextConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=4)
-    )
-    for name, module in {"unet": unet, "vae": vae, "text_encoder": text}.items():
-        module.save_pretrained(folder / "base" / name)
+    unet, vae = tiny_unet(in_channels=8, out_channels=8), tiny_vae((16, 32, 32), latent_channels=8)
     torch.save(official_content(unet, vae), folder / "osediff.pkl")
-    return SmallModel(folder / "base", folder / "osediff.pkl")
+    return MiniModel(write_base(folder / "base", unet, vae, tiny_text()), folder / "osediff.pkl")
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mini_models.taggers import SMALL, lora_tensors, official_tensors
 from PIL import Image
-from tagger_models import SMALL, lora_tensors, official_tensors
 
 from osediff_core.dape import Tagger, TaggerWeights, prompt_of, read_tagger, write_tagger
 from osediff_core.images import read_image

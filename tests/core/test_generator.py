@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from mini_weights import MiniModel
+from mini_models.networks import MiniModel
 from torch import Tensor
 
 import osediff_core

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from sd_models import tiny_vae
+from mini_models.networks import tiny_vae
 from torch import Tensor
 
 from osediff_core.backends.networks import DiffusersVAE
@@ -15,13 +15,8 @@ MIB = 2**20
 
 def lively_vae() -> DiffusersVAE:
     """Three levels (f = 4), widths that change, two layers a block, mid-block attention."""
-    module = tiny_vae(
-        block_out_channels=(8, 16, 16),
-        layers_per_block=2,
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        scaling_factor=1.0,  # so that the layers alone are to be compared with the whole
-    )
+    # scaling_factor 1: so that the layers alone are to be compared with the whole
+    module = tiny_vae((8, 16, 16), layers_per_block=2, scaling_factor=1.0)
     make_lively(module)
     return DiffusersVAE(module)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -24,13 +25,13 @@ def golden(reference_dir: Path) -> dict[str, Tensor]:
 
 
 @pytest.fixture(scope="module")
-def official_files(reference_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def official_files(
+    reference_dir: Path,
+    import_reference: Callable[[str], ModuleType],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[tuple[Path, Path]]:
     """Stand-ins for both official files, of 0.86 GB, without the tensors that tagging never reads."""
-    spec = importlib.util.spec_from_file_location(
-        "make_ram_weights", reference_dir / "golden/make_ram_weights.py"
-    )
-    maker = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(maker)
+    maker = import_reference("make_ram_weights")
     keys = json.loads((reference_dir / "golden" / "ram_keys.json").read_text())
     folder = tmp_path_factory.mktemp("ram")
     torch.save({"model": maker.ram_state(keys, used_only=True), "epoch": 0}, folder / "ram.pth")

@@ -14,7 +14,6 @@ from PIL import Image
 
 ROOT = Path(__file__).parents[2]
 NODES = "osediff_pack.nodes."
-sys.path.insert(0, str(ROOT / "tests" / "core"))  # for `sd_models`
 sys.path.insert(0, str(Path(__file__).parent))  # for `node_graph`
 
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tagger_models import SMALL, lora_tensors, official_tensors
+from mini_models.taggers import SMALL, lora_tensors, official_tensors
 
 from osediff_core.dape import Tagger, TaggerWeights, prompt_of, read_tagger, write_tagger
 

@@ -130,7 +130,8 @@ def weights_file(pack):
 
 def test_weights_for_another_base(pack, fails, weights_file):
     """Official weights in kind, for a UNet of another size: nothing is loaded, and the message stays readable."""
-    from sd_models import official_content, tiny_unet, tiny_vae
+    from mini_models.checkpoints import official_content
+    from mini_models.networks import tiny_unet, tiny_vae
 
     name = weights_file("other.pkl", official_content(tiny_unet(), tiny_vae()))
     with fails("other.pkl does not fit this base") as error:

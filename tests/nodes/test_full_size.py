@@ -12,24 +12,15 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     """A file like v2-1_512-ema-pruned.safetensors (fp16, 2.6 GB) and one like osediff.pkl, both random."""
-    from ldm_names import single_file
+    from mini_models.checkpoints import official_content
+    from mini_models.networks import empty_networks
+    from mini_models.single_file import single_file
     from safetensors.torch import save_file
-    from sd_models import official_content
-    from transformers import CLIPTextConfig, CLIPTextModel
-
-    from osediff_core.backends.read_base import SD21_BASE, read_json
 
     folder = tmp_path_factory.mktemp("full")
     with torch.inference_mode(False), torch.no_grad():
-        from diffusers import AutoencoderKL, UNet2DConditionModel
-
-        with torch.device("meta"):
-            unet = UNet2DConditionModel.from_config(read_json(SD21_BASE / "unet" / "config.json"))
-            vae = AutoencoderKL.from_config(read_json(SD21_BASE / "vae" / "config.json"))
-            text = CLIPTextModel(
-                CLIPTextConfig.from_dict(read_json(SD21_BASE / "text_encoder" / "config.json"))
-            )
-        parts = [_random(part, seed) for seed, part in enumerate((unet, vae, text))]
+        networks = unet, vae, _ = empty_networks()
+        parts = [_random(part, seed) for seed, part in enumerate(networks)]
         parts[2] = {f"text_model.{name.removeprefix('text_model.')}": t for name, t in parts[2].items()}
         save_file(single_file(*parts), folder / "sd21.safetensors")
         torch.save(official_content(unet, vae), folder / "osediff.pkl")

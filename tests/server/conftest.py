@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "core"))  # for `tagger_models`
 sys.path.insert(0, str(Path(__file__).parent))  # for `server_graphs`
 
 from headless import ComfyClient, ComfyServer

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from mini_models.taggers import lora_tensors, official_tensors
 from server_graphs import by_class, with_photo
-from tagger_models import lora_tensors, official_tensors
 
 from osediff_core.dape import Tagger, TaggerConfig, TaggerWeights, tag_names, write_tagger
 from osediff_core.dape.lora import lora_modules, pairs_of

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tagger_training import MINI, mini_network, write_mini_tagger
+from mini_models.taggers import MINI, mini_network, write_mini_tagger
 
 from osediff_core.dape import Tagger, preprocess, read_tagger
 from osediff_core.dape.lora import lora_modules

@@ -126,7 +126,7 @@ def test_a_list_of_broken_pictures_only_is_an_error(tmp_path):
 
 
 def test_ram_captions_good_pictures_without_dape(folder, tmp_path):
-    from tagger_models import SMALL, lora_tensors, official_tensors
+    from mini_models.taggers import SMALL, lora_tensors, official_tensors
 
     from osediff_core.dape import Tagger, TaggerWeights, prompt_of, write_tagger
     from osediff_core.dape.lora import lora_modules, pairs_of

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from training_models import stir
+from mini_models.networks import stir
 
 from training.config import LossConfig, ModelConfig
 from training.draws import Draws
@@ -169,10 +169,10 @@ def test_half_precision_trains_fp32_parameters(base_dtype, mini_base):
 
 
 def test_a_v_prediction_base_is_refused(tmp_path):
-    from training_models import write_base
+    from mini_models.networks import write_mini_base
 
     from osediff_core.errors import BaseModelError
 
-    base = write_base(tmp_path / "v", "v_prediction")
+    base = write_mini_base(tmp_path / "v", "v_prediction")
     with pytest.raises(BaseModelError, match="v-prediction"):
         build_networks(ModelConfig(base=str(base)), CPU)

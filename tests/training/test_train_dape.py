@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from mini_models.taggers import write_mini_tagger
 from run_settings import soft_pictures, write_settings
 from safetensors.torch import load_file
-from tagger_training import write_mini_tagger
 
 from osediff_core.dape import read_tagger
 from training.train_dape import main

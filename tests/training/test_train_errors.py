@@ -91,9 +91,9 @@ def test_an_empty_folder(start, tmp_path):
 
 
 def test_a_v_prediction_base(start, tmp_path):
-    from training_models import write_base
+    from mini_models.networks import write_mini_base
 
-    code, message = start(model={"base": str(write_base(tmp_path / "v", "v_prediction"))})
+    code, message = start(model={"base": str(write_mini_base(tmp_path / "v", "v_prediction"))})
     assert code == 1
     assert_one_sentence(message, "v-prediction", "SD 2.1-base")
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from ldm_names import single_file
-from mini_weights import MiniModel, write_configs
+from mini_models.golden import write_configs
+from mini_models.networks import MiniModel
+from mini_models.single_file import single_file
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from mini_weights import MiniModel
+from mini_models.networks import MiniModel
 from torch import Tensor, fx
 
 from osediff_core import OneStepGenerator

@@ -6,7 +6,7 @@ import logging
 import pytest
 import safetensors.torch
 import torch
-from tagger_models import SMALL, lora_tensors, official_tensors
+from mini_models.taggers import SMALL, lora_tensors, official_tensors
 
 from osediff_core.dape import TaggerConfig, TaggerNetwork, TaggerWeights, read_tagger, write_tagger
 from osediff_core.errors import CheckpointError, OptionError

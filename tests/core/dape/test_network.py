@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from tagger_models import SMALL, Reference, lora_tensors, official_tensors
+from mini_models.taggers import SMALL, lora_tensors, official_tensors
+from ram_equations import Reference
 
 from osediff_core.dape import TaggerConfig, TaggerNetwork, TaggerWeights
 from osediff_core.dape.layout import layout

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tagger_models import SMALL, official_tensors
+from mini_models.taggers import SMALL, official_tensors
 
 from osediff_core.dape import (
     Tag,

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL
+from mini_models.networks import tiny_vae
 from peft import LoraConfig, inject_adapter_in_model
 from PIL import Image
-from sd_models import tiny_vae
 from tiled_vae_cases import MIB, decode, encode, image, latents, lively_vae, make_lively
 from torch import Tensor
 

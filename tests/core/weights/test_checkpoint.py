@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from mini_models.checkpoints import official_content
+from mini_models.networks import tiny_unet, tiny_vae
 from safetensors import safe_open
-from sd_models import import_reference, official_content, reference_folder, tiny_unet, tiny_vae
 
 from osediff_core.errors import CheckpointError, OptionError
 from osediff_core.weights.checkpoint import read_weights, write_weights
@@ -130,8 +131,7 @@ def test_equal_weights_give_equal_bytes(tmp_path, pkl, ours):
         assert reference is None or reference.read_bytes() == files[0].read_bytes()
 
 
-@pytest.mark.skipif(reference_folder() is None, reason="no reference data (set OSEDIFF_REFERENCE)")
-def test_reference_checkpoint_goes_there_and_back(tmp_path, monkeypatch):
+def test_reference_checkpoint_goes_there_and_back(tmp_path, monkeypatch, import_reference):
     reference = import_reference("make_weights")
     monkeypatch.setattr(sys, "argv", ["make_weights.py", "--size", "mini", "--out", str(tmp_path)])
     reference.main()

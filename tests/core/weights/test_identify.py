@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from sd_models import official_content, reference_folder, tiny_unet, tiny_vae
+from mini_models.checkpoints import official_content
+from mini_models.networks import tiny_unet, tiny_vae
 
 from osediff_core.errors import CheckpointError
 from osediff_core.weights import tensor_file
@@ -94,9 +95,8 @@ def test_by_keys_and_shapes(tmp_path, container, tensors, kind, what, details):
             read_weights(path)
 
 
-@pytest.mark.skipif(reference_folder() is None, reason="no reference data (set OSEDIFF_REFERENCE)")
-def test_tagger_files(tmp_path):
-    listing = json.loads((reference_folder() / "golden" / "ram_keys.json").read_text())
+def test_tagger_files(tmp_path, reference_dir):
+    listing = json.loads((reference_dir / "golden" / "ram_keys.json").read_text())
     for kind in ("ram", "dape"):
         tensors = {name: torch.zeros(1).expand(*shape) for name, shape, *_ in listing[kind]}
         torch.save({"model": tensors, "epoch": 1} if kind == "ram" else tensors, tmp_path / f"{kind}.pth")

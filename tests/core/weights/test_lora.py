@@ -7,17 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from mini_models.checkpoints import official_content, official_unet_lists
+from mini_models.networks import empty_networks, tiny_unet, tiny_vae
 from peft import LoraConfig
-from sd_models import (
-    UNET_SD21,
-    VAE_SD21,
-    import_reference,
-    official_content,
-    official_unet_lists,
-    reference_folder,
-    tiny_unet,
-    tiny_vae,
-)
 
 from osediff_core.errors import CheckpointError, OptionError
 from osediff_core.weights.checkpoint import read_weights, write_weights
@@ -70,8 +62,7 @@ def run_vae(vae: torch.nn.Module) -> torch.Tensor:
 
 
 def test_targets_at_sd21_size():
-    with torch.device("meta"):
-        unet, vae = UNet2DConditionModel(**UNET_SD21), AutoencoderKL(**VAE_SD21)
+    unet, vae, _ = empty_networks()
     groups = unet_targets(names(unet))
     assert {group: len(modules) for group, modules in groups.items()} == {
         "encoder": 94,
@@ -88,11 +79,9 @@ def test_targets_at_sd21_size():
     assert not any("decoder" in name or "post_quant_conv" in name for name in listed)
 
 
-@pytest.mark.skipif(reference_folder() is None, reason="no reference data (set OSEDIFF_REFERENCE)")
-def test_targets_equal_the_reference_rules():
+def test_targets_equal_the_reference_rules(import_reference):
     reference = import_reference("make_weights")
-    with torch.device("meta"):
-        unet, vae = UNet2DConditionModel(**UNET_SD21), AutoencoderKL(**VAE_SD21)
+    unet, vae, _ = empty_networks()
     for model in (unet, tiny_unet()):
         assert tuple(unet_targets(names(model)).values()) == reference.unet_lora_targets(names(model))
     for model in (vae, tiny_vae()):
@@ -172,8 +161,8 @@ def test_attach_peft_is_the_official_setup(unet, vae):
 
 
 def test_attach_peft_at_sd21_size():
+    unet, vae, _ = empty_networks()
     with torch.device("meta"):
-        unet, vae = UNet2DConditionModel(**UNET_SD21), AutoencoderKL(**VAE_SD21)
         attach_peft(unet, vae)
     counts = [sum(p.numel() for p in model.parameters() if p.requires_grad) for model in (unet, vae)]
     assert counts == [4_055_712, 369_356]
