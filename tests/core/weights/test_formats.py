@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from mini_weights import MiniModel
+from mini_models.networks import MiniModel
 from safetensors.torch import save_file
 from torch import Tensor
 
