@@ -50,6 +50,7 @@ class Page:
         self.errors: list[str] = []
         page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.evaluate, self.wait_for_timeout = page.evaluate, page.wait_for_timeout
+        self.wait_for_function = page.wait_for_function
         self._url = url
         self.reload()
 

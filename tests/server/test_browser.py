@@ -49,11 +49,11 @@ def test_a_workflow_runs_from_the_page(page, server):
     entry = page.evaluate("async id => await (await fetch(`/history/${id}`)).json()", detail["prompt_id"])
     ((image,),) = (o["images"] for o in entry[detail["prompt_id"]]["outputs"].values() if o.get("images"))
     assert (server.base / "output" / image["subfolder"] / image["filename"]).is_file()
-    page.wait_for_timeout(1500)
-    shown = page.evaluate(
-        "() => app.graph.nodes.filter(n => n.type == 'SaveImage').map(n => (n.imgs || []).length)"
+    # waits until the result is shown on its node
+    page.wait_for_function(
+        """() => { const shown = app.graph.nodes.filter(n => n.type == 'SaveImage').map(n => (n.imgs || []).length);
+            return shown.length == 1 && shown[0] == 1 }"""
     )
-    assert shown == [1], "the result is not shown on its node"
     assert not page.errors
 
 

@@ -496,7 +496,7 @@ def test_ctrl_c_lets_the_running_save_and_start_no_others(data):
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     try:
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=300)
     finally:
         process.kill()
     assert process.returncode == 130, said
@@ -520,7 +520,7 @@ def test_a_run_ends_with_its_pipe_also_where_it_is_deaf_to_sigint(data):
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
     )
     try:
-        _, said = process.communicate(timeout=120)  # closes the pipe
+        _, said = process.communicate(timeout=300)  # closes the pipe
     finally:
         process.kill()
     assert process.returncode == 130 and "Traceback" not in said

@@ -57,19 +57,10 @@ def make_config(mini_base, pictures, tmp_path):
     return make
 
 
-def command(config, *settings, launcher=()):
-    return [sys.executable, *launcher, str(ROOT / "training/train.py"), "--config", str(config), *settings]
-
-
-def run(config, *settings, launcher=(), env=None):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", **(env or {})}
-    return subprocess.run(
-        command(config, *settings, launcher=launcher),
-        capture_output=True,
-        text=True,
-        env=environment,
-        timeout=300,
-    )
+def start(config, **options):
+    """The command in a process of its own, as it is killed or stopped here."""
+    line = [sys.executable, str(ROOT / "training/train.py"), "--config", str(config)]
+    return subprocess.Popen(line, env={**os.environ, "OMP_NUM_THREADS": "1"}, **options)
 
 
 def trained(folder, step=STEPS):
@@ -83,20 +74,17 @@ def assert_same(found, expected):
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_as_if_nothing_had_happened(make_config, tmp_path):
-    whole = run(make_config("whole"))
-    assert whole.returncode == 0, whole.stderr
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(make_config, tmp_path, caplog, one_thread):
+    assert main(["--config", str(make_config("whole"))]) == 0
     config = make_config("killed")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command(config), stderr=subprocess.DEVNULL, env=environment)
+    process = start(config, stderr=subprocess.DEVNULL)
     log = tmp_path / "killed/metrics.jsonl"
     while process.poll() is None and not (log.exists() and '"step": 3, ' in log.read_text()):
         time.sleep(0.01)
     process.kill()
     process.wait()
     assert process.returncode == -signal.SIGKILL and not (tmp_path / "killed/weights.safetensors").exists()
-    resumed = run(config, "resume=latest")
-    assert resumed.returncode == 0, resumed.stderr
+    assert main(["--config", str(config), "resume=latest"]) == 0
     assert_same(trained(tmp_path / "killed"), trained(tmp_path / "whole"))
     assert_same(
         load_file(tmp_path / "killed/weights.safetensors"), load_file(tmp_path / "whole/weights.safetensors")
@@ -113,22 +101,19 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(make_config, tmp_path):
     assert (
         "step_00000006" in kept and "step_00000004" in kept and not any(name.startswith(".") for name in kept)
     )
-    again = run(config)
-    assert again.returncode == 1 and "holds a run already" in again.stderr and "Traceback" not in again.stderr
+    assert main(["--config", str(config)]) == 1
+    assert "holds a run already" in caplog.text and "Traceback" not in caplog.text
 
 
 @pytest.mark.slow
 def test_ctrl_c_saves_first(make_config, tmp_path):
     config = make_config("stopped", steps=500, data={"workers": 1})
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        command(config), stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
-    )
+    process = start(config, stderr=subprocess.PIPE, text=True, start_new_session=True)
     log = tmp_path / "stopped/metrics.jsonl"
     while process.poll() is None and not (log.exists() and '"step": 2, ' in log.read_text()):
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the data's worker gets it, too
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == 130 and "Traceback" not in errors
     last = json.loads(log.read_text().splitlines()[-1])["step"]
     assert (tmp_path / f"stopped/checkpoints/step_{last:08d}/state.json").exists()
@@ -141,11 +126,25 @@ def test_two_processes_make_the_update_of_one(make_config, tmp_path):
         make_config("accumulated", steps=2, batch=2, optim={"accumulate": 2}),
     ):
         assert main(["--config", str(config)]) == 0
-    launcher = ("-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29511")
-    for name, model in (("two", {}), ("split", {"shard_base": True, "gradient_checkpointing": True})):
-        config = make_config(name, steps=2, batch=2, model=model)
-        found = run(config, launcher=launcher, env={"ACCELERATE_USE_CPU": "true"})
-        assert found.returncode == 0, found.stderr
+    configs = [
+        make_config(name, steps=2, batch=2, model=model)
+        for name, model in (("two", {}), ("split", {"shard_base": True, "gradient_checkpointing": True}))
+    ]
+    program = tmp_path / "both.py"  # one after the other in the same two processes, which take long to start
+    program.write_text(
+        "import sys; from training.train import main\n"
+        "sys.exit(any(main(['--config', config]) for config in sys.argv[1:]))\n"
+    )
+    launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+    environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    found = subprocess.run(
+        [*launcher, program, *configs],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert found.returncode == 0, found.stderr
     assert re.search(r"each of 2 processes keeps 5\d % of the frozen UNet", found.stderr)
     logs = [(tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("one", "split")]
     validated = [json.loads(rows[-1]) for rows in logs]

@@ -99,7 +99,7 @@ def test_ctrl_c_saves_first(make_config, tmp_path):
     while process.poll() is None and not (log.exists() and '"step": 2, ' in log.read_text()):
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == 130 and "Traceback" not in errors and "resume=latest" in errors
     last = rows_of(tmp_path / "stopped", "train")[-1][0]
     assert (tmp_path / f"stopped/checkpoints/step_{last:08d}/state.json").exists()

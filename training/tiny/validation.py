@@ -30,19 +30,19 @@ def read_rgb(path: Path) -> np.ndarray:
         return np.asarray(image.convert("RGB"))
 
 
-def real_pairs(folder: Path) -> list[Pair]:
-    """Pairs of `folder`/LR/NAME.png and `folder`/HR/NAME.png."""
+def real_pairs(folder: Path, every: int = 1) -> list[Pair]:
+    """Pairs of `folder`/LR/NAME.png and `folder`/HR/NAME.png; `every`: only each so many-th."""
     return [
         Pair(path.stem, read_rgb(path), read_rgb(folder / "HR" / path.name))
-        for path in sorted((folder / "LR").iterdir())
+        for path in sorted((folder / "LR").iterdir())[::every]
     ]
 
 
-def degraded_kodak(folder: Path) -> list[Pair]:
-    """Every picture in `folder`, degraded with a generator seeded by its position."""
+def degraded_kodak(folder: Path, every: int = 1) -> list[Pair]:
+    """Each `every`-th picture in `folder`, degraded with a generator seeded by its position."""
     pairs = []
     for index, path in enumerate(sorted(folder.iterdir())):
-        if path.suffix.lower() not in {".png", ".jpg", ".jpeg"}:
+        if path.suffix.lower() not in {".png", ".jpg", ".jpeg"} or index % every:
             continue
         hq = read_rgb(path)
         hq = hq[: hq.shape[0] // SCALE * SCALE, : hq.shape[1] // SCALE * SCALE]
