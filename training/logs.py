@@ -25,7 +25,7 @@ import torch
 from PIL import Image
 
 from osediff_core.atomic import write_bytes_atomically
-from osediff_core.errors import OptionError, first_line
+from osediff_core.errors import OptionError, explained, first_line
 
 from .errors import TrainingError
 
@@ -97,13 +97,12 @@ class RunLog:
             logger.close()
 
     def _guarded(self, action: Callable[[], T]) -> T:
-        try:
+        with explained(
+            TrainingError,
+            f"The log {self._path} cannot be written",
+            "free space or mend the folder and go on with resume=latest",
+        ):
             return action()
-        except OSError as error:
-            raise TrainingError(
-                f"The log {self._path} cannot be written ({error.strerror or error}); free space or mend the folder "
-                "and go on with resume=latest."
-            ) from error
 
 
 def read_log(path: Path) -> list[LogRow]:

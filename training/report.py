@@ -26,7 +26,7 @@ from PIL import Image
 
 from osediff_core.atomic import write_bytes_atomically
 from osediff_core.cli.entry import run_main
-from osediff_core.errors import OptionError
+from osediff_core.errors import OptionError, explained
 
 from .curves import draw_curves, series
 from .errors import TrainingError
@@ -67,13 +67,11 @@ def write_report(folder: Path) -> Path:
         machine=_table(_running(folder, rows) | facts.get("machine", {})),
         config=_table(flat(facts.get("config", {}))),
     )
-    try:
+    with explained(
+        TrainingError, f"The report cannot be written to {folder}", "free space or mend the folder"
+    ):
         write_bytes_atomically(folder / "curves.png", curves)
         write_bytes_atomically(folder / "report.html", page.encode())
-    except OSError as error:
-        raise TrainingError(
-            f"The report cannot be written to {folder} ({error.strerror}); free space or mend the folder."
-        ) from error
     return folder / "report.html"
 
 

@@ -9,6 +9,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from osediff_core.atomic import write_bytes_atomically
+from osediff_core.errors import explained
 
 from .checkpoints import Checkpoint, clear_leftovers, latest_checkpoint, save_checkpoint
 from .errors import TrainingError
@@ -43,14 +44,10 @@ class RunFolder:
 
     def start(self, step: int) -> RunLog:
         """Make the folder, and open its log at `step`."""
-        try:
+        with explained(TrainingError, f"The folder {self.path} cannot be written", "choose another output"):
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             clear_leftovers(self.checkpoints)
             write_bytes_atomically(self.path / "config.yaml", as_yaml(self.config).encode())
-        except OSError as error:
-            raise TrainingError(
-                f"The folder {self.path} cannot be written ({error.strerror}); choose another output."
-            ) from error
         return RunLog(self.path, self.config.loggers, step, asdict(self.config))
 
     def save(self, checkpoint: Checkpoint, weights: bytes, best: int | None) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from osediff_core.atomic import write_bytes_atomically
 from osediff_core.degrade import degrade
-from osediff_core.errors import ImageError, OptionError, first_line
+from osediff_core.errors import ImageError, OptionError, explained, first_line
 from osediff_core.evaluate.folders import of_one_shape, pair_folders, pair_up
 from osediff_core.evaluate.psnr_ssim import psnr_y, ssim_y
 from osediff_core.images import Cell, centre_crop, contact_sheet, find_pictures
@@ -150,13 +150,11 @@ class Validation:
         page = contact_sheet(cells[:rows], ("LQ", "restored", "HQ"), lines=1)
         buffer = io.BytesIO()
         page.save(buffer, "PNG")
-        try:
+        with explained(
+            TrainingError, f"The validation sheet {path} cannot be written", "free space or mend the folder"
+        ):
             path.parent.mkdir(parents=True, exist_ok=True)
             write_bytes_atomically(path, buffer.getvalue())
-        except OSError as error:
-            raise TrainingError(
-                f"The validation sheet {path} cannot be written ({error.strerror}); free space or mend the folder."
-            ) from error
 
     @torch.no_grad()
     def _figures(self, image: Tensor, pair: ValidationPair) -> dict[str, float]:

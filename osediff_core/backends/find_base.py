@@ -1,4 +1,4 @@
-"""Where a base model is: a folder, a single file, a hub id, or one that comes with the package."""
+"""The place of a base model: a folder, a single file, a hub id, or one that comes with the package."""
 
 from __future__ import annotations
 

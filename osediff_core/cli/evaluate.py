@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..atomic import write_bytes_atomically
-from ..errors import ImageError, OSEDiffError
+from ..errors import ImageError, OSEDiffError, explained
 from ..evaluate.metrics import DEFAULT, METRICS
 from ..version import __version__
 from .jobs import Job, check_outputs
@@ -143,9 +143,5 @@ def _contents(
 
 
 def _write(path: Path, text: str) -> None:
-    try:
+    with explained(ImageError, f"{path} cannot be written", "free space or choose another -o"):
         write_bytes_atomically(path, text.encode())
-    except OSError as error:
-        raise ImageError(
-            f"{path} cannot be written ({error.strerror or error}); free space or choose another -o."
-        ) from error

@@ -7,7 +7,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import ImageError, OptionError
+from ..errors import ImageError, OptionError, explained
 
 # Formats that are written without loss keep their suffix; a JPEG result would lose what was just restored.
 _KEPT_SUFFIXES = frozenset({".png", ".tif", ".tiff", ".webp"})
@@ -154,15 +154,11 @@ def _check_clashes(jobs: list[Job]) -> None:
 def check_outputs(jobs: list[Job]) -> None:
     """Makes the output folders and tries to write in each. Raises ImageError where that fails."""
     for folder in dict.fromkeys(job.output.parent for job in jobs):
-        try:
+        with explained(ImageError, f"Nothing can be written to {folder}", "choose another output (-o)"):
             folder.mkdir(parents=True, exist_ok=True)
             # only an attempt tells: permission bits say nothing about read-only disks or network shares
             with tempfile.TemporaryFile(dir=folder):
                 pass
-        except OSError as error:
-            raise ImageError(
-                f"Nothing can be written to {folder} ({error.strerror or error}); choose another output (-o)."
-            ) from error
     for job in jobs:
         if os.path.isdir(job.output):
             raise ImageError(

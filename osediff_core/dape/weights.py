@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError, OptionError, counted
-from ..runtime.device import DTYPES, short_name
+from ..runtime.device import short_name
 from ..weights.identify import TAGGER_FORMAT, identify_file
 from ..weights.one_step_weights import LoRAPair
 from ..weights.tensor_file import Shape, TensorFile
-from ..weights.write_file import sorted_safetensors, write_file
+from ..weights.write_file import sorted_safetensors, stored_dtype, write_file
 from .config import TaggerConfig
 from .layout import to_network, to_official
 from .lora import factor_shapes, lora_modules, merged, pairs_of, rank_of
@@ -118,10 +118,8 @@ def write_tagger(
         )
     if path.is_dir():
         raise CheckpointError(f"{path} is a folder; give the name of a file.")
-    dtype = DTYPES.get(dtype, dtype)
-    if dtype is not None and dtype not in DTYPES.values():
-        raise OptionError(f"A tagger is not saved as {dtype}; use {', '.join(DTYPES)}.")
-    tensors = {name: _cast(path, name, tensor, dtype) for name, tensor in weights.tensors.items()}
+    stored = stored_dtype(dtype)
+    tensors = {name: _cast(path, name, tensor, stored) for name, tensor in weights.tensors.items()}
     for module, pair in weights.lora.items():
         for factor, tensor in zip("AB", pair, strict=True):
             tensors[f"{module}.lora_{factor}"] = tensor.detach().float().contiguous()

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import ImageError, OptionError, some_of
+from ..errors import ImageError, OptionError, explained, some_of
 from ..images import find_pictures
 
 # (LQ, ground truth) below a data set's folder: this project's, others', and those that StableSR published
@@ -78,10 +78,8 @@ def pictures_by_name(folder: Path) -> dict[str, Path]:
     Raises ImageError where there are none, OptionError where two differ in their suffix only.
     """
     found: dict[str, Path] = {}
-    try:
+    with explained(ImageError, f"{folder} cannot be read", "check the path"):
         files = list(find_pictures(folder))
-    except OSError as error:
-        raise ImageError(f"{folder} cannot be read ({error.strerror or error}); check the path.") from error
     for path in files:
         if path.stem in found:
             raise OptionError(f"{found[path.stem]} and {path} have the same name; remove or rename one.")

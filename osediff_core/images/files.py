@@ -16,7 +16,7 @@ from PIL import Image, ImageCms, UnidentifiedImageError
 from PIL.ExifTags import Base as ExifTag
 
 from ..atomic import write_bytes_atomically
-from ..errors import ImageError, first_line
+from ..errors import ImageError, explained, first_line
 from .picture import Picture
 from .sixteen_bit import Stored, encode_png, encode_tiff, read_sixteen_bit, stored_bits
 
@@ -202,13 +202,9 @@ def write_image(path: str | os.PathLike[str], picture: Picture) -> None:
     file_format = check_format(path, picture.size, picture.alpha is not None)
     encode = {"PNG": _png, "TIFF": _tiff, "JPEG": _jpeg, "WEBP": _webp}[file_format]
     data = encode(picture)
-    try:
+    with explained(ImageError, f"{path} cannot be written", "choose another output"):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes_atomically(path, data)
-    except OSError as error:
-        raise ImageError(
-            f"{path} cannot be written ({error.strerror or error}); choose another output."
-        ) from error
 
 
 def _pillow(picture: Picture, file_format: str, **options: object) -> bytes:

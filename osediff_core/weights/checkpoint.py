@@ -1,4 +1,4 @@
-"""Reading and writing one-step weights, in whichever format of the table `formats.FORMATS` they are."""
+"""One-step weights from a file and into one, in the formats of the table `formats.FORMATS`."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointError, OptionError
-from ..runtime.device import DTYPES
+from ..errors import CheckpointError
 from .formats import format_of, writers
 from .identify import identify_file
 from .one_step_weights import OneStepWeights, common_rank
 from .tensor_file import TensorFile
-from .write_file import write_file
+from .write_file import stored_dtype, write_file
 
 
 def read_weights(path: str | os.PathLike[str]) -> OneStepWeights:
@@ -34,7 +33,7 @@ def read_weights(path: str | os.PathLike[str]) -> OneStepWeights:
     _check_metadata(weights)
     _check_finite(weights)
     _check_ranks(weights)
-    return weights.map(lambda _, tensor: tensor.clone())  # the file may be replaced while they are in use
+    return weights.map(lambda _, tensor: tensor.detach().clone())  # the file may be replaced meanwhile
 
 
 def write_weights(
@@ -46,14 +45,14 @@ def write_weights(
     CheckpointError for another suffix, incomplete weights, weights that the format cannot describe, values that
     overflow `dtype`, or a folder or disk that does not take the file; OptionError for another dtype.
     """
-    path, known = Path(path), writers(weights.method)
-    write = known.get(path.suffix.lower())
-    if not known:
+    path, by_suffix = Path(path), writers(weights.method)
+    write = by_suffix.get(path.suffix.lower())
+    if not by_suffix:
         raise CheckpointError(
             f"Weights of the method {weights.method} cannot be written; keep their own file."
         )
     if write is None:
-        raise CheckpointError(f"{path} does not say which format to write; name it {' or '.join(known)}.")
+        raise CheckpointError(f"{path} does not say which format to write; name it {' or '.join(by_suffix)}.")
     if path.is_dir():
         raise CheckpointError(f"{path} is a folder; give the name of a file.")
     gaps = {"missing": weights.missing, "unexpected": weights.unexpected}
@@ -64,7 +63,7 @@ def write_weights(
         raise CheckpointError(f"{weights.source} is not written, as it is not whole: {report}.")
     _check_metadata(weights)
     _check_ranks(weights)
-    write_file(path, write(_cast(weights, dtype)))
+    write_file(path, write(_cast(weights, stored_dtype(dtype))))
 
 
 def _check_metadata(weights: OneStepWeights) -> None:
@@ -110,14 +109,8 @@ def _check_ranks(weights: OneStepWeights) -> None:
             )
 
 
-def _cast(weights: OneStepWeights, dtype: torch.dtype | str | None) -> OneStepWeights:
+def _cast(weights: OneStepWeights, dtype: torch.dtype | None) -> OneStepWeights:
     """A copy with own, contiguous CPU tensors (views would drag their whole storage into a .pkl)."""
-    if isinstance(dtype, str):
-        if dtype not in DTYPES:
-            raise OptionError(f"The dtype {dtype!r} is not known; use {', '.join(DTYPES)}.")
-        dtype = DTYPES[dtype]
-    if dtype is not None and dtype not in DTYPES.values():
-        raise OptionError(f"Weights are not saved as {dtype}; use {', '.join(DTYPES)}.")
 
     def cast(name: str, tensor: Tensor) -> Tensor:
         out = tensor.detach().to("cpu", dtype or tensor.dtype, copy=True).contiguous()

@@ -20,6 +20,7 @@ import urllib.request
 from collections.abc import Callable, Generator, Iterator
 from io import FileIO
 from pathlib import Path
+from typing import Literal
 from urllib.parse import urlsplit
 
 from ..errors import DownloadError, first_line
@@ -33,7 +34,7 @@ _TIMEOUT = 30  # seconds without a byte
 _PAUSE = 1  # seconds before a broken connection is tried again
 
 # (done, total) in bytes. Generators yield them, so that what the receiver raises is not taken for their own failure.
-_Steps = Iterator[tuple[int, int]]
+_Steps = Generator[tuple[int, int], None, None]
 
 
 def download(
@@ -128,7 +129,7 @@ def _check_space(file: KnownFile, folder: Path, needed: int) -> None:
         )
 
 
-def _digest_of(path: Path, kind: str) -> Generator[tuple[int, int], None, Digest]:
+def _digest_of(path: Path, kind: Literal["sha256", "git-sha1"]) -> Generator[tuple[int, int], None, Digest]:
     size = path.stat().st_size
     hasher = (
         hashlib.sha256() if kind == "sha256" else hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)

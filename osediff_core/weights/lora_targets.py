@@ -1,4 +1,4 @@
-"""Which modules OSEDiff adapts: the official code's name-matching rules (osediff.py, initialize_unet/_vae)."""
+"""The modules that OSEDiff adapts, by the official code's name-matching rules (osediff.py, initialize_unet/_vae)."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -55,7 +56,7 @@ class TensorFile:
     shapes: Mapping[str, Shape]
     dtypes: Mapping[str, str] = field(default_factory=dict)
     metadata: Mapping[str, str] = field(default_factory=dict)
-    content: object = None
+    content: Any = None
 
     @classmethod
     def open(cls, path: Path, wanted: str = "OSEDiff weights (.pkl or .safetensors)") -> TensorFile:

@@ -13,7 +13,19 @@ import torch
 from torch import Tensor
 
 from ..atomic import write_bytes_atomically
-from ..errors import CheckpointError, explained
+from ..errors import CheckpointError, OptionError, explained
+from ..runtime.device import DTYPES
+
+
+def stored_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
+    """The dtype to store tensors in, by name ("fp32", "fp16", "bf16") or as torch's; None keeps them as they are.
+
+    Raises OptionError for another one.
+    """
+    found = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if dtype is not None and found not in DTYPES.values():
+        raise OptionError(f"Weights are not saved as {dtype}; use {', '.join(DTYPES)}.")
+    return found
 
 
 def write_file(path: Path, data: bytes) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from osediff_core.errors import OptionError
+from osediff_core.errors import OptionError, explained
 
 _POLL = 0.2  # seconds
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -55,7 +55,7 @@ def run_tasks(tasks: Sequence[Task], at_once: int, ended: Callable[[Task, str | 
 
 def _start(task: Task) -> tuple[subprocess.Popen, int]:
     """The process, and where in the log its output begins."""
-    try:
+    with explained(OptionError, f"The folder {task.log.parent} cannot be written", "choose another --out"):
         task.log.parent.mkdir(parents=True, exist_ok=True)
         with task.log.open("ab") as log:
             begin = log.tell()  # the process moves it
@@ -68,10 +68,6 @@ def _start(task: Task) -> tuple[subprocess.Popen, int]:
                 start_new_session=True,  # Ctrl-C reaches this process alone, which then tells each once
             )
             return process, begin
-    except OSError as error:
-        raise OptionError(
-            f"The folder {task.log.parent} cannot be written ({error.strerror}); choose another --out."
-        ) from error
 
 
 def _failure(task: Task, status: int, begin: int) -> str | None:

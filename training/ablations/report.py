@@ -17,7 +17,7 @@ from pathlib import Path
 
 from osediff_core.atomic import write_bytes_atomically
 from osediff_core.cli.entry import run_main
-from osediff_core.errors import OptionError
+from osediff_core.errors import OptionError, explained
 from osediff_core.evaluate.metrics import METRICS, Metric
 from osediff_core.evaluate.tables import table_of
 
@@ -47,16 +47,12 @@ def write_report(out: Path, page: Path) -> None:
     except ImportError as error:
         raise OptionError("The report needs matplotlib; run pip install 'osediff[train]'.") from error
     text = page_of(results, {name for name, plot in plots.items() if plot})
-    try:
+    with explained(TrainingError, f"The report {page} cannot be written", "choose another --page"):
         (page.parent / "images").mkdir(parents=True, exist_ok=True)
         for name, plot in plots.items():
             if plot:
                 write_bytes_atomically(page.parent / image_of(name), plot)
         write_bytes_atomically(page, text.encode())
-    except OSError as error:
-        raise TrainingError(
-            f"The report {page} cannot be written ({error.strerror}); choose another --page."
-        ) from error
 
 
 def image_of(study: str) -> str:

@@ -14,6 +14,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from osediff_core.atomic import write_bytes_atomically
+from osediff_core.errors import explained
 
 from .errors import DataError
 
@@ -41,12 +42,8 @@ class PromptCache:
         self._dtype = dtype
         self._memory: OrderedDict[str, Tensor] = OrderedDict()
         if folder is not None:
-            try:
+            with explained(DataError, f"The prompt cache {folder} cannot be made", "choose another folder"):
                 folder.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise DataError(
-                    f"The prompt cache {folder} cannot be made ({error.strerror}); choose another folder."
-                ) from error
 
     def __call__(self, prompts: list[str]) -> Tensor:
         """(B, L, D); without gradients."""

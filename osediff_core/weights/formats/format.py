@@ -1,4 +1,4 @@
-"""What a file format of a one-step method's weights is to the rest."""
+"""An entry of the table of formats."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Format:
     method: the method's name, which is also the kind of the file, e.g. "osediff". what: a noun phrase for messages.
     recognise: whether a file is of this format, by its names, shapes and metadata; no other format's may be.
     read: the weights in a file that was recognised, their tensors still mapped. Raises CheckpointError, one sentence.
-    write, suffix: the content of a file, and the suffix that asks for this format; None if it is only read.
+    write, suffix: the content of a file, and the suffix that asks for it; None where the format is only read.
     """
 
     method: str

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from torch import Tensor
 
@@ -31,7 +30,7 @@ def recognise(file: TensorFile) -> bool:
 
 def read(file: TensorFile) -> OneStepWeights:
     """The weights; tensors against the file's own lists are kept in `missing` and `unexpected`."""
-    content: Mapping[str, Any] = file.content
+    content = file.content
     groups = {group: osediff.module_names(file.path, key, content[key]) for group, key in _UNET_LISTS.items()}
     vae_modules = osediff.module_names(file.path, _VAE_LIST, content[_VAE_LIST])
     unet, vae = (_state_dict(file, key, content[key]) for key in ("state_dict_unet", "state_dict_vae"))

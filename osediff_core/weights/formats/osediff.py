@@ -1,4 +1,4 @@
-"""What both formats of OSEDiff's weights share: lists of adapted modules by group, a rank for each network."""
+"""The common part of OSEDiff's two formats: adapted modules by group, a rank for each network, the scale 8 / rank."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ...errors import CheckpointError
 from ..one_step_weights import LoRAPair, LoRASet, OneStepWeights
+from ..tensor_file import Shape
 
 METHOD = "osediff"
 CONV_IN = ("weight", "bias")
@@ -17,7 +18,7 @@ CONV_IN = ("weight", "bias")
 ADAPTER_OF_GROUP = {"encoder": "default_encoder", "decoder": "default_decoder", "others": "default_others"}
 VAE_ADAPTER = "default_encoder"
 # (shape of the UNet's conv_in, width of its prompt embeddings) -> name of the base
-KNOWN_BASES = {
+KNOWN_BASES: dict[tuple[Shape, int], str] = {
     ((320, 4, 3, 3), 1024): "stable-diffusion-2-1-base",
     ((64, 8, 3, 3), 64): "osediff-tiny",
 }
