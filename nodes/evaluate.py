@@ -1,4 +1,4 @@
-"""Evaluate: figures of pictures, alone or against what they should be."""
+"""Evaluate: scores of pictures, alone or against what they should be."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class Evaluate(io.ComfyNode):
     ) -> io.NodeOutput:
         """Raises OptionError for an unknown metric, ImageError for pictures that do not fit, MetricUnavailable."""
         from ..osediff_core.evaluate.evaluation import Case, Evaluation, summarise
-        from ..osediff_core.evaluate.measure import figures_of, load_measures
+        from ..osediff_core.evaluate.measure import load_measures, scores_of
         from ..osediff_core.evaluate.metrics import parse_metrics
         from ..osediff_core.evaluate.tables import as_csv, as_text
 
@@ -103,7 +103,7 @@ class Evaluate(io.ComfyNode):
         cases = []
         for frame in each_frame(frames):
             case = Case(f"{frame + 1}", (width, height))
-            case.result = figures_of(
+            case.result = scores_of(
                 measures, _levels(rgb[frame]), None if truth is None else _levels(truth[frame]), case.notes
             )
             cases.append(case)

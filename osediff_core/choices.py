@@ -6,13 +6,6 @@ evaluate.metrics.METRICS.
 
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}  # our name -> torch's
 VAE_ATTENTIONS = ("auto", "exact", "pooled")
-DEGRADATIONS = (
-    "realesrgan",
-    "light",
-    "jpeg",
-    "blur",
-    "codeformer",
-    "bsrgan",
-    "bsrgan_plus",
-)  # presets/NAME.yaml
+# degrade/presets/NAME.yaml
+DEGRADATIONS = ("realesrgan", "light", "jpeg", "blur", "codeformer", "bsrgan", "bsrgan_plus")
 TAG_LANGUAGES = {"en": "ram_tag_list.txt", "zh": "ram_tag_list_chinese.txt"}  # language -> RAM's list in it

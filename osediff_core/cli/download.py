@@ -82,11 +82,8 @@ def _fetch(file: KnownFile, folder: Path, debug: bool) -> dict[str, Any]:
 def _showing(bar: tqdm) -> Callable[[int, int], None]:
     def show(done: int, total: int) -> None:
         if bar.total is None:
-            bar.total, bar.initial, bar.n = (
-                total,
-                done,
-                done,
-            )  # what was there already is not part of the speed
+            # what was there already is not part of the speed
+            bar.total, bar.initial, bar.n = total, done, done
         bar.update(done - bar.n)
 
     return show

@@ -1,4 +1,4 @@
-"""`osediff evaluate`: how good results are, in figures and as a page to look at."""
+"""`osediff evaluate`: how good results are, in scores and as a page to look at."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def run(args: argparse.Namespace) -> Outcome:
             for name, text in _contents(found, data, args.title or results.resolve().name, args):
                 _write(output / name, text())
                 written.append(name)
-        except OSEDiffError as error:  # the figures are still shown
+        except OSEDiffError as error:  # the scores are still shown
             logger.error("%s", error)
             data |= {"files": [str(output / name) for name in written], "error": str(error)}
             status = FAILED

@@ -1,9 +1,9 @@
-"""Make good pictures bad, as training and tests need it: seeded, and every number on record.
+"""Degradations: good pictures made bad, as training and tests need it, seeded and with every number on record.
 
     lq, degradations = degrade(image, preset="realesrgan", scale=4, seed=0)    # image (B, 3, H, W) in [0, 1]
     lq, hq, degradation = degrade_pair(image, "bsrgan", 4, seed=0, index=0)    # one picture, lq as large as hq
 
-pipeline.py: presets/*.yaml -> preset_files.py -> preset.py -> realesrgan.py, codeformer.py or bsrgan.py draws ->
+batch.py: presets/*.yaml -> preset_files.py -> preset.py -> realesrgan.py, codeformer.py or bsrgan.py draws ->
 parameters.py -> apply.py: operations.py, kernels.py, noise.py, jpeg.py
 """
 

@@ -1,4 +1,4 @@
-"""Do to a picture what a Degradation says."""
+"""Application of a Degradation to a picture."""
 
 from __future__ import annotations
 

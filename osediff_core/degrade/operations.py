@@ -1,4 +1,4 @@
-"""What a degradation is made of besides noise and JPEG: filter, resize, sharpening, rounding. Pure functions.
+"""Filters, resizing, sharpening and rounding, of which degradations are made. Pure functions.
 
 A picture is a float32 tensor (1, 3, H, W) of about [0, 1], any size from 1x1. Filters and bicubic resizing overshoot;
 nothing is clipped there, as in Real-ESRGAN.
@@ -17,10 +17,8 @@ from ..geometry import reflected
 from .kernels import gaussian
 
 _FAST = 32  # transforms of multiples of this are fast
-_SHARPEN_TAPS, _SHARPEN_SIGMA = (
-    51,
-    8.0,
-)  # radius 50, made odd, and OpenCV's sigma for it: 0.3 * (25 - 1) + 0.8
+# radius 50, made odd, and OpenCV's sigma for it: 0.3 * (25 - 1) + 0.8
+_SHARPEN_TAPS, _SHARPEN_SIGMA = 51, 8.0
 
 
 def correlate(image: Tensor, kernel: np.ndarray) -> Tensor:

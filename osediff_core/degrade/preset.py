@@ -1,4 +1,4 @@
-"""What a preset can say: how bad is bad, as ranges that degradations are drawn from.
+"""Presets: how bad is bad, as ranges that degradations are drawn from.
 
 A `Range` is (low, high), drawn uniformly. The values are in presets/*.yaml, with their units and reasons.
 """

@@ -1,4 +1,4 @@
-"""How good results are: the metrics of OSEDiff's paper with its settings, and reports of them.
+"""Evaluation of results: the metrics of OSEDiff's paper with its settings, and reports of them.
 
     from osediff_core.evaluate import evaluate, pair_up, parse_metrics
 

@@ -18,7 +18,7 @@ from ..images import Picture, read_image
 from .bootstrap import Mean, mean_of
 from .fid import TRUTH, WholeSet
 from .folders import PicturePair, of_one_shape
-from .measure import BICUBIC, DIFFERENCE, RESULT, Figures, figures_of, load_measures
+from .measure import BICUBIC, DIFFERENCE, RESULT, Scores, load_measures, scores_of
 from .metric import Measure, Metric, MetricUnavailable
 from .metrics import METRICS, ORDER
 
@@ -27,17 +27,17 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Case:
-    """One picture's figures by metric; None where a metric could not give one, which `notes` explain.
+    """One picture's scores by metric; None where a metric could not give one, which `notes` explain.
 
-    size: (width, height). pair: its files, if it came from some. bicubic: the figures of the LQ picture enlarged by
+    size: (width, height). pair: its files, if it came from some. bicubic: the scores of the LQ picture enlarged by
     Pillow's bicubic.
     """
 
     name: str
     size: tuple[int, int]
     pair: PicturePair | None = None
-    result: Figures = field(default_factory=dict)
-    bicubic: Figures | None = None
+    result: Scores = field(default_factory=dict)
+    bicubic: Scores | None = None
     notes: list[str] = field(default_factory=list)
 
 
@@ -60,12 +60,12 @@ class Evaluation:
 
     @property
     def order_by(self) -> Metric | None:
-        """The metric that says which results are worst; None if no picture has a figure."""
+        """The metric that says which results are worst; None if no picture has a score."""
         there = {metric.name for metric in self.metrics if metric.name in self.summary[RESULT]}
         return next((METRICS[name] for name in ORDER if name in there), None)
 
     def worst_first(self, by: Metric | None = None) -> list[Case]:
-        """The cases from worst to best; those without a figure are last."""
+        """The cases from worst to best; those without a score are last."""
         metric = by or self.order_by
         if metric is None:
             return list(self.cases)
@@ -169,10 +169,10 @@ def _measure(pair: PicturePair, measures: dict[Metric, Measure]) -> tuple[Case, 
             )
         case.notes += _notes(pair.truth, reference)
         truth = reference.rgb8()
-    case.result = figures_of(measures, result, truth, case.notes)
+    case.result = scores_of(measures, result, truth, case.notes)
     bicubic = None if pair.lq is None else _bicubic(pair.lq, case)
     if bicubic is not None:
-        case.bicubic = figures_of(measures, bicubic, truth, [])
+        case.bicubic = scores_of(measures, bicubic, truth, [])
     return case, {RESULT: result, TRUTH: truth, BICUBIC: bicubic}
 
 

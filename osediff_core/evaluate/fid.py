@@ -65,7 +65,7 @@ class WholeSet:
             self._skip_all(why)
 
     def means(self) -> dict[str, dict[str, Mean]]:
-        """RESULT, and BICUBIC where every result has one -> metric -> its figure, without an interval."""
+        """RESULT, and BICUBIC where every result has one -> metric -> its score, without an interval."""
         found: dict[str, dict[str, Mean]] = {RESULT: {}, BICUBIC: {}}
         if self._folder is None:
             return found

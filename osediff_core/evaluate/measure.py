@@ -20,9 +20,9 @@ logger = logging.getLogger(__name__)
 # FID compares means and covariances of 2048 features; from a few pictures both are noise.
 LEAST_FOR_FID = 50
 
-RESULT, BICUBIC, DIFFERENCE = "result", "bicubic", "difference"  # whose figures they are
+RESULT, BICUBIC, DIFFERENCE = "result", "bicubic", "difference"  # whose scores they are
 
-Figures = dict[str, float | None]  # by metric; None where it could not give one
+Scores = dict[str, float | None]  # by metric; None where it could not give one
 
 
 def load_measures(
@@ -52,14 +52,14 @@ def load_measures(
     return measures, skipped
 
 
-def figures_of(
+def scores_of(
     measures: Mapping[Metric, Measure], image: np.ndarray, truth: np.ndarray | None, notes: list[str]
-) -> Figures:
+) -> Scores:
     """Of one picture, uint8 (H, W, 3) as `truth` is; what is missing is added to `notes`, with the reason."""
-    figures: Figures = {}
+    scores: Scores = {}
     picture, reference = as_tensor(image), None if truth is None else as_tensor(truth)
     for metric, measure in measures.items():
-        figures[metric.name] = value = None
+        scores[metric.name] = value = None
         shortest = min(image.shape[:2])
         try:
             if metric.truth and truth is None:
@@ -73,11 +73,11 @@ def figures_of(
         except Exception as error:  # whatever one metric meets must not cost the others
             reason = f"{type(error).__name__}: {first_line(error)}"
         if value is not None and math.isfinite(value):
-            figures[metric.name] = value
+            scores[metric.name] = value
         else:
             notes.append(f"{metric.title} is missing: {reason}")
             logger.warning("%s", notes[-1])
-    return figures
+    return scores
 
 
 def as_tensor(pixels: np.ndarray) -> Tensor:

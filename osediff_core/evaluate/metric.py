@@ -1,4 +1,4 @@
-"""What a metric is to the rest: something that is known of it, and a function of pictures."""
+"""A metric as the rest sees it: what is known of it, and a function of pictures."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Metric:
     """What is to be known of a metric without computing it.
 
     higher: whether more is better. truth: whether it compares with the ground truth. digits: behind the point in
-    tables. least: the shortest side in px that it can take. library: what computes it. of_set: one figure for all
+    tables. least: the shortest side in px that it can take. library: what computes it. of_set: one score for all
     pictures together, none for each.
     """
 
@@ -50,5 +50,5 @@ class Metric:
         return "↑" if self.higher else "↓"
 
     def shown(self, value: float | None) -> str:
-        """The figure as tables have it."""
+        """The score as tables have it."""
         return "–" if value is None else f"{value:.{self.digits}f}"

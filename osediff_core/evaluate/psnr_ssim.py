@@ -1,4 +1,4 @@
-"""PSNR and SSIM on luma without border crop, as OSEDiff's figures were made (pyiqa's settings), by torchmetrics."""
+"""PSNR and SSIM on luma without border crop, as OSEDiff's scores were made (pyiqa's settings), by torchmetrics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One page that shows an evaluation: means, the worst and the best pictures under a slider, and all figures.
+"""One page that shows an evaluation: means, the worst and the best pictures under a slider, and all scores.
 
 It is one file that needs no other and no network.
 """
@@ -67,7 +67,7 @@ def _card(evaluation: Evaluation, metric: Metric) -> str:
 def _strip(evaluation: Evaluation, metric: Metric) -> str:
     """Every picture as a tick, the enlarged LQ pictures below; more is to the right."""
     rows = [
-        (name, y, [(case.name, figures.get(metric.name)) for case, figures in found if figures])
+        (name, y, [(case.name, scores.get(metric.name)) for case, scores in found if scores])
         for name, y, found in (
             (RESULT, 0, [(case, case.result) for case in evaluation.cases]),
             (BICUBIC, 18, [(case, case.bicubic) for case in evaluation.cases]),
@@ -156,16 +156,16 @@ def _case(evaluation: Evaluation, case: Case, rank: str) -> str:
         f'<div class="row"><div class="view"><div class="stage" style="--w: {width}; --h: {height}">{images}'
         f'<span class="tag l" aria-hidden="true">{first}</span><span class="tag r" aria-hidden="true">{RESULT}</span>'
         f'<input type="range" min="0" max="100" value="50" aria-label="Boundary in {name}"></div></div>'
-        f'<div class="side">{choices}{_figures(evaluation, case)}</div></div></figure>'
+        f'<div class="side">{choices}{_scores(evaluation, case)}</div></div></figure>'
     )
 
 
-def _figures(evaluation: Evaluation, case: Case) -> str:
+def _scores(evaluation: Evaluation, case: Case) -> str:
     methods = [(RESULT, case.result)] + ([(BICUBIC, case.bicubic)] if case.bicubic else [])
     head = "".join(f"<th>{method}</th>" for method, _ in methods)
     rows = "".join(
         f"<tr><td>{m.title} {m.arrow}</td>"
-        + "".join(f"<td>{m.shown(figures.get(m.name))}</td>" for _, figures in methods)
+        + "".join(f"<td>{m.shown(scores.get(m.name))}</td>" for _, scores in methods)
         + "</tr>"
         for m in evaluation.metrics
         if not m.of_set

@@ -62,7 +62,7 @@ def as_text(evaluation: Evaluation) -> str:
 
 
 def as_csv(evaluation: Evaluation) -> str:
-    """One row a picture, in order of their names, with six decimals; an empty cell is a missing figure."""
+    """One row a picture, in order of their names, with six decimals; an empty cell is a missing score."""
     names = [metric.name for metric in evaluation.metrics if not metric.of_set]
     with_bicubic = any(case.bicubic for case in evaluation.cases)
     header = ["name", "width", "height", *names, *(f"bicubic_{name}" for name in names if with_bicubic)]
@@ -70,10 +70,10 @@ def as_csv(evaluation: Evaluation) -> str:
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow([*header, "notes"])
     for case in evaluation.cases:
-        figures = [case.result.get(name) for name in names]
+        scores = [case.result.get(name) for name in names]
         if with_bicubic:
-            figures += [(case.bicubic or {}).get(name) for name in names]
-        cells = ["" if value is None else f"{value:.6f}" for value in figures]
+            scores += [(case.bicubic or {}).get(name) for name in names]
+        cells = ["" if value is None else f"{value:.6f}" for value in scores]
         writer.writerow([case.name, *case.size, *cells, "; ".join(case.notes)])
     return buffer.getvalue()
 

@@ -196,10 +196,8 @@ def test_outputs_that_would_clash_are_refused(osediff, inputs, output, said):
 @pytest.mark.skipif(os.name == "nt", reason="names are bytes elsewhere only")
 @pytest.mark.parametrize("encoding", ["utf-8", "cp1252"])
 def test_impossible_names_are_reported_like_missing_files(tmp_path, encoding):
-    names = [
-        "b\udcff日本.png",
-        "x" * 300,
-    ]  # bytes that are no UTF-8, as Python carries them; too long for a file
+    # bytes that are no UTF-8, as Python carries them; too long for a file
+    names = ["b\udcff日本.png", "x" * 300]
     command = [sys.executable, "-m", "osediff_core", "upscale", *names, "-o", str(tmp_path / "out")]
     options = {"capture_output": True, "cwd": ROOT, "env": {**os.environ, "PYTHONIOENCODING": encoding}}
     as_json = subprocess.run([*command, "--json"], **options)

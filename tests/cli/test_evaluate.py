@@ -74,9 +74,8 @@ def test_all_files_of_a_run_tell_the_same(osediff, pairs):
     assert table.index("| c |") < table.index("| b <i> |") < table.index("| a |")  # worst first
     page = Path("found/deep/report.html").read_text()
     assert "b &lt;i&gt;" in page and "b <i>" not in page
-    assert not re.search(
-        r"""(?:src|href|url)\s*[=(]\s*["']?(?!data:)[\w/.]""", page
-    )  # it needs no other file
+    # it needs no other file
+    assert not re.search(r"""(?:src|href|url)\s*[=(]\s*["']?(?!data:)[\w/.]""", page)
     assert osediff("out", "HR", "--lq", "LR", "--metrics", "psnr,ssim", "--json")[1].count('"low"') == 6
 
 

@@ -94,9 +94,8 @@ def test_real_pairs_are_enlarged_by_pillow(real):
 
 def test_the_sheet(photos, tmp_path):
     validation = Validation.from_folder(photos, size=96, distance=mse)
-    validation.run(
-        lambda lq, prompts: torch.full_like(lq, float("nan"))
-    )  # a diverged model can be looked at, too
+    # a diverged model can be looked at, too
+    validation.run(lambda lq, prompts: torch.full_like(lq, float("nan")))
     validation.run(lambda lq, prompts: -lq)
     path = tmp_path / "run" / "sheets" / "step.png"
     validation.sheet(path, side=64, rows=2)

@@ -15,7 +15,7 @@ from osediff_core.errors import ImageError, OptionError
 from osediff_core.evaluate import evaluate, pair_up, parse_metrics
 from osediff_core.evaluate import psnr_ssim as fidelity
 from osediff_core.evaluate.bootstrap import bootstrap_interval, mean_of
-from osediff_core.evaluate.measure import figures_of, load_measures
+from osediff_core.evaluate.measure import load_measures, scores_of
 from osediff_core.evaluate.metrics import METRICS, MetricUnavailable, load_measure
 
 
@@ -217,7 +217,7 @@ def test_a_metric_that_fails_or_gives_no_number_is_a_missing_figure():
 
     notes = []
     measures = {METRICS["psnr"]: lambda image, truth: math.nan, METRICS["musiq"]: fails}
-    assert figures_of(measures, pixels(), pixels(), notes) == {"psnr": None, "musiq": None}
+    assert scores_of(measures, pixels(), pixels(), notes) == {"psnr": None, "musiq": None}
     assert notes == [
         "PSNR is missing: it came out as no number",
         "MUSIQ is missing: RuntimeError: no such layer",
