@@ -14,7 +14,7 @@ import torch
 from osediff_core.atomic import write_bytes_atomically
 from osediff_core.dape import fitting_prompt
 from osediff_core.dape.choice import TINY, open_tagger
-from osediff_core.evaluate.measure import figures_of, load_measures
+from osediff_core.evaluate.measure import load_measures, scores_of
 from osediff_core.evaluate.metrics import METRICS
 from osediff_core.generator import OneStepGenerator
 from osediff_core.images import Picture
@@ -45,7 +45,7 @@ def evaluate_run(run: Path, base: str, evaluation: Evaluation) -> None:
     )
 
     def measured(image_of: Callable[[str, ValidationPair], np.ndarray]) -> dict[str, dict[str, Any]]:
-        return _each(pairs, lambda name, pair: figures_of(measures, image_of(name, pair), pair.hq, []))
+        return _each(pairs, lambda name, pair: scores_of(measures, image_of(name, pair), pair.hq, []))
 
     prompts, restored = {}, {}
     for prompting in evaluation.prompts:
