@@ -33,10 +33,11 @@ _PREDICTS = {
 class Attachment:
     """What a patched MODEL or VAE carries with it, whatever is done to it afterwards.
 
-    timestep: the one that the weights were trained at. patches: what was added to it, at `strength`.
+    timestep, rule: of the weights. patches: what was added to it, at `strength`.
     """
 
     timestep: int
+    rule: str
     patches: tuple[dict[str, Any], ...]
     strength: float
 
@@ -72,20 +73,15 @@ def _scaled(
 ) -> comfy.model_patcher.ModelPatcher:
     patcher = patcher.clone()
     if factor != 1:  # the same patches once more: strengths of patches add up
-        _attach(patcher, found.timestep, found.patches, found.strength * (factor - 1))
-        patcher.set_attachments(_KEY, replace(found, strength=found.strength * factor))
+        _attach(patcher, replace(found, strength=found.strength * factor), found.strength * (factor - 1))
     return patcher
 
 
-def _attach(
-    patcher: comfy.model_patcher.ModelPatcher,
-    timestep: int,
-    patches: tuple[dict[str, Any], ...],
-    strength: float,
-) -> None:
-    for part in patches:
-        patcher.add_patches(part, strength)
-    patcher.set_attachments(_KEY, Attachment(timestep, patches, strength))
+def _attach(patcher: comfy.model_patcher.ModelPatcher, attachment: Attachment, added: float) -> None:
+    """added: the strength at which its patches are added now."""
+    for part in attachment.patches:
+        patcher.add_patches(part, added)
+    patcher.set_attachments(_KEY, attachment)
 
 
 def apply_weights(
@@ -116,14 +112,16 @@ def apply_weights(
         {_PREFIX + names[f"{name}.weight"]: _adapter(pair, lora.scale) for name, pair in lora.items()}
         for lora in weights.unet_sets
     ]
-    _attach(model, weights.timestep, (differences, *sets), unet_strength)
+    patches = (differences, *sets)
+    _attach(model, Attachment(weights.timestep, weights.rule, patches, unet_strength), unet_strength)
 
     vae = copy.copy(vae)
     vae.patcher = vae.patcher.clone()
-    of_encoder = {
-        of_vae[name]: _adapter(pair, weights.vae_lora.scale) for name, pair in weights.vae_lora.items()
-    }
-    _attach(vae.patcher, weights.timestep, (of_encoder,), vae_strength)
+    scale = weights.vae_lora.scale
+    of_encoder = {of_vae[name]: _adapter(pair, scale) for name, pair in weights.vae_lora.items()}
+    _attach(
+        vae.patcher, Attachment(weights.timestep, weights.rule, (of_encoder,), vae_strength), vae_strength
+    )
     return model, vae
 
 

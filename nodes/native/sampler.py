@@ -46,14 +46,15 @@ class OneStepSampler(comfy.samplers.Sampler):
 
         Raises OptionError for a MODEL without OSEDiff, impossible tiles, or conditioning that tiles cannot follow.
         """
-        attachment_of(model_wrap.model_patcher)  # a guider may have been given another MODEL than the sampler
+        # a guider may have been given another MODEL than the sampler
+        predicts = "residual" if attachment_of(model_wrap.model_patcher).rule == "residual" else "sample"
         model = model_wrap.inner_model
         frames, _, height, width = latent_image.shape
         tiles = len(self.tiling.lay(height, width))
         if tiles > 1:
             _refuse_regional(model_wrap)
-        unet = NativeUNet(model_wrap, model, extra_args)
-        schedule = native_schedule(model.model_sampling)
+        unet = NativeUNet(model_wrap, model, extra_args, predicts)
+        schedule = native_schedule(model.model_sampling, predicts)
         timestep = int(model.model_sampling.timestep(sigmas[:1]))
         total = frames * tiles
         restored = latent_image.clone()

@@ -21,19 +21,25 @@ from ...osediff_core.schedule import NoiseSchedule
 class NativeUNet:
     """NoisePredictor over the guider that ComfyUI hands to a sampler; the conditioning is the guider's.
 
-    It predicts x0, as everything behind ComfyUI's MODEL does: `native_schedule` says so. (Tiles of x0 and tiles
-    of the noise blend to the same result, as both are affine in each other with the latents in common.)
+    predicts: "sample", x0, as everything behind ComfyUI's MODEL does, or "residual", the output of the UNet itself, for
+    weights of that rule on a base that predicts the noise. (Tiles of x0 and tiles of the output blend to the same
+    result, as both are affine in each other with the latents in common.)
     """
 
     bytes_per_latent = None  # ComfyUI makes room before a step
     device = None  # a sampler hands over latents that are on the MODEL's device
 
     def __init__(
-        self, guider: Callable[..., Tensor], model: comfy.model_base.BaseModel, extra_args: dict[str, Any]
+        self,
+        guider: Callable[..., Tensor],
+        model: comfy.model_base.BaseModel,
+        extra_args: dict[str, Any],
+        predicts: str,
     ) -> None:
         self._guider = guider
         self._model = model
         self._extra_args = extra_args
+        self._predicts = predicts
 
     @property
     def dtype(self) -> torch.dtype:
@@ -56,20 +62,23 @@ class NativeUNet:
                 self._model.manual_cast_dtype = kept
 
     def __call__(self, latents: Tensor, timesteps: Tensor, prompt_embeds: Tensor | None = None) -> Tensor:
-        """Scaled latents z (B, C, h, w), timesteps (B,) -> x0 (B, C, h, w).
+        """Scaled latents z (B, C, h, w), timesteps (B,) -> x0, or the UNet's output (B, C, h, w).
 
-        ComfyUI's x is z / alpha: its MODEL multiplies by alpha = 1 / sqrt(sigma^2 + 1) before the UNet.
+        ComfyUI's x is z / alpha: its MODEL multiplies by alpha = 1 / sqrt(sigma^2 + 1) before the UNet, and gives
+        x0 = x - sigma output.
         """
         comfy.model_management.throw_exception_if_processing_interrupted()
         sigmas = self._model.model_sampling.get_buffer("sigmas").to(latents.device)[timesteps]
-        x = latents * (1 + sigmas.view(-1, 1, 1, 1) ** 2).sqrt()
-        return self._guider(x, sigmas, **self._extra_args)
+        sigma = sigmas.view(-1, 1, 1, 1)
+        x = latents * (1 + sigma**2).sqrt()
+        x0 = self._guider(x, sigmas, **self._extra_args)
+        return (x - x0) / sigma if self._predicts == "residual" else x0
 
 
-def native_schedule(model_sampling: nn.Module) -> NoiseSchedule:
-    """The schedule of a MODEL's `model_sampling`, whose sigma is sqrt((1 - abar) / abar)."""
+def native_schedule(model_sampling: nn.Module, predicts: str) -> NoiseSchedule:
+    """The schedule of a MODEL's `model_sampling`, whose sigma is sqrt((1 - abar) / abar); predicts: as NativeUNet."""
     sigmas = model_sampling.get_buffer("sigmas").float().cpu()
-    return NoiseSchedule(1 / (1 + sigmas**2), prediction_type="sample")
+    return NoiseSchedule(1 / (1 + sigmas**2), prediction_type=predicts)
 
 
 @contextmanager

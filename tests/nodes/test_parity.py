@@ -1,9 +1,12 @@
 """Every stage on ComfyUI's own classes equals the core's on diffusers: 1e-4 relative, in fp32."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from node_graph import decode, denoise, distance, encode, planes, prompt
 
+from osediff_core import OneStepGenerator
 from osediff_core.tiles.unet import UNetTiling
 
 TOLERANCE = 1e-4
@@ -51,6 +54,21 @@ def test_denoise(pack, tiny, generator, core_latents, tiles):
     found = denoise(pack, tiny[0], prompt(pack, tiny[1], "barn"), unscaled, **tiles)
     tiling = UNetTiling(tiles["tile"] or None, tiles.get("overlap"))
     expected = generator.denoise(latents, generator.encode_prompt(["barn"]), tiling=tiling)
+    assert distance(found["samples"] * generator.vae.scaling_factor, expected) < TOLERANCE
+
+
+def test_a_method_with_another_timestep_and_rule(pack, generator, core_latents):
+    models = pack.load.LoadOSEDiff.execute(pack.folders.EMBEDDED, pack.folders.NONE, 1.0, 1.0, "fp32").args
+    weights = pack.folders.read_chosen(pack.folders.EMBEDDED)
+    weights.metadata |= {"timestep": "1", "rule": "residual"}
+    model, _ = pack.native_lora.apply_weights(models[0], models[2], weights)
+    latents, _ = core_latents
+    unscaled = {"samples": latents / generator.vae.scaling_factor}
+    found = denoise(pack, model, prompt(pack, models[1], "barn"), unscaled, tile=16, overlap=8)
+    schedule = replace(generator.schedule, prediction_type="residual")
+    expected = OneStepGenerator(generator.vae, generator.unet, generator.text, schedule, 1).denoise(
+        latents, generator.encode_prompt(["barn"]), tiling=UNetTiling(16, 8)
+    )
     assert distance(found["samples"] * generator.vae.scaling_factor, expected) < TOLERANCE
 
 
