@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from typing import Any
 
@@ -12,6 +13,8 @@ from torch import nn
 from ..errors import BaseModelError, counted, first_line
 from ..weights.tensor_file import Tensors, shapes_of
 from .read_base import RawBase
+
+logger = logging.getLogger(__name__)
 
 _OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 _OLD_ATTENTION_NAME = re.compile(r"\.(query|key|value|proj_attn)\.(weight|bias)$")
@@ -67,7 +70,7 @@ def modern_names(tensors: Tensors, network: nn.Module) -> Tensors:
 
 
 def misfits(network: nn.Module, tensors: Tensors, part: str) -> str:
-    """What does not fit, as a phrase; empty if all fits."""
+    """How many tensors do not fit and the first of them, as a phrase; empty if all fit."""
     wanted = shapes_of(network.state_dict())
     found = shapes_of(tensors)
     kinds = {
@@ -79,7 +82,10 @@ def misfits(network: nn.Module, tensors: Tensors, part: str) -> str:
             if wanted[key] != found[key]
         ],
     }
-    return f"{part}: {counted(kinds)}" if any(kinds.values()) else ""
+    if not any(kinds.values()):
+        return ""
+    logger.debug("all tensors of the %s that do not fit: %s", part, kinds)
+    return f"{part}: {counted(kinds)}"
 
 
 def _on_meta(part: str, config: dict[str, Any], name: str) -> nn.Module:
