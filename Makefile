@@ -33,11 +33,12 @@ test-fast: $(VENV)/.installed-test
 
 # uv takes the floors of pyproject.toml, and the newest of what those need in turn. On Python 3.10 or 3.11: there are no
 # wheels of such old releases for newer ones.
+test-floors: VENV := $(VENV)-floors
 test-floors:
-	$(PYTHON) -m venv $(VENV)-floors
-	$(VENV)-floors/bin/python -m pip install --quiet uv
-	$(VENV)-floors/bin/uv pip install --quiet --python $(VENV)-floors/bin/python --resolution lowest-direct -e '.[test,train]'
-	$(VENV)-floors/bin/python -m pytest tests/core tests/cli tests/golden
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet uv
+	$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --resolution lowest-direct -e '.[test,train]'
+	$(PYTEST) tests/core tests/cli tests/golden
 
 bench: $(VENV)/.installed-test
 	$(VENV)/bin/python examples/headless/fetch.py || true
