@@ -114,11 +114,7 @@ def _sheet_job(args: argparse.Namespace, jobs: list[Job]) -> list[Job]:
 
 
 def _degrade_all(
-    args: argparse.Namespace,
-    numbered: list[Job],
-    jobs: list[Job],
-    results: list[Result],
-    pairs: list[Cell],
+    args: argparse.Namespace, numbered: list[Job], jobs: list[Job], results: list[Result], pairs: list[Cell]
 ) -> None:
     """Appends one result per job when it begins. A picture's number is its place among all, skipped ones too."""
     number = {job: index for index, job in enumerate(numbered)}

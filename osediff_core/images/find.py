@@ -18,9 +18,7 @@ def _raise(error: OSError) -> None:
 
 
 def find_pictures(
-    folder: Path,
-    enter: Callable[[Path], bool] = _no_folder,
-    unreadable: Callable[[OSError], None] = _raise,
+    folder: Path, enter: Callable[[Path], bool] = _no_folder, unreadable: Callable[[OSError], None] = _raise
 ) -> Iterator[Path]:
     """The files in `folder` that have a picture's suffix, by name; then those of its sub-folders, by name.
 
