@@ -32,11 +32,8 @@ from .memory import memory_now
 
 PROMPT = "a harbour, boats, water, houses"
 STAGES = ("encode", "denoise", "decode")
-TILES = {
-    "tile": 96,
-    "overlap": 32,
-    "grid": "official",
-}  # of the UNet, as the official code and ours have by default
+# of the UNet, as the official code and ours have by default
+TILES = {"tile": 96, "overlap": 32, "grid": "official"}
 VARIANTS: dict[str, dict[str, Any]] = {  # the dtype, and what of TILES and Speed differs
     "ours-fp32": {"dtype": "fp32"},
     "ours-bf16": {"dtype": "bf16"},

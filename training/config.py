@@ -51,9 +51,8 @@ class ModelConfig:
     # mid: only the mid block of the regulariser acts and learns, as in the released script (peft leaves the adapter
     # that was added last active); None: all of it, which the paper describes
     official: Literal["mid"] | None = None
-    gradient_checkpointing: bool = (
-        False  # UNet and VAE, the decoder included; see docs/training.md for its cost
-    )
+    # UNet and VAE, the decoder included; see docs/training.md for its cost
+    gradient_checkpointing: bool = False
     shard_base: bool = False  # split the frozen UNet over the processes, which each gather block by block
 
     __pydantic_config__ = STRICT

@@ -75,9 +75,8 @@ class DapeConfig(RunConfig):
     loss: DapeLossConfig = field(default_factory=DapeLossConfig)
     optim: DapeOptimConfig = field(default_factory=DapeOptimConfig)
     validation: DapeValidationConfig = field(default_factory=DapeValidationConfig)
-    export_tagger: Literal["none", "fp32", "bf16", "fp16"] = (
-        "none"  # also write the tagger with its LoRA, in one file
-    )
+    # also write the tagger with its LoRA, in one file
+    export_tagger: Literal["none", "fp32", "bf16", "fp16"] = "none"
 
     __pydantic_config__ = STRICT
 

@@ -24,9 +24,8 @@ class AdamWConfig:
     clip: float | None = 1.0  # total gradient norm; None: no limit
     schedule: Literal["constant", "constant_with_warmup", "linear", "cosine", "multistep"] = "constant"
     warmup: int = 0  # steps
-    milestones: tuple[
-        int, ...
-    ] = ()  # multistep: from each of these steps on the rate is `gamma` times what it was
+    # multistep: from each of these steps on the rate is `gamma` times what it was
+    milestones: tuple[int, ...] = ()
     gamma: float = 0.5
     accumulate: int = 1  # micro-batches a step
     ema: float = 0.0  # decay of the average, 0: none

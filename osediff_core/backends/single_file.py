@@ -14,10 +14,8 @@ from ..weights.tensor_file import Tensors
 
 _TEXT = "cond_stage_model.model."
 _VAE = ("first_stage_model.", "vae.")
-_WELL_ADVISED = (
-    "diffusers_model",
-    "text_encoder",
-)  # their own advice leads to a base, as that of weights does
+# their own advice leads to a base, as that of weights does
+_WELL_ADVISED = ("diffusers_model", "text_encoder")
 _REMEDY = "use SD 2.1-base, as a single file or a diffusers folder"
 
 

@@ -22,6 +22,5 @@ CONFIG = TaggerConfig(
     drop_path=0.05,
     dropout=0.0,
 )
-GRID = (
-    CONFIG.image_size // CONFIG.patch_size // 2 ** (len(CONFIG.swin_depths) - 1)
-)  # tokens a side at the end
+# tokens a side at the end
+GRID = CONFIG.image_size // CONFIG.patch_size // 2 ** (len(CONFIG.swin_depths) - 1)

@@ -13,10 +13,8 @@ from ..tiny.photos import SUFFIXES
 TAGS_FILE = Path(__file__).with_name("photo_tags.txt")
 TRAIN, CALIBRATION, HELD_OUT = "train", "calibration", "held-out"
 _SHORT_SIDE = 1024  # px: more would never be seen
-_HELD_OUT_SHARE, _CALIBRATION_SHARE = (
-    0.15,
-    0.12,
-)  # of the photographs that are not Kodak's, which are all held out
+# of the photographs that are not Kodak's, which are all held out
+_HELD_OUT_SHARE, _CALIBRATION_SHARE = 0.15, 0.12
 
 
 @dataclass(frozen=True)
