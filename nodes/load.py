@@ -120,14 +120,15 @@ def load_base(name: str, dtype: torch.dtype | None) -> Loaded:
         model_options=options,
         te_model_options=options,
     )
-    networks = {"UNet": model, "text encoder": clip, "VAE": vae and vae.first_stage_model}
-    missing = [part for part, network in networks.items() if network is None]
-    if missing:
+    network = None if vae is None else vae.first_stage_model
+    if model is None or clip is None or vae is None or network is None:
+        parts = {"UNet": model, "text encoder": clip, "VAE": network}
+        missing = [part for part, found in parts.items() if found is None]
         raise BaseModelError(
             f"The checkpoint {name} has no {' and no '.join(missing)}; use a whole one such as "
             "SD 2.1-base, or load its parts with ComfyUI's loaders and put Apply OSEDiff behind them."
         )
     if dtype is not None:
         vae.vae_dtype = dtype
-        vae.first_stage_model.to(dtype)
+        network.to(dtype)
     return model, clip, vae

@@ -23,13 +23,11 @@ def target_size(
 
     Raises OptionError if both or neither are given, a value is not positive, or the result exceeds MAX_PIXELS.
     """
-    if (scale is None) == (size is None):
-        raise OptionError("Give either a scale factor or a target size, not both and not neither.")
-    if size is not None:
+    if size is not None and scale is None:
         if min(size) < 1:
             raise OptionError(f"The target size {size[0]}x{size[1]} must be at least 1x1 pixels.")
         target = size
-    else:
+    elif scale is not None and size is None:
         if not (math.isfinite(scale) and scale > 0):
             raise OptionError(f"The scale factor {scale} must be a number above 0, for example 4 or 2.5.")
         if max(width, height) * scale > MAX_PIXELS:  # keeps int() away from huge floats
@@ -37,6 +35,8 @@ def target_size(
                 f"A {width}x{height} image times {scale:g} is too large; choose a smaller scale."
             )
         target = (max(1, math.floor(width * scale + 0.5)), max(1, math.floor(height * scale + 0.5)))
+    else:
+        raise OptionError("Give either a scale factor or a target size, not both and not neither.")
     if target[0] * target[1] > MAX_PIXELS:
         raise OptionError(
             f"The result would be {target[0]}x{target[1]} pixels, above the limit of {MAX_PIXELS // 10**6} "

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import comfy.latent_formats
 import comfy.model_base
@@ -26,6 +26,7 @@ from torch import Tensor
 from ...osediff_core.backends.read_base import read_json
 from ...osediff_core.errors import BaseModelError
 from .names import convert_vae, unet_names
+from .vae import network_of
 
 _PREFIX = "model.diffusion_model."
 _UNET_FILE = "unet/diffusion_pytorch_model.safetensors"
@@ -87,8 +88,9 @@ def load_vae(folder: Path, dtype: torch.dtype | None) -> comfy.sd.VAE:
     wanted = set(tensors)
     # ComfyUI's own preference for a VAE's precision is bf16; fp32 is what such a small one can afford
     vae = comfy.sd.VAE(sd=tensors, config={"params": params}, dtype=dtype or torch.float32)
-    _check_whole(wanted, set(vae.first_stage_model.state_dict()), folder / _VAE_FILE)
-    for module in vae.first_stage_model.modules():
+    network = network_of(vae)
+    _check_whole(wanted, set(network.state_dict()), folder / _VAE_FILE)
+    for module in network.modules():
         if isinstance(module, torch.nn.GroupNorm):
             module.num_groups = config["norm_num_groups"]  # built with 32 whatever the config says
     vae.downscale_ratio = vae.upscale_ratio = 2 ** (len(widths) - 1)
@@ -186,7 +188,12 @@ def _clip_parts(
             embedding = self.operations.Embedding(config["vocab_size"], width, dtype=dtype, device=device)
             self.transformer.set_input_embeddings(embedding)
 
-    model = partial(comfy.sd1_clip.SD1ClipModel, clip_name="h", clip_model=Encoder)
+    # pyright takes the defaults of ComfyUI's parameters for their types
+    model = partial(
+        comfy.sd1_clip.SD1ClipModel,
+        clip_name="h",
+        clip_model=Encoder,  # pyright: ignore[reportArgumentType]
+    )
     words = partial(
         comfy.sd1_clip.SDTokenizer,
         str(tokenizer_folder),
@@ -194,13 +201,18 @@ def _clip_parts(
         embedding_size=width,
         embedding_key="clip_h",
     )
-    return partial(comfy.sd1_clip.SD1Tokenizer, clip_name="h", tokenizer=words), model
+    tokenizer = partial(
+        comfy.sd1_clip.SD1Tokenizer,
+        clip_name="h",
+        tokenizer=words,  # pyright: ignore[reportArgumentType]
+    )
+    return tokenizer, model
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise BaseModelError(f"{path} is missing; install the pack again.")
-    return comfy.utils.load_torch_file(str(path), safe_load=True)
+    return cast("dict[str, Tensor]", comfy.utils.load_torch_file(str(path), safe_load=True))
 
 
 def _check_whole(found: Iterable[str], wanted: Iterable[str], path: Path) -> None:

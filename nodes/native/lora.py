@@ -20,6 +20,7 @@ from ...osediff_core.weights.fit import check_fits
 from ...osediff_core.weights.one_step_weights import LoRAPair, OneStepWeights
 from ...osediff_core.weights.tensor_file import Shape
 from .names import unet_names, vae_names
+from .vae import network_of
 
 _PREFIX = "diffusion_model."
 _KEY = "osediff"
@@ -160,7 +161,7 @@ def _unet_shapes(model: comfy.model_patcher.ModelPatcher, names: dict[str, str])
 
 def _vae_shapes(vae: comfy.sd.VAE, names: dict[str, str]) -> dict[str, Shape]:
     """Shapes as diffusers has them, where attention is linear; ComfyUI's is a 1x1 convolution."""
-    tensors = vae.first_stage_model.state_dict()
+    tensors = network_of(vae).state_dict()
     shapes = {name: tuple(tensors[key].shape) for name, key in names.items() if key in tensors}
     return {
         name: shape[:2] if ".attentions." in name and shape[2:] == (1, 1) else shape

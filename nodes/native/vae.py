@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 import comfy.model_management
 import comfy.ops
@@ -22,7 +22,7 @@ from comfy.ldm.modules.diffusionmodules import model as ldm
 from torch import Tensor, nn
 
 from ...osediff_core.layers import Attention, Convolution, Head, Layer, Network, Norm, Resnet
-from ...osediff_core.ports import LatentScale
+from ...osediff_core.ports import LatentCodec, LatentScale
 from .unet import casting_layers
 
 
@@ -48,7 +48,7 @@ class NativeVAE:
     def fp32(self) -> Iterator[None]:
         """Compute in fp32 inside this context."""
         kept = self._vae.vae_dtype
-        with casting_layers(cast("nn.Module", self._vae.first_stage_model)):
+        with casting_layers(network_of(self._vae)):
             self._vae.vae_dtype = torch.float32
             try:
                 yield
@@ -116,6 +116,11 @@ class NativeVAE:
             after=after,
             result_device=vae.output_device,
         )
+
+
+def network_of(vae: comfy.sd.VAE) -> nn.Module:
+    """The VAE's network, whatever its architecture."""
+    return cast("nn.Module", vae.first_stage_model)
 
 
 def encoder_layers(model: AutoencodingEngine, device: torch.device) -> list[Layer]:
@@ -239,3 +244,7 @@ def _norm(norm: nn.GroupNorm, device: torch.device) -> Norm:
         return comfy.ops.cast_bias_weight(norm, dtype=torch.float32, device=device, bias_dtype=torch.float32)
 
     return Norm(norm.num_groups, norm.eps, affine)
+
+
+if TYPE_CHECKING:  # proved by pyright: this is what the port asks for
+    _: type[LatentCodec] = NativeVAE

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -14,6 +15,9 @@ from ..errors import BaseModelError, counted, first_line
 from ..weights.tensor_file import Tensors, shapes_of
 from .read_base import RawBase
 
+if TYPE_CHECKING:
+    from transformers import CLIPTextModel
+
 logger = logging.getLogger(__name__)
 
 _OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
@@ -21,9 +25,15 @@ _OLD_ATTENTION_NAME = re.compile(r"\.(query|key|value|proj_attn)\.(weight|bias)$
 _CLIP_PREFIX = "text_model."
 
 
-def build_networks(
-    raw: RawBase, name: str, dtype: torch.dtype | None, device: torch.device
-) -> dict[str, nn.Module]:
+class Networks(TypedDict):
+    """The parts of a base."""
+
+    unet: UNet2DConditionModel
+    vae: AutoencoderKL
+    text_encoder: CLIPTextModel
+
+
+def build_networks(raw: RawBase, name: str, dtype: torch.dtype | None, device: torch.device) -> Networks:
     """Build and fill unet, vae and text_encoder: in eval mode, without gradients, cast tensor by tensor.
 
     Every tensor of every part is checked before the first is loaded. Where dtype and device are the file's
@@ -42,7 +52,7 @@ def build_networks(
         )
     for part, network in networks.items():
         _fill(network, raw.tensors.pop(part), dtype, device)
-    return networks
+    return cast("Networks", networks)
 
 
 def modern_names(tensors: Tensors, network: nn.Module) -> Tensors:
@@ -92,13 +102,14 @@ def _on_meta(part: str, config: dict[str, Any], name: str) -> nn.Module:
     """The network of a config with shapes but no memory."""
     from transformers import CLIPTextConfig, CLIPTextModel
 
+    makers: dict[str, Callable[[dict[str, Any]], Any]] = {
+        "unet": UNet2DConditionModel.from_config,
+        "vae": AutoencoderKL.from_config,
+        "text_encoder": lambda config: CLIPTextModel(CLIPTextConfig.from_dict(config)),
+    }
     try:
         with torch.device("meta"):
-            if part == "unet":
-                return UNet2DConditionModel.from_config(config)
-            if part == "vae":
-                return AutoencoderKL.from_config(config)
-            return CLIPTextModel(CLIPTextConfig.from_dict(config))
+            return makers[part](config)
     except Exception as error:  # diffusers and transformers raise many kinds; all mean an impossible value
         raise BaseModelError(
             f"The configuration of the base {name} makes no {part} ({first_line(error)}); download it again."

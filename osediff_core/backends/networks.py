@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
 
 from ..errors import OptionError
 from ..layers import Layer, Network
-from ..ports import LatentScale
+from ..ports import LatentCodec, LatentScale, NoisePredictor
 from ..runtime.torch_part import TorchPart
 from .vae_layers import UnknownLayer, decoder_layers, encoder_layers
 
@@ -91,3 +92,7 @@ class DiffusersUNet(TorchPart):
             timesteps.to(self.device),
             encoder_hidden_states=prompt_embeds.to(self.device, self.dtype),
         ).sample
+
+
+if TYPE_CHECKING:  # proved by pyright: these are what the ports ask for
+    _: tuple[type[LatentCodec], type[NoisePredictor]] = DiffusersVAE, DiffusersUNet

@@ -38,13 +38,13 @@ def apply_speed(
 ) -> None:
     """Apply the switches to networks whose weights are on their way to `dtype` and `device`."""
     pays = device.type == "cpu" and dtype != torch.float32
-    networks: tuple[nn.Module, ...] = (unet, vae)
+    networks: list[nn.Module] = [unet, vae]
     for module in networks:
         if pays if speed.channels_last is None else speed.channels_last:
             module.to(memory_format=torch.channels_last)
     if speed.compile:
         # in place, so that weights keep their names; what is compiled is a module's __call__, which a VAE's encode and
         # decode go around
-        compiled: tuple[nn.Module, ...] = (unet, vae.encoder, vae.decoder)
+        compiled: list[nn.Module] = [unet, vae.encoder, vae.decoder]
         for module in compiled:
             module.compile()

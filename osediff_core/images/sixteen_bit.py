@@ -93,10 +93,13 @@ def _straight(path: Path, page: TiffPage, samples: np.ndarray) -> np.ndarray:
     kind, extra = PHOTOMETRIC(page.photometric), page.extrasamples
     if page.planarconfig == PLANARCONFIG.SEPARATE and samples.ndim == 3:
         samples = np.moveaxis(samples, 0, -1)
-    colours = {PHOTOMETRIC.MINISBLACK: 1, PHOTOMETRIC.MINISWHITE: 1, PHOTOMETRIC.RGB: 3}.get(kind)
+    colours = {int(PHOTOMETRIC.MINISBLACK): 1, int(PHOTOMETRIC.MINISWHITE): 1, int(PHOTOMETRIC.RGB): 3}.get(
+        kind
+    )
     if samples.dtype != np.uint16 or samples.ndim not in (2, 3) or colours is None:
+        called = getattr(kind, "name", kind)  # a number where tifffile has no name for it
         raise ImageError(
-            f"{path} is a 16-bit TIFF of a rare kind ({samples.dtype}, {kind.name}); save it as RGB or grey."
+            f"{path} is a 16-bit TIFF of a rare kind ({samples.dtype}, {called}); save it as RGB or grey."
         )
     if samples.ndim == 2:
         samples = samples[..., None]
