@@ -21,7 +21,7 @@ demo: $(VENV)/.installed
 
 # fetch.py does nothing when ComfyUI and what it needs are there; it looks rather than trusts a stamp.
 # tests/conftest.py says which tests stay together, and in which order.
-PYTEST = $(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
+PYTEST = $(VENV)/bin/python -m pytest -n $(WORKERS)
 
 test: $(VENV)/.installed-test
 	$(VENV)/bin/python examples/headless/fetch.py

@@ -25,7 +25,14 @@ from golden_cases import reference_folder
 if TYPE_CHECKING:
     from mini_models.networks import MiniModel
 
-COSTLY = ("server", "pack")  # session fixtures that only one worker is to make
+# folders whose tests share what takes long to make: a server, ComfyUI in this process
+ONE_WORKER = ("tests/server/", "tests/nodes/")
+
+
+def _scope(nodeid: str) -> str:
+    """What of the tests stays together in one worker: such a folder, else a file."""
+    path = nodeid.partition("::")[0]
+    return next((folder for folder in ONE_WORKER if path.startswith(folder)), path)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -35,19 +42,29 @@ def pytest_xdist_setupnodes() -> None:
         os.environ.setdefault(name, "1")
 
 
-@pytest.hookimpl(tryfirst=True)
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """By scope. (xdist's own groups do not work with pytest 9.2: it appends them to ids, which are fixed there.)"""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByScope(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return _scope(nodeid)
+
+    config.option.loadscopereorder = False  # the order is that of the next function
+    return ByScope(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """In a worker: tests of one costly fixture, or else of one file, stay together; those that take long come first."""
-    if "PYTEST_XDIST_WORKER" not in os.environ:
-        return
+    """In a worker: what takes long comes first, so that the workers end together."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        slow = {_scope(item.nodeid) for item in items if item.get_closest_marker("slow")}
 
-    def group(item: pytest.Item) -> str:
-        return next((name for name in COSTLY if name in item.fixturenames), item.nodeid.partition("::")[0])
+        def rank(item: pytest.Item) -> tuple[bool, bool, str]:
+            scope = _scope(item.nodeid)
+            return scope not in ONE_WORKER, scope not in slow, scope
 
-    slow = {group(item) for item in items if item.get_closest_marker("slow")}
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(group(item)))
-    items.sort(key=lambda item: (group(item) not in COSTLY, group(item) not in slow, group(item)))
+        items.sort(key=rank)
 
 
 @pytest.fixture(scope="session")

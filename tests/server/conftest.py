@@ -17,6 +17,8 @@ from server_graphs import ROOT
 @pytest.fixture(scope="session")
 def server(comfyui, tmp_path_factory):
     """Runs until the last test; its models/, input/ and output/ are in server.base."""
+    import aiohttp  # noqa: F401  now, as a client that imports it first would miss the beginning of a run's progress
+
     with ComfyServer(comfyui, tmp_path_factory.mktemp("comfyui")) as server:
         yield server
         assert server.running, f"ComfyUI ended during the tests:\n{server.log()[-3000:]}"

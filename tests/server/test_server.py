@@ -1,6 +1,7 @@
 """The pack in a running ComfyUI: it is imported, its nodes are there, work is queued, followed, stopped, fetched."""
 
 import io
+import os
 import re
 
 import pytest
@@ -15,7 +16,8 @@ def test_the_pack_is_imported_without_error_in_half_a_second(server):
     line = re.search(rf"([\d.]+) seconds(.*): .*{PACK_NAME}$", log, re.MULTILINE)
     assert line is not None, log
     assert line[2] == "", log  # (IMPORT FAILED)
-    assert float(line[1]) < 0.5
+    busy = max(1, os.getloadavg()[0] / os.cpu_count()) if hasattr(os, "getloadavg") else 1
+    assert float(line[1]) < 0.5 * busy  # where more runs than there are cores for, all takes so much longer
 
 
 def test_all_nodes_of_the_pack_are_there(client):
