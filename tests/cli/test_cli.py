@@ -302,6 +302,7 @@ def test_help_and_wrong_options_do_not_wait_for_torch(options):
     assert heavy.stdout.strip().splitlines()[-1] == "[]", heavy.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="needs SIGINT")
 def test_ctrl_c_keeps_what_is_finished(small, tmp_path):
     for number in range(60):

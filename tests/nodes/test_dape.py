@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from mini_models.taggers import SMALL, lora_tensors, official_tensors
+from refusals import refused
 
 from osediff_core.dape import Tagger, TaggerWeights, prompt_of, read_tagger, write_tagger
 
@@ -207,9 +208,8 @@ def test_wrong_choices_are_explained(pack, files):
         (files.ram, files.both, errors.CheckpointError, "is a tagger, not DAPE"),
         (pack.prompt.EMBEDDED_TAGGER, files.dape, errors.OptionError, "takes no DAPE"),
     ):
-        with pytest.raises(error, match=said) as raised:
+        with refused(error, match=said):
             load(pack, tagger, dape)
-        assert str(raised.value).endswith(".") and "\n" not in str(raised.value)
 
 
 def test_a_replaced_file_is_read_again(pack, files):

@@ -3,43 +3,31 @@
 import pytest
 import torch
 from node_graph import decode, denoise, encode, prompt
+from refusals import refused
 
 
 @pytest.fixture
 def fails(pack):
     """`with fails("words"):` an error of ours, of one sentence, with these words in it."""
-    errors = pack.core.errors if hasattr(pack.core, "errors") else None
-
-    def check(match):
-        return pytest.raises(errors.OSEDiffError, match=match)
-
-    return check
-
-
-def assert_one_sentence(error):
-    text = str(error.value)
-    assert text.endswith(".") and "\n" not in text
+    return lambda match: refused(pack.core.errors.OSEDiffError, match=match)
 
 
 @pytest.mark.parametrize("shape", [(0, 8, 8, 3), (1, 0, 8, 3), (1, 8, 8, 2), (8, 8, 3)])
 def test_no_picture(pack, tiny, fails, shape):
-    with fails("channels") as error:
+    with fails("channels"):
         encode(pack, torch.rand(shape), tiny[2])
-    assert_one_sentence(error)
 
 
 def test_nan(pack, tiny, fails, photo):
     broken = photo.clone()
     broken[0, 3, 3] = torch.nan
-    with fails("NaN") as error:
+    with fails("NaN"):
         encode(pack, broken, tiny[2])
-    assert_one_sentence(error)
 
 
 def test_too_large(pack, tiny, fails, photo):
-    with fails("megapixels") as error:
+    with fails("megapixels"):
         encode(pack, photo, tiny[2], width=16384 * 4, height=16384)
-    assert_one_sentence(error)
 
 
 def test_model_without_osediff(pack, fails, photo):
@@ -47,9 +35,8 @@ def test_model_without_osediff(pack, fails, photo):
         pack.folders.EMBEDDED, pack.folders.NONE, 1.0, 1.0, "auto"
     ).args
     latent, _ = encode(pack, photo, vae)
-    with fails("Apply OSEDiff") as error:
+    with fails("Apply OSEDiff"):
         denoise(pack, model, prompt(pack, clip), latent)
-    assert_one_sentence(error)
     with fails("Apply OSEDiff"):
         pack.denoise.OSEDiffSampler.execute(model, 96, 32, 1.0)
 
@@ -71,48 +58,41 @@ def test_a_guider_with_another_model_than_the_samplers(pack, tiny, fails, photo)
 @pytest.mark.parametrize(("tile", "overlap"), [(32, 32), (32, 40)])
 def test_impossible_tiles(pack, tiny, fails, photo, tile, overlap):
     latent, _ = encode(pack, photo, tiny[2])
-    with fails("overlap") as error:
+    with fails("overlap"):
         denoise(pack, tiny[0], prompt(pack, tiny[1]), latent, tile=tile, overlap=overlap)
-    assert_one_sentence(error)
 
 
 def test_guidance_without_negative(pack, tiny, fails, photo):
     latent, _ = encode(pack, photo, tiny[2])
-    with fails("negative") as error:
+    with fails("negative"):
         denoise(pack, tiny[0], prompt(pack, tiny[1]), latent, cfg=2.0)
-    assert_one_sentence(error)
 
 
 def test_latents_of_another_vae(pack, tiny, fails):
-    with fails("VAE that belongs") as error:
+    with fails("VAE that belongs"):
         denoise(pack, tiny[0], prompt(pack, tiny[1]), {"samples": torch.rand(1, 4, 8, 8)})
-    assert_one_sentence(error)
 
 
 def test_regional_prompts_with_tiles(pack, tiny, fails, photo):
     latent, _ = encode(pack, photo, tiny[2])
     (embeds, extra), *_ = prompt(pack, tiny[1])
     regional = [[embeds, {**extra, "area": (8, 8, 0, 0), "strength": 1.0}]]
-    with fails("area") as error:
+    with fails("area"):
         denoise(pack, tiny[0], regional, latent, tile=16, overlap=8)
-    assert_one_sentence(error)
     assert denoise(pack, tiny[0], regional, latent, tile=0)["samples"].isfinite().all()
 
 
 def test_references_that_do_not_fit(pack, tiny, fails, photo):
     latent, _ = encode(pack, photo, tiny[2])
-    with fails("reference pictures") as error:
+    with fails("reference pictures"):
         decode(pack, latent, tiny[2], reference=torch.rand(3, 8, 8, 3))
-    assert_one_sentence(error)
 
 
 def test_missing_files(pack, fails):
-    with fails(r"There is no file gone\.pkl .*osediff.*github") as error:
+    with fails(r"There is no file gone\.pkl .*osediff.*github"):
         pack.load.LoadOSEDiff.execute(pack.folders.EMBEDDED, "gone.pkl", 1.0, 1.0, "auto")
-    assert_one_sentence(error)
-    with fails("There is no file gone.safetensors") as error:
+    with fails("There is no file gone.safetensors"):
         pack.load.LoadOSEDiff.execute("gone.safetensors", pack.folders.NONE, 1.0, 1.0, "auto")
-    assert_one_sentence(error)
 
 
 @pytest.fixture
@@ -136,7 +116,6 @@ def test_weights_for_another_base(pack, fails, weights_file):
     name = weights_file("other.pkl", official_content(tiny_unet(), tiny_vae()))
     with fails("other.pkl does not fit this base") as error:
         pack.load.LoadOSEDiff.execute(pack.folders.EMBEDDED, name, 1.0, 1.0, "auto")
-    assert_one_sentence(error)
     assert len(str(error.value)) < 1500
 
 
@@ -144,9 +123,8 @@ def test_a_pickle_with_code_is_not_opened(pack, fails, weights_file):
     import pathlib
 
     name = weights_file("evil.pkl", {"state_dict_unet": pathlib.PurePosixPath("x")})
-    with fails("not opened") as error:
+    with fails("not opened"):
         pack.load.LoadOSEDiff.execute(pack.folders.EMBEDDED, name, 1.0, 1.0, "auto")
-    assert_one_sentence(error)
 
 
 def test_not_a_unet_and_v_prediction(pack, tiny, fails):
@@ -157,17 +135,15 @@ def test_not_a_unet_and_v_prediction(pack, tiny, fails):
     kept = model.model.model_type
     try:
         model.model.model_type = comfy.model_base.ModelType.V_PREDICTION
-        with fails("512-pixel") as error:
+        with fails("512-pixel"):
             pack.native_lora.apply_weights(model, vae, weights)
-        assert_one_sentence(error)
     finally:
         model.model.model_type = kept
     config = model.model.model_config
     kept = config.unet_config
     try:
         config.unet_config = {"image_model": "flux"}
-        with fails("not Stable Diffusion's UNet") as error:
+        with fails("not Stable Diffusion's UNet"):
             pack.native_lora.apply_weights(model, vae, weights)
-        assert_one_sentence(error)
     finally:
         config.unet_config = kept

@@ -135,6 +135,7 @@ def _step(patcher, sampler, sigmas, positive, samples):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["fp16", "bf16"])
 def test_half_precision(pack, tiny, photo, dtype):
     half = pack.load.LoadOSEDiff.execute(pack.folders.EMBEDDED, pack.folders.EMBEDDED, 1.0, 1.0, dtype).args
@@ -145,6 +146,7 @@ def test_half_precision(pack, tiny, photo, dtype):
     assert 10 * torch.log10(1 / (image - expected).square().mean()) > 40
 
 
+@pytest.mark.slow
 def test_an_overflow_in_half_precision_is_computed_again_in_fp32(pack, photo, generator, caplog):
     """Values beyond fp16's 65504 in the UNet and the VAE: black or NaN pictures elsewhere."""
     model, clip, vae = pack.load.LoadOSEDiff.execute(

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from data_pictures import assert_same, config, encoded, fill, loader, stems, take
+from refusals import refused
 
 from osediff_core.degrade import degrade_pair
 from training.data import DataError, SourceConfig
@@ -240,9 +241,8 @@ def test_settings_that_cannot_be_are_said_in_one_sentence(folder, changes, words
 
     from training.data import PairLoader
 
-    with pytest.raises(DataError) as caught:
+    with refused(DataError, words):
         PairLoader(replace(config(folder), **changes), 2, 0)
-    assert words in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_a_resolution_that_the_base_cannot_take_is_said(folder):

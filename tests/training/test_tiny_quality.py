@@ -16,6 +16,8 @@ from osediff_core.evaluate.perceptual import FeatureDistance
 from training.tiny.evaluate import methods, score, summarise
 from training.tiny.validation import degraded_kodak, real_pairs
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def judge():

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from refusals import refused
 
 from training.data.errors import DataError
 from training.perceptual import perceptual_loss
@@ -140,11 +141,9 @@ def test_small_pictures_keep_what_they_have(tmp_path):
 
 def test_bad_folders(tmp_path, real):
     def failure(path):
-        with pytest.raises(DataError) as caught:
+        with refused(DataError) as caught:
             Validation.from_folder(path)
-        message = str(caught.value)
-        assert message.endswith(".") and "\n" not in message
-        return message
+        return str(caught.value)
 
     assert "no folder" in failure(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()

@@ -49,6 +49,7 @@ def test_strength_zero_is_the_base_and_one_is_osediff(tiny: OneStepGenerator) ->
     assert (base - full).abs().mean() > 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", PHOTOS, ids=lambda path: path.stem)
 def test_it_keeps_the_picture_and_removes_noise(tiny: OneStepGenerator, path: Path) -> None:
     picture = read_image(path)
@@ -67,6 +68,7 @@ def test_it_keeps_the_picture_and_removes_noise(tiny: OneStepGenerator, path: Pa
     assert blocks[0][flat].mean() < blocks[1][flat].mean()
 
 
+@pytest.mark.slow
 def test_half_precision_is_close(tiny: OneStepGenerator) -> None:
     picture = read_image(PHOTOS[0])
     exact = restore_picture(tiny, picture, RestoreOptions(scale=2)).rgb

@@ -7,6 +7,7 @@ import pytest
 import safetensors.torch
 import torch
 from mini_models.taggers import SMALL, lora_tensors, official_tensors
+from refusals import refused
 
 from osediff_core.dape import TaggerConfig, TaggerNetwork, TaggerWeights, read_tagger, write_tagger
 from osediff_core.errors import CheckpointError, OptionError
@@ -161,11 +162,9 @@ def test_what_is_no_tagger_is_refused_in_one_sentence(tmp_path, name, suffix):
     content, said = broken_files(tmp_path)[name]
     path = tmp_path / f"{name}{suffix}"
     torch.save(content, path) if suffix == ".pth" else safetensors.torch.save_file(content, path)
-    with pytest.raises(CheckpointError) as error:
+    with refused(CheckpointError, said) as error:
         read(path)
-    assert said in str(error.value)
     assert str(error.value).startswith(str(path))
-    assert "\n" not in str(error.value)
 
 
 def test_damaged_and_foreign_files_are_refused(ram, tmp_path):

@@ -322,6 +322,7 @@ def test_importing_fetches_nothing_and_needs_no_hub():
     assert probe.stdout.strip() == "[]", probe.stderr
 
 
+@pytest.mark.slow
 def test_inside_comfyui():
     """Runs the tests of the node below, if there is a ComfyUI: in a process of its own, as ComfyUI changes torch."""
     fetch = pytest.importorskip("examples.headless.fetch", reason="examples/ is not in this checkout")
