@@ -40,7 +40,7 @@ NODES: list[type[io.ComfyNode]] = [
 
 
 class OSEDiffExtension(ComfyExtension):
-    """What ComfyUI asks for the nodes."""
+    """The nodes as an extension of ComfyUI."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """All nodes of the pack."""

@@ -1,4 +1,4 @@
-"""What crosses the border between ComfyUI and the core: IMAGE, LATENT, files."""
+"""Conversions between ComfyUI and the core: IMAGE, LATENT, progress, and stamps of files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _KEY = "osediff"
 
 @dataclass(frozen=True)
 class EncodedFrom:
-    """What a LATENT was encoded from; travels inside it, so that decoding needs no wires for it.
+    """The source that a LATENT was encoded from; travels inside it, so that decoding needs no wires for it.
 
     size: (height, width) in pixels, before padding. padded: after it. reference: the enlarged input, an IMAGE
     (B, H, W, 3). alpha: (B, 1, H, W) at the same size, or None.
@@ -36,7 +36,7 @@ class EncodedFrom:
 
 
 def encoded_from(latent: dict[str, Any], frames: int, decoded: tuple[int, int]) -> EncodedFrom | None:
-    """What the LATENT was encoded from, as far as it still fits `frames` pictures of size (height, width); else None.
+    """The source of a LATENT, if it still fits `frames` images of size `decoded` = (height, width); else None.
 
     A node between may have enlarged the latents or picked some frames.
     """
@@ -98,6 +98,6 @@ def stamp(paths: Iterable[str | None]) -> str:
 
 
 def file_state(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """What tells a replaced file from the one before: when it was written, and how large it is."""
+    """Time of writing and size in bytes, which tell a replaced file from the one before."""
     found = os.stat(path)
     return found.st_mtime_ns, found.st_size

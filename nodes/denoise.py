@@ -23,7 +23,7 @@ from .native.sampler import OneStepSampler
 
 
 def step_inputs() -> list[io.Input]:
-    """How the step is taken; the same for the node and for the sampler."""
+    """Inputs of the step, the same for the node and for the sampler."""
     return [
         tile_input(),
         io.Int.Input(

@@ -1,4 +1,4 @@
-"""Where the pack looks for files, and the choices that nodes offer from them."""
+"""Folders of the pack's files, and the choices that nodes offer from them."""
 
 from __future__ import annotations
 
@@ -66,5 +66,5 @@ def read_chosen(name: str) -> OneStepWeights:
 
 
 def path_or_none(folder: str, name: str) -> str | None:
-    """Where a choice's file is, for the cache: the embedded ones never change."""
+    """The path of a choice's file, for the cache; None for the embedded ones, which never change."""
     return None if name in (EMBEDDED, NONE) else folder_paths.get_full_path(folder, name)

@@ -11,7 +11,7 @@ from .folders import EMBEDDED, NONE, base_choices, weights_choices
 
 
 def base_input() -> io.Input:
-    """Which base model."""
+    """The base model."""
     return io.Combo.Input(
         "base",
         options=base_choices(),
@@ -22,7 +22,7 @@ def base_input() -> io.Input:
 
 
 def weights_input(or_none: bool = False) -> io.Input:
-    """Which OSEDiff weights. or_none: the base alone can be chosen, too."""
+    """OSEDiff's weights. or_none: the base alone can be chosen, too."""
     tooltip = (
         "OSEDiff's weights for the base: the embedded ones for the embedded base, or a .pkl or .safetensors in "
         "models/osediff."
@@ -36,7 +36,7 @@ def weights_input(or_none: bool = False) -> io.Input:
 
 
 def strength_inputs() -> list[io.Input]:
-    """How strongly the weights are applied, for the UNet and the VAE's encoder."""
+    """Strengths of the weights on the UNet and on the VAE's encoder."""
     limits = {"default": 1.0, "min": -2.0, "max": 2.0, "step": 0.05, "advanced": True}
     return [
         io.Float.Input(
@@ -54,7 +54,7 @@ def strength_inputs() -> list[io.Input]:
 
 
 def fidelity_input(optional: bool = False) -> io.Input:
-    """Between invention and the input."""
+    """The balance between faithfulness to the input and invented detail."""
     return io.Float.Input(
         "fidelity",
         default=0.0,
@@ -68,7 +68,7 @@ def fidelity_input(optional: bool = False) -> io.Input:
 
 
 def dtype_input() -> io.Input:
-    """In which precision weights are kept."""
+    """Precision of the weights."""
     return io.Combo.Input(
         "dtype",
         options=["auto", *DTYPES],
@@ -79,7 +79,7 @@ def dtype_input() -> io.Input:
 
 
 def scale_input() -> io.Input:
-    """How much larger."""
+    """Output size over input size."""
     return io.Float.Input(
         "scale",
         default=4.0,
@@ -120,7 +120,7 @@ def vae_tile_input() -> io.Input:
 
 
 def vae_attention_input() -> io.Input:
-    """How the VAE attends. Optional, so that workflows saved without it still run."""
+    """The VAE's attention: exact or pooled. Optional, so that workflows saved without it still run."""
     return io.Combo.Input(
         "vae_attention",
         options=list(VAE_ATTENTIONS),
@@ -134,12 +134,12 @@ def vae_attention_input() -> io.Input:
 
 
 def vae_tiling(tile: int, attention: str) -> VAETiling:
-    """What the two inputs above mean."""
+    """The core's tiling from the two inputs above."""
     return VAETiling(tile or None, attention=attention)
 
 
 def color_inputs(method: str, weight: str) -> list[io.Input]:
-    """Which colour fix, and how much of it."""
+    """The colour fix and its weight."""
     return [
         io.Combo.Input(
             method,

@@ -114,7 +114,7 @@ def load_clip(folder: Path, dtype: torch.dtype | None) -> comfy.sd.CLIP:
 
 
 def _model_config(folder: Path) -> comfy.supported_models_base.BASE:
-    """What ComfyUI's model detection would have found out."""
+    """The config that ComfyUI's model detection would find, were the sizes Stable Diffusion's."""
     unet, vae = read_json(folder / "unet/config.json"), read_json(folder / "vae/config.json")
     schedule = read_json(folder / "scheduler/scheduler_config.json")
     preview = read_json(folder / "vae/latent_rgb.json")

@@ -32,7 +32,7 @@ _PREDICTS = {
 
 @dataclass(frozen=True)
 class Attachment:
-    """What a patched MODEL or VAE carries with it, whatever is done to it afterwards.
+    """Facts of the weights on a patched MODEL or VAE, which it carries along, whatever is done to it afterwards.
 
     timestep, rule: of the weights. patches: what was added to it, at `strength`.
     """
@@ -46,7 +46,7 @@ class Attachment:
 def attachment_of(
     patcher: comfy.model_patcher.ModelPatcher, finding: str = "This MODEL has no OSEDiff weights"
 ) -> Attachment:
-    """What OSEDiff left on this MODEL, or a VAE's patcher.
+    """The attachment of a MODEL, or of a VAE's patcher.
 
     Raises OptionError, which begins with `finding`, if it has not been applied.
     """

@@ -71,12 +71,12 @@ class _Resident(Tagger):
 
     @property
     def dtype(self) -> torch.dtype:
-        """What it computes in."""
+        """The dtype it computes in."""
         return self._compute
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """The device it computes on."""
         return self._device
 
     @contextmanager

@@ -46,7 +46,7 @@ class NativeUNet:
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the UNet computes in."""
+        """The dtype the UNet computes in."""
         return self._model.get_dtype_inference()
 
     def requires_grad(self) -> bool:

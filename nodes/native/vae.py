@@ -41,7 +41,7 @@ class NativeVAE:
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the VAE computes in."""
+        """The dtype the VAE computes in."""
         return self._vae.vae_dtype
 
     @contextmanager

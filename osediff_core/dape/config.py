@@ -1,4 +1,4 @@
-"""What a tagger is built from: every size of the image encoder and the tagging head, and the tags it knows."""
+"""Configuration of a tagger: every size of the image encoder and the tagging head, and the tags it knows."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class TaggerConfig:
 
     @property
     def tag_count(self) -> int:
-        """How many tags the tagger knows."""
+        """Number of tags that the tagger knows."""
         return LIST_LENGTH if self.tags is None else len(self.tags)
 
     @property
@@ -89,7 +89,7 @@ class TaggerConfig:
 
     @classmethod
     def from_json(cls, text: str) -> TaggerConfig:
-        """What `to_json` wrote. Raises OptionError for anything else."""
+        """The inverse of `to_json`. Raises OptionError for anything else."""
         try:
             values = json.loads(text)
             known = {field.name for field in fields(cls)}

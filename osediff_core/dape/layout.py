@@ -1,4 +1,4 @@
-"""Where each official tensor goes in the network.
+"""Layout of a tagger: the parameters of the network that each official tensor becomes.
 
 transformers 4 and 5 call Swin's layers differently: which names hold is seen in the network that was built.
 """

@@ -49,7 +49,7 @@ class TaggerNetwork(nn.Module):
 
 
 class _EmptyParameters(TorchFunctionMode):
-    """What layers allocate for their parameters takes no memory (device meta); computed buffers stay real."""
+    """Mode in which new layers' parameters take no memory (device meta); computed buffers stay real."""
 
     def __torch_function__(
         self,

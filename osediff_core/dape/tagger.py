@@ -1,4 +1,4 @@
-"""Pictures to tags, and tags to a prompt."""
+"""The tagger: pictures to tags, and tags to a prompt."""
 
 from __future__ import annotations
 

@@ -152,7 +152,7 @@ def _finite(tensor: Tensor) -> bool:
 
 
 def _config(file: TensorFile, given: TaggerConfig | None) -> TaggerConfig:
-    """What the file was built from: our metadata says it, an official file is RAM. Raises CheckpointError."""
+    """The tagger's configuration: our files have it as metadata, an official one is RAM. Raises CheckpointError."""
     if file.metadata.get("format") == TAGGER_FORMAT:
         version = file.metadata.get("version", "unknown")
         if version != FORMAT_VERSION:

@@ -79,7 +79,7 @@ def draw(
     index: int = 0,
     official: bool | None = None,
 ) -> Degradation:
-    """What `degrade` does to picture `index` of a batch of `size` = (width, height), with the way back.
+    """The degradation of picture `index` of a batch of `size` = (width, height), with the way back.
 
     official: instead of the preset's. Raises OptionError for another preset, a scale below 1, a negative seed.
     """

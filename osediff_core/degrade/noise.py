@@ -62,7 +62,7 @@ def add_photon_noise(image: Tensor, photons: float, grey: bool, seed: int) -> Te
 
 
 def _shot_noise(source: Tensor, photons: float, seed: int) -> Tensor:
-    """What counting adds to uint8 `source`, on the CPU."""
+    """The noise of counting the photons of uint8 `source`, on the CPU."""
     expected = source.float() / 255
     return torch.poisson(expected * photons, generator=_generator(seed)) / photons - expected
 

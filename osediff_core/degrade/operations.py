@@ -40,7 +40,7 @@ def correlate(image: Tensor, kernel: np.ndarray) -> Tensor:
 
 
 def resized_length(length: int, factor: float) -> int:
-    """What a side of `length` is after `resize_by`: at least 1."""
+    """The length of a side after `resize_by`, at least 1."""
     return max(1, math.floor(length * factor))
 
 

@@ -14,7 +14,7 @@ MODES = ("area", "bilinear", "bicubic")
 
 @dataclass(frozen=True)
 class Rule:
-    """What a value must be, in words that follow "must be", and the test of it."""
+    """A condition on a value: the words that follow "must be", and the test."""
 
     text: str
     holds: Callable[[Any], bool]

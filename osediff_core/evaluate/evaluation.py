@@ -1,4 +1,4 @@
-"""Every picture through every metric, and what that comes to."""
+"""Evaluation: every picture through every metric, with means, intervals and the worst cases."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Case:
 
 @dataclass
 class Evaluation:
-    """What was measured.
+    """The scores of all pictures and their means.
 
     skipped: metric -> why it was left out. failed: name -> why the pair was left out. summary: "result", "bicubic" and
     "difference" (result - bicubic, over the pictures that have both) -> metric -> mean. interrupted: by Ctrl-C, so that

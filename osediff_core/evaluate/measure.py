@@ -28,7 +28,7 @@ Scores = dict[str, float | None]  # by metric; None where it could not give one
 def load_measures(
     metrics: Sequence[Metric], device: torch.device, allow_download: bool, with_truth: bool, count: int
 ) -> tuple[dict[Metric, Measure], dict[str, str]]:
-    """What can be computed here of `count` pictures, and why the rest cannot: one sentence each.
+    """The metrics that can be computed here of `count` pictures, and why the rest cannot: one sentence each.
 
     Raises MetricUnavailable if nothing can.
     """

@@ -26,7 +26,7 @@ class MetricUnavailable(OSEDiffError):
 
 @dataclass(frozen=True)
 class Metric:
-    """What is to be known of a metric without computing it.
+    """A metric's name, direction and needs, without what computes it.
 
     higher: whether more is better. truth: whether it compares with the ground truth. digits: behind the point in
     tables. least: the shortest side in px that it can take. library: what computes it. of_set: one score for all
@@ -46,7 +46,7 @@ class Metric:
 
     @property
     def arrow(self) -> str:
-        """Where better is."""
+        """The direction of better."""
         return "↑" if self.higher else "↓"
 
     def shown(self, value: float | None) -> str:

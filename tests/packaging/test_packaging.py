@@ -32,6 +32,11 @@ def test_the_registry_takes_the_project(pyproject):
         assert picture.stat().st_size < 300_000
 
 
+def test_the_package_says_that_it_has_types(pyproject):
+    assert (ROOT / "osediff_core" / "py.typed").is_file()
+    assert "py.typed" in pyproject["tool"]["setuptools"]["package-data"]["*"]
+
+
 def test_nothing_that_comfyui_has_is_pinned():
     lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
     asked = [line for line in lines if line and not line.startswith("#")]

@@ -85,21 +85,21 @@ def test_the_blueprint_runs(page):
     assert not page.errors
 
 
-def test_chinese_names(page, client):
-    """In a Chinese ComfyUI the nodes and their inputs have Chinese names."""
+def test_names_are_chinese_in_a_chinese_comfyui_and_the_schemas_in_an_english_one(page, client):
+    shown = """() => { const node = LiteGraph.createNode('OSEDiff_EncodeLQ');
+        return [node.title, node.widgets.map(w => w.label ?? w.name)] }"""
     client.call("/settings/Comfy.Locale", "zh")
     try:
         page.reload()
-        title, labels = page.evaluate(
-            """() => { const node = LiteGraph.createNode('OSEDiff_EncodeLQ');
-                return [node.title, node.widgets.map(w => w.label ?? w.name)] }"""
-        )
+        title, labels = page.evaluate(shown)
     finally:
         client.call("/settings/Comfy.Locale", "en")
         page.reload()
     names = json.loads((ROOT / "locales" / "zh" / "nodeDefs.json").read_text())["OSEDiff_EncodeLQ"]
     assert title == names["display_name"] != "Encode LQ"
     assert names["inputs"]["scale"]["name"] in labels
+    title, labels = page.evaluate(shown)
+    assert title == "Encode LQ" and "scale" in labels
 
 
 def test_templates_blueprint_and_help_are_served(client):
