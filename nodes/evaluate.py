@@ -68,7 +68,7 @@ class Evaluate(io.ComfyNode):
                     "text", display_name="text", tooltip="The means, and what was skipped and why."
                 ),
                 io.String.Output(
-                    "table", display_name="table", tooltip="The figures of each picture, as CSV."
+                    "table", display_name="table", tooltip="The scores of each picture, as CSV."
                 ),
             ],
         )

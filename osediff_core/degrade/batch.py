@@ -129,4 +129,4 @@ def _check_image(image: Tensor) -> None:
             f"There is no picture to degrade in a batch of shape {tuple(image.shape)}; give at least one of 1x1."
         )
     if not bool(torch.isfinite(image).all()):
-        raise ImageError("The image has values that are not numbers (NaN or infinity); mend what made it.")
+        raise ImageError("The image has values that are not numbers (NaN or infinity); correct what made it.")

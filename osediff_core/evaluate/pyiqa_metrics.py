@@ -105,6 +105,8 @@ def _vit_in_cache() -> bool:
     from huggingface_hub import try_to_load_from_cache
 
     place = timm.get_pretrained_cfg(_VIT)
+    if place is None or place.hf_hub_id is None:
+        return False
     return isinstance(try_to_load_from_cache(place.hf_hub_id, "model.safetensors"), str)
 
 
