@@ -22,20 +22,16 @@ def shard_frozen(unet: nn.Module, device: torch.device) -> None:
     """Split the frozen parameters of a diffusers UNet over all ranks, block by block.
 
     From then on every rank must call it equally often, as each call gathers from all.
-    Raises TrainingError: one process only, or a PyTorch without fully_shard's ignored_params (before 2.7).
+    Raises TrainingError if there is one process only.
     """
     if not dist.is_initialized() or dist.get_world_size() == 1:
         raise TrainingError(
             "model.shard_base splits the base over several processes and there is one; launch several "
             "(training/configs/accelerate/ddp.yaml) or leave it out."
         )
-    try:
-        from torch.distributed.device_mesh import init_device_mesh
-        from torch.distributed.fsdp import fully_shard
-    except ImportError as error:
-        raise TrainingError(
-            f"model.shard_base needs PyTorch 2.7 or newer, and this is {torch.__version__}."
-        ) from error
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     # A group of parameters travels as one tensor, so it has one dtype; norms kept in fp32 are small.
     dtype = unet.conv_out.weight.dtype
