@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import atexit
+import ctypes
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -22,6 +24,9 @@ PACK_NAME = "ComfyUI-OSEDiff"  # the folder's name below custom_nodes
 _POLL = 0.25  # seconds
 _PATIENCE = 10  # seconds a server gets to end by itself
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")  # of the terminal
+# On Linux the system ends the process where this one is killed and so cannot.
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+_PR_SET_PDEATHSIG = 1
 _NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
@@ -93,6 +98,7 @@ class ComfyServer:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
+                preexec_fn=_die_with_parent if _LIBC else None,
             )
         try:
             self._await_answer()
@@ -145,6 +151,10 @@ class ComfyServer:
 
     def _log_tail(self, lines: int = 30) -> str:
         return "\n".join(self.log().splitlines()[-lines:])
+
+
+def _die_with_parent() -> None:
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _free_port() -> int:
