@@ -71,9 +71,10 @@ def test_it_does_not_outlive_the_interpreter(tree, tmp_path, end):
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
     with contextlib.suppress(psutil.NoSuchProcess):
-        orphan = psutil.Process(int(done.stdout))
-        if orphan.status() != psutil.STATUS_ZOMBIE:
-            orphan.wait(60)  # a killed one is gone a moment later
+        end = time.monotonic() + 60  # a killed one is gone a moment later
+        while psutil.Process(int(done.stdout)).status() != psutil.STATUS_ZOMBIE:
+            assert time.monotonic() < end, "the process goes on"
+            time.sleep(0.05)
 
 
 def test_a_death_at_the_start_shows_the_log(tree, tmp_path):
