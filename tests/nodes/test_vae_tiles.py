@@ -81,7 +81,7 @@ def test_half_precision_in_tiles(pack, whole):
     assert (tiled - exact).square().mean() < 1.5 * (untiled - exact).square().mean()
 
 
-def test_an_interruption_is_noticed_between_tiles(pack, tiny, whole):
+def test_an_interruption_is_noticed_between_tiles(pack, tiny, whole, monkeypatch):
     import comfy.model_management
     import comfy.utils
 
@@ -92,6 +92,8 @@ def test_an_interruption_is_noticed_between_tiles(pack, tiny, whole):
         if len(seen) == 3:
             comfy.model_management.interrupt_current_processing(True)
 
+    for limit in ("INTERVAL", "PERCENT"):  # ComfyUI passes on no more than so much, and tiles are fast here
+        monkeypatch.setattr(comfy.utils, f"PROGRESS_THROTTLE_MIN_{limit}", 0, raising=False)
     comfy.utils.set_progress_bar_global_hook(hook)
     try:
         with pytest.raises(comfy.model_management.InterruptProcessingException):
