@@ -50,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return FAILED
     finally:
         logger.removeHandler(handler)
+        logger.propagate = True
 
 
 def parser() -> argparse.ArgumentParser:
