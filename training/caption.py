@@ -28,10 +28,9 @@ from osediff_core.errors import first_line
 from .data.captions import Tagger, find_tagger, read_captions
 from .data.config import SourceConfig
 from .data.errors import DataError
-from .data.pictures import BrokenPicture, decode
+from .data.pictures import BrokenPicture, decode, to_tensor
 from .data.prompts import PromptCache
 from .data.sources import Source, open_source
-from .tiny.photos import to_tensor
 
 log = logging.getLogger("training.caption")
 

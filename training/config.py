@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .data.config import DataConfig
-from .run_config import STRICT, AdamWConfig, PairsConfig, RunConfig, below_one
-from .settings import as_yaml, parse_settings, read_settings
+from .run.config import STRICT, AdamWConfig, PairsConfig, RunConfig, below_one
+from .run.settings import as_yaml, parse_settings, read_settings
 
 __all__ = [
     "DataConfig",

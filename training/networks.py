@@ -19,8 +19,8 @@ from training.adapters import attach_peft, copy_into_peft, weights_from_peft
 
 from .config import ModelConfig
 from .discriminator import Discriminator
-from .errors import TrainingError
 from .roles import GENERATOR, REGULARISER, TEACHER, OwnConv, RoleSwitch, checkpoint_gradients, fp32_norms
+from .run.errors import TrainingError
 
 REGULARISER_ADAPTER = {group: f"regulariser_{group}" for group in ADAPTER_OF_GROUP}
 TRAINED_REGULARISERS = ("vsd", "vsd-pixel", "gan")  # the others have no weights of their own

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from .errors import TrainingError
+from .run.errors import TrainingError
 
 log = logging.getLogger("training")
 

@@ -30,12 +30,12 @@ from .config import TrainConfig, load_config
 from .data import Batch
 from .data.prompts import PromptCache
 from .draws import generator_draws, regulariser_draws
-from .loop import Loop, add_means, run_command
 from .networks import build_networks
 from .perceptual import perceptual_loss
+from .run.loop import Loop, add_means, run_command
+from .run.updater import Updater
 from .sharding import shard_frozen
 from .steps import GeneratorStep, RegulariserStep, restore
-from .updater import Updater
 from .validate import Validation
 
 log = logging.getLogger("training")

@@ -21,9 +21,8 @@ from osediff_core.evaluate.psnr_ssim import psnr_y, ssim_y
 from osediff_core.images import Cell, centre_crop, contact_sheet, find_pictures
 
 from .data.errors import DataError
-from .data.pictures import decode
-from .errors import TrainingError
-from .tiny.photos import to_tensor
+from .data.pictures import decode, to_tensor
+from .run.errors import TrainingError
 
 log = logging.getLogger(__name__)
 

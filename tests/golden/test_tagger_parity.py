@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from osediff_core.dape import Tagger, preprocess, read_tagger
-from training.dape_step import distances
+from training.dape.step import distances
 
 
 @pytest.fixture(scope="module")

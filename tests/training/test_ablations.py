@@ -46,7 +46,7 @@ from training.ablations.verdicts import (
     judge,
     superiority,
 )
-from training.settings import as_yaml
+from training.run.settings import as_yaml
 from training.validate import ValidationPair
 
 ROOT = Path(__file__).parents[2]

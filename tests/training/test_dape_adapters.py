@@ -7,9 +7,9 @@ from mini_models.taggers import MINI, mini_network, write_mini_tagger
 from osediff_core.dape import Tagger, preprocess, read_tagger
 from osediff_core.dape.lora import lora_modules
 from osediff_core.errors import CheckpointError
-from training.dape_adapters import DapeAdapters, pth_bytes, safetensors_bytes
-from training.dape_config import DapeLossConfig
-from training.dape_step import DapeStep, distances, seen
+from training.dape.adapters import DapeAdapters, pth_bytes, safetensors_bytes
+from training.dape.config import DapeLossConfig
+from training.dape.step import DapeStep, distances, seen
 
 RANK = 4
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from osediff_core.errors import OptionError
-from training.errors import TrainingError
-from training.logs import RunLog, read_facts, read_log
+from training.run.errors import TrainingError
+from training.run.logs import RunLog, read_facts, read_log
 
 ROOT = Path(__file__).parents[2]
 
@@ -60,7 +60,7 @@ def test_resume_drops_what_comes_again_and_a_torn_line(tmp_path):
 
 def test_survives_kill_9(tmp_path):
     code = (
-        "import os, signal, pathlib, sys\nfrom training.logs import RunLog\n"
+        "import os, signal, pathlib, sys\nfrom training.run.logs import RunLog\n"
         "run_log = RunLog(pathlib.Path(sys.argv[1]), ())\n"
         "for step in range(1, 51):\n    run_log.log(step, {'loss': 1.0})\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"

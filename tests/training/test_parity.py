@@ -12,8 +12,8 @@ import osediff_core
 from training.config import LossConfig, ModelConfig, OptimConfig
 from training.draws import Draws
 from training.networks import build_networks
+from training.run.updater import Updater
 from training.steps import GeneratorStep, RegulariserStep
-from training.updater import Updater
 
 CASES = ("train_official", "train_all_adapters", "train_mode_all_adapters")
 

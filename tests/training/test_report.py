@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from training.curves import series, smoothed
-from training.errors import TrainingError
-from training.logs import RunLog, read_log
-from training.report import best_step, main, seconds_per_step, write_report
+from training.run.curves import series, smoothed
+from training.run.errors import TrainingError
+from training.run.logs import RunLog, read_log
+from training.run.report import best_step, main, seconds_per_step, write_report
 
 VOID = {"meta", "img", "br", "link"}
 

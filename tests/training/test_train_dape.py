@@ -15,7 +15,7 @@ from run_settings import soft_pictures, write_settings
 from safetensors.torch import load_file
 
 from osediff_core.dape import read_tagger
-from training.train_dape import main
+from training.dape.train import main
 
 ROOT = Path(__file__).parents[2]
 STEPS = 6
@@ -59,7 +59,7 @@ def make_config(tagger, pictures, tmp_path):
 
 
 def command(config, *settings):
-    return [sys.executable, str(ROOT / "training/train_dape.py"), "--config", config, *settings]
+    return [sys.executable, str(ROOT / "training/dape/train.py"), "--config", config, *settings]
 
 
 def rows_of(folder, kind):
@@ -158,8 +158,8 @@ def test_a_loss_that_is_not_finite_stops_and_a_run_is_never_overwritten(make_con
 @pytest.mark.parametrize("name", ["dape_seesr", "dape_tiny"])
 def test_recipes_can_be_read_and_their_degradations_drawn(name):
     from osediff_core.degrade import draw
-    from training.dape_config import DapeConfig
-    from training.settings import read_settings
+    from training.dape.config import DapeConfig
+    from training.run.settings import read_settings
 
     config = read_settings(DapeConfig, ROOT / f"training/configs/{name}.yaml")
     preset = config.data.degradation

@@ -10,8 +10,8 @@ from PIL import Image
 from safetensors import safe_open
 
 from osediff_core.degrade import draw
-from training import checkpoints
 from training.config import as_yaml, load_config
+from training.run import checkpoints
 from training.train import main
 
 

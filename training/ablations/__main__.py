@@ -21,7 +21,7 @@ import yaml
 from osediff_core.cli.entry import run_main
 from osediff_core.errors import OptionError
 
-from ..settings import as_yaml
+from ..run.settings import as_yaml
 from .figures import is_trained
 from .options import Pictures, add_common
 from .plan import STUDIES, config_of, trainings
@@ -46,7 +46,11 @@ def main(argv: Sequence[str] | None = None, job: Sequence[str] = JOB) -> int:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--tiles", type=Path, required=True, metavar="DIR", help="pictures to train on (training.tiny.tiles)"
+        "--tiles",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="pictures to train on (training.recipes.tiny.tiles)",
     )
     add_common(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")

@@ -20,8 +20,8 @@ from osediff_core.generator import OneStepGenerator
 from osediff_core.images import Picture
 from osediff_core.pipeline import RestoreOptions, restore_picture
 
-from ..logs import read_log
-from ..tiny.photos import to_tensor
+from ..data.pictures import to_tensor
+from ..run.logs import read_log
 from ..validate import Validation, ValidationPair
 from .figures import FIGURES, MEASURED, WEIGHTS, Evaluation
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from osediff_core.evaluate.metrics import METRICS
 
-from ..curves import FAINT, GRID, INK, OURS
+from ..run.curves import FAINT, GRID, INK, OURS
 from .figures import SET_TITLES
 from .plan import REFERENCE_ROW, Study
 from .results import Difference, Results

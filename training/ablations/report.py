@@ -21,7 +21,7 @@ from osediff_core.errors import OptionError, explained
 from osediff_core.evaluate.metrics import METRICS, Metric
 from osediff_core.evaluate.tables import table_of
 
-from ..errors import TrainingError
+from ..run.errors import TrainingError
 from .figures import SET_TITLES
 from .plan import REFERENCE_ROW, STUDIES, TRAININGS, Row, Study
 from .plots import draw_study

@@ -113,7 +113,7 @@ class RamCaptions:
 
 
 def _appearance(images: Tensor) -> list[str]:
-    from ..tiny.tags import appearance_tags
+    from .appearance import appearance_tags
 
     pictures = ((images + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
     return [", ".join(appearance_tags(np.ascontiguousarray(picture))) for picture in pictures]

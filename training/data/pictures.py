@@ -1,4 +1,4 @@
-"""Decoding of training pictures: bytes to 8-bit RGB, whatever the file holds."""
+"""Training pictures as pixels: bytes to 8-bit RGB, whatever the file holds, and to tensors."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import io
 import warnings
 
 import numpy as np
+import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
 
 from osediff_core.errors import ImageError, first_line
 from osediff_core.images import open_image
@@ -35,6 +37,11 @@ def decode(data: bytes) -> Image.Image:
         raise BrokenPicture("it has more pixels than is safe to open") from None
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged data
         raise BrokenPicture(f"it is damaged or cut short: {first_line(error)}") from error
+
+
+def to_tensor(pictures: np.ndarray) -> Tensor:
+    """uint8 (B, H, W, 3) -> float (B, 3, H, W) in [-1, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(pictures.transpose(0, 3, 1, 2))).float() / 127.5 - 1
 
 
 def _rgb(image: Image.Image) -> Image.Image:

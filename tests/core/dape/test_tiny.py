@@ -10,8 +10,8 @@ from PIL import Image
 from osediff_core.dape import Tagger, read_tagger, tag_names
 from osediff_core.dape.choice import TINY_TAGGER, open_tagger
 from osediff_core.weights.tensor_file import safetensors_header
-from training.tiny_dape.colours import NAMES, colour_tags
-from training.tiny_dape.recolour import recoloured
+from training.recipes.tiny_dape.colours import NAMES, colour_tags
+from training.recipes.tiny_dape.recolour import recoloured
 
 PHOTOS = Path(__file__).parents[3] / "examples/photos"  # of the Kodak suite, all held out
 PICTURES = ("barn", "lighthouse", "parrots", "plane")

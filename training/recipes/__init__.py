@@ -1,0 +1,1 @@
+"""The recipes of the embedded models, over the general trainer."""

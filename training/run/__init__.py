@@ -1,0 +1,1 @@
+"""The machinery of a run, whatever is trained: loop, optimiser, folder, checkpoints, logs, settings."""

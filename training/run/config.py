@@ -1,0 +1,88 @@
+"""What the settings of every kind of run have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import ConfigDict
+
+from ..data.config import DataConfig
+
+STRICT = ConfigDict(extra="forbid")
+
+
+@dataclass
+class AdamWConfig:
+    """An optimiser with its schedule, clip and, in fp16, loss scale."""
+
+    learning_rate: float = 5e-5
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 1e-2
+    eps: float = 1e-8
+    clip: float | None = 1.0  # total gradient norm; None: no limit
+    schedule: Literal["constant", "constant_with_warmup", "linear", "cosine", "multistep"] = "constant"
+    warmup: int = 0  # steps
+    # multistep: from each of these steps on the rate is `gamma` times what it was
+    milestones: tuple[int, ...] = ()
+    gamma: float = 0.5
+    accumulate: int = 1  # micro-batches a step
+    ema: float = 0.0  # decay of the average, 0: none
+
+    __pydantic_config__ = STRICT
+
+    def faults(self) -> Iterator[str]:
+        """What cannot work, each as a clause."""
+        yield from below_one({"optim.accumulate": self.accumulate})
+        if not 0 <= self.ema < 1:
+            yield f"optim.ema is {self.ema}, but must be at least 0 and below 1"
+        if list(self.milestones) != sorted(set(self.milestones)):
+            yield f"optim.milestones {list(self.milestones)} must rise"
+        if bool(self.milestones) != (self.schedule == "multistep"):
+            yield "optim.milestones go with optim.schedule multistep, and it with them"
+
+
+@dataclass
+class PairsConfig:
+    """Fixed pairs, looked at every so often."""
+
+    path: str | None = None  # folder of pictures, or of LR/ and HR/; None: no validation
+    every: int = 500  # steps
+    limit: int = 16  # pictures
+    size: int = 512  # px, centre crop
+    preset: str = "light"  # how pictures without an LR/ partner are degraded, always in the same way
+
+    __pydantic_config__ = STRICT
+
+
+@dataclass
+class RunConfig:
+    """A run, whatever is trained."""
+
+    output: str  # folder of the run; one that holds another run is never overwritten
+    data: DataConfig
+    steps: int = 100_000
+    batch: int = 4  # samples a process and micro-batch
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # autocast; bf16 needs no loss scale
+    seed: int = 123
+    resume: str | None = None  # latest, or a checkpoint's folder
+    save_every: int = 500  # steps
+    keep: int = 3  # checkpoints, beside the best one
+    log_every: int = 10  # steps
+    loggers: tuple[Literal["tensorboard", "wandb"], ...] = ("tensorboard",)
+    device: str = "auto"
+
+    __pydantic_config__ = STRICT
+
+    def faults(self) -> Iterator[str]:
+        """What cannot work, each as a clause."""
+        names = ("steps", "batch", "save_every", "keep", "log_every")
+        yield from below_one({name: getattr(self, name) for name in names})
+
+
+def below_one(values: Mapping[str, int]) -> Iterator[str]:
+    """Settings that must be 1 or more and are not, each as a clause."""
+    for name, value in values.items():
+        if value < 1:
+            yield f"{name} is {value}, but must be 1 or more"

@@ -1,0 +1,72 @@
+"""The folder of a run: never another run's, and always in a state to go on from."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+from safetensors.torch import save
+from torch import Tensor
+
+from osediff_core.atomic import write_bytes_atomically
+from osediff_core.errors import explained
+
+from .checkpoints import Checkpoint, clear_leftovers, latest_checkpoint, save_checkpoint
+from .config import RunConfig
+from .errors import TrainingError
+from .logs import RunLog
+from .report import write_report
+from .settings import as_yaml
+
+
+class RunFolder:
+    """RUN/ of a configuration. `resumed` is the checkpoint to go on from, or None.
+
+    Raises TrainingError where a run would be overwritten.
+    """
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config, self.path = config, Path(config.output)
+        self.checkpoints = self.path / "checkpoints"
+        self.resumed = self._find_resumed()
+
+    def _find_resumed(self) -> Path | None:
+        chosen = self.config.resume
+        if chosen == "latest":
+            return latest_checkpoint(self.checkpoints)
+        if self.path.exists() and any(self.path.iterdir()):
+            own = chosen is not None and Path(chosen).resolve().parent == self.checkpoints.resolve()
+            if not own:
+                raise TrainingError(
+                    f"{self.path} holds a run already; go on with it by resume=latest, or choose another output."
+                )
+        return Path(chosen) if chosen else None
+
+    def start(self, step: int) -> RunLog:
+        """Make the folder, and open its log at `step`."""
+        with explained(TrainingError, f"The folder {self.path} cannot be written", "choose another output"):
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            clear_leftovers(self.checkpoints)
+            write_bytes_atomically(self.path / "config.yaml", as_yaml(self.config).encode())
+        return RunLog(self.path, self.config.loggers, step, asdict(self.config))
+
+    def save(self, checkpoint: Checkpoint, weights: bytes, best: int | None) -> None:
+        """Write a checkpoint and drop old ones. Raises TrainingError; older checkpoints stay."""
+        save_checkpoint(self.checkpoints, checkpoint, weights, as_yaml(self.config), self.config.keep, best)
+
+    def sheet(self, step: int) -> Path:
+        """Where the validation sheet of `step` goes."""
+        return self.path / "sheets" / f"step_{step:08d}.png"
+
+    def keep_failed(self, step: int, rank: int, lq: Tensor, hq: Tensor, names: list[str]) -> Path:
+        """Write the batch that broke a step."""
+        path = self.path / "failed" / f"step_{step:08d}_rank_{rank}.safetensors"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tensors = {"lq": lq.contiguous(), "hq": hq.contiguous()}
+        write_bytes_atomically(path, save(tensors, {"names": "\n".join(names)}))
+        return path
+
+    def finish(self, run_log: RunLog) -> None:
+        """Close the log and write the report."""
+        run_log.close()
+        write_report(self.path)

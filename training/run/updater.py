@@ -1,0 +1,142 @@
+"""One optimiser with what belongs to it: learning-rate schedule, clipping, loss scale, average."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from typing import Any
+
+import torch
+from diffusers.optimization import get_scheduler
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from .config import AdamWConfig
+
+
+class Updater:
+    """AdamW over named fp32 parameters. Two updaters share nothing, so one's overflow leaves the other alone.
+
+    average: the exponential moving average by name, empty without one.
+    """
+
+    def __init__(
+        self,
+        parameters: dict[str, nn.Parameter],
+        learning_rate: float,
+        config: AdamWConfig,
+        steps: int,
+        *,
+        conv_in_factor: float = 1.0,
+        ema: float = 0.0,
+        scale_loss: bool = False,
+    ) -> None:
+        self.parameters, self.clip, self.ema = parameters, config.clip, ema
+        self.optimizer = torch.optim.AdamW(
+            _groups(parameters, learning_rate, conv_in_factor),
+            lr=learning_rate,
+            betas=config.betas,
+            weight_decay=config.weight_decay,
+            eps=config.eps,
+        )
+        self.schedule = _schedule(self.optimizer, config, steps)
+        self.scaler = torch.amp.GradScaler(enabled=scale_loss)
+        self.average = {name: p.detach().clone() for name, p in parameters.items()} if ema else {}
+        self.updates = 0
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of `loss`."""
+        self.scaler.scale(loss).backward()
+
+    def step(self) -> Tensor:
+        """Clip, update, and forget the gradients; returns their total norm before clipping.
+
+        A norm that is not finite updates nothing: with a loss scale that is an overflow, and the scale is lowered;
+        without one the caller must stop.
+        """
+        self.scaler.unscale_(self.optimizer)
+        norm = nn.utils.clip_grad_norm_(
+            self.parameters.values(), float("inf") if self.clip is None else self.clip
+        )
+        if self.scaler.is_enabled() or bool(torch.isfinite(norm)):
+            self.scaler.step(self.optimizer)
+            self.schedule.step()
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.updates += 1
+        self._move_average()
+        return norm.detach()
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the LoRA, at the next step."""
+        return self.schedule.get_last_lr()[0]
+
+    @torch.no_grad()
+    def _move_average(self) -> None:
+        # early on a long memory would keep the start alive
+        decay = min(self.ema, (1 + self.updates) / (10 + self.updates))
+        for name, average in self.average.items():
+            average.lerp_(self.parameters[name].detach(), 1 - decay)
+
+    def swap_average(self) -> None:
+        """Exchange the parameters' values and their average; the same call again restores both."""
+        for name, average in self.average.items():
+            parameter = self.parameters[name]
+            parameter.data, self.average[name] = average, parameter.data
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """(tensors, JSON-able values) from which `load` goes on exactly."""
+        tensors = {f"parameter.{name}": p.detach() for name, p in self.parameters.items()}
+        tensors |= {f"average.{name}": average for name, average in self.average.items()}
+        state = self.optimizer.state_dict()
+        for index, moments in state["state"].items():
+            tensors |= {f"adamw.{index}.{key}": value for key, value in moments.items()}
+        values = {
+            "groups": state["param_groups"],
+            "schedule": self.schedule.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "updates": self.updates,
+        }
+        return tensors, values
+
+    @torch.no_grad()
+    def load(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+        """Go on from `state`. Raises KeyError or RuntimeError where it is another model's."""
+        for name, parameter in self.parameters.items():
+            parameter.copy_(tensors[f"parameter.{name}"])
+        for name, average in self.average.items():
+            average.copy_(tensors.get(f"average.{name}", tensors[f"parameter.{name}"]))
+        moments: dict[int, dict[str, Tensor]] = {}
+        for key, tensor in tensors.items():
+            if key.startswith("adamw."):
+                _, index, name = key.split(".")
+                moments.setdefault(int(index), {})[name] = tensor
+        self.optimizer.load_state_dict({"state": moments, "param_groups": values["groups"]})
+        self.schedule.load_state_dict(values["schedule"])
+        self.scaler.load_state_dict(values["scaler"])
+        self.updates = values["updates"]
+
+
+def _schedule(optimizer: torch.optim.Optimizer, config: AdamWConfig, steps: int) -> LambdaLR:
+    if config.schedule != "multistep":
+        return get_scheduler(
+            config.schedule, optimizer, num_warmup_steps=config.warmup, num_training_steps=steps
+        )
+
+    def share(step: int) -> float:
+        warm = min(1.0, (step + 1) / max(1, config.warmup))
+        return warm * config.gamma ** bisect_right(config.milestones, step)
+
+    return LambdaLR(optimizer, share)
+
+
+def _groups(
+    parameters: dict[str, nn.Parameter], learning_rate: float, conv_in_factor: float
+) -> list[dict[str, Any]]:
+    """LoRA, and conv_in's own weights. Every parameter once: the official list has conv_in's LoRA twice, which Adam
+    then steps twice."""
+    own = [name for name in parameters if name.startswith("unet/conv_in.base_layer.")]
+    groups = [{"params": [p for name, p in parameters.items() if name not in own]}]
+    if own:
+        groups.append({"params": [parameters[name] for name in own], "lr": learning_rate * conv_in_factor})
+    return groups
