@@ -24,8 +24,8 @@ _REGIONAL = ("area", "mask", "control", "gligen")
 class OneStepSampler(comfy.samplers.Sampler):
     """The step at the timestep of sigmas[0], one frame after the other, in tiles where a frame is large.
 
-    strength: 1 is the restored latents, 0 those of the input, between
-    them a blend. Noise is ignored. A noise mask restricts the restoration to where it is 1.
+    strength: 1 is the restored latents, 0 those of the input, between them a blend. Noise is ignored. A noise mask
+    restricts the restoration to where it is 1.
     """
 
     def __init__(self, tiling: UNetTiling, strength: float = 1.0) -> None:
