@@ -17,6 +17,7 @@ from osediff_core.weights.formats.osediff import ADAPTER_OF_GROUP, DEFAULT_METAD
 from osediff_core.weights.lora_targets import unet_targets, vae_targets
 from osediff_core.weights.one_step_weights import LoRAPair, LoRASet, OneStepWeights, common_rank
 
+REGULARISER_ADAPTER = {group: f"regulariser_{group}" for group in ADAPTER_OF_GROUP}
 _KEY = re.compile(r"(?P<module>.+)\.lora_(?P<factor>[AB])\.(?P<adapter>[^.]+)\.weight")
 
 
@@ -55,6 +56,19 @@ def attach_peft(
         config = LoraConfig(r=rank_vae, init_lora_weights=init, target_modules=chosen)
         vae.add_adapter(config, adapter_name=VAE_ADAPTER)
     return groups, chosen
+
+
+def attach_regulariser(unet: nn.Module, groups: Mapping[str, list[str]], rank: int) -> None:
+    """Put the regulariser's adapters beside the generator's, on the same modules, by REGULARISER_ADAPTER's names.
+
+    groups: what `attach_peft` gave. Which adapters act afterwards is for the caller to say.
+    """
+    from peft import LoraConfig
+
+    for group, modules in groups.items():
+        if modules:
+            config = LoraConfig(r=rank, init_lora_weights="gaussian", target_modules=modules)
+            unet.add_adapter(config, adapter_name=REGULARISER_ADAPTER[group])
 
 
 def weights_from_peft(

@@ -18,10 +18,10 @@ from osediff_core.backends.find_base import PACKAGED
 from osediff_core.backends.read_base import SD21_BASE, read_json
 from osediff_core.runtime.device import DTYPES
 from osediff_core.weights.formats.osediff import ADAPTER_OF_GROUP
-from training.adapters import attach_peft
+
+from .adapters import REGULARISER_ADAPTER, attach_peft, attach_regulariser
 
 META = torch.device("meta")
-_REGULARISER = {group: f"regulariser_{group}" for group in ADAPTER_OF_GROUP}
 _NORMS = (nn.GroupNorm, nn.LayerNorm)
 
 
@@ -98,7 +98,6 @@ def build_on_meta(
 
     Raises BaseModelError for a folder whose configurations cannot be read."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
-    from peft import LoraConfig
     from transformers import CLIPTextConfig, CLIPTextModel
 
     folder = config_folder(base)
@@ -111,11 +110,9 @@ def build_on_meta(
         parts = {"unet": unet, "vae": vae, "text encoder": text}
         sizes = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
         groups, _ = attach_peft(unet, vae, rank_unet, rank_vae, vae_modules=None if tune_vae else [])
-        used = {group: modules for group, modules in groups.items() if modules}
-        for group, modules in used.items():
-            config = LoraConfig(r=rank_regulariser, init_lora_weights="gaussian", target_modules=modules)
-            unet.add_adapter(config, adapter_name=_REGULARISER[group])
-    ours, its = [ADAPTER_OF_GROUP[group] for group in used], [_REGULARISER[group] for group in used]
+        attach_regulariser(unet, groups, rank_regulariser)
+    used = [group for group, modules in groups.items() if modules]
+    ours, its = ([names[group] for group in used] for names in (ADAPTER_OF_GROUP, REGULARISER_ADAPTER))
     return MetaNetworks(unet, vae, text, ours, its, sizes)
 
 

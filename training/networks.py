@@ -15,14 +15,19 @@ from osediff_core.weights.checkpoint import read_weights
 from osediff_core.weights.formats.osediff import ADAPTER_OF_GROUP, VAE_ADAPTER, lora_scale
 from osediff_core.weights.lora_targets import vae_targets
 from osediff_core.weights.one_step_weights import OneStepWeights
-from training.adapters import attach_peft, copy_into_peft, weights_from_peft
 
+from .adapters import (
+    REGULARISER_ADAPTER,
+    attach_peft,
+    attach_regulariser,
+    copy_into_peft,
+    weights_from_peft,
+)
 from .config import ModelConfig
 from .discriminator import Discriminator
 from .roles import GENERATOR, REGULARISER, TEACHER, OwnConv, RoleSwitch, checkpoint_gradients, fp32_norms
 from .run.errors import TrainingError
 
-REGULARISER_ADAPTER = {group: f"regulariser_{group}" for group in ADAPTER_OF_GROUP}
 TRAINED_REGULARISERS = ("vsd", "vsd-pixel", "gan")  # the others have no weights of their own
 
 
@@ -101,22 +106,16 @@ def build_networks(config: ModelConfig, device: torch.device, seed: int = 0) -> 
 
 def _attach(unet: nn.Module, vae: nn.Module, config: ModelConfig) -> dict[str, list[str]]:
     """Put all adapters on; the UNet's groups."""
-    from peft import LoraConfig
-
     names = [name for name, _ in vae.named_parameters()]
     groups, _ = attach_peft(
         unet, vae, config.rank_unet, config.rank_vae, vae_modules=_vae_modules(names, config.tune_vae)
     )
-    if config.regulariser in TRAINED_REGULARISERS:
-        for group, modules in groups.items():
-            adapter = LoraConfig(
-                r=config.rank_regulariser, init_lora_weights="gaussian", target_modules=modules
-            )
-            if modules:
-                unet.add_adapter(adapter, adapter_name=REGULARISER_ADAPTER[group])
+    # The generator's draws come first, so that its start does not depend on the regulariser.
     if config.lora_init == "fan_in":
         for module, rank in ((unet, config.rank_unet), (vae, config.rank_vae)):
             _start_wide(module, rank)
+    if config.regulariser in TRAINED_REGULARISERS:
+        attach_regulariser(unet, groups, config.rank_regulariser)
     return groups
 
 
@@ -134,7 +133,7 @@ def _vae_modules(names: list[str], halves: str) -> list[str]:
 def _start_wide(module: nn.Module, rank: int) -> None:
     """Draw A so that scale * A has a fresh layer's variance: at high ranks peft's start makes first updates tiny."""
     for name, parameter in module.named_parameters():
-        if ".lora_A." in name and ".regulariser_" not in name:
+        if ".lora_A." in name:
             nn.init.normal_(parameter, std=1 / (lora_scale(rank) * math.sqrt(parameter[0].numel())))
 
 

@@ -176,3 +176,16 @@ def test_a_v_prediction_base_is_refused(tmp_path):
     base = write_mini_base(tmp_path / "v", "v_prediction")
     with pytest.raises(BaseModelError, match="v-prediction"):
         build_networks(ModelConfig(base=str(base)), CPU)
+
+
+@pytest.mark.parametrize("start", ["gaussian", "fan_in"])
+def test_the_generators_start_does_not_depend_on_the_regulariser(mini_base, start):
+    def started(regulariser):
+        options = {"lora_init": start, "regulariser": regulariser, "tune_vae": "both", "rank_unet": 8}
+        return build_networks(ModelConfig(base=str(mini_base), **options), CPU, seed=7).generator_parameters
+
+    expected = started("none")
+    for regulariser in ("vsd", "gan"):
+        found = started(regulariser)
+        assert found.keys() == expected.keys()
+        assert all(found[name].equal(expected[name]) for name in found)
