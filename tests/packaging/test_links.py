@@ -44,10 +44,11 @@ def test_links_lead_somewhere(pages):
 
 
 def test_paths_and_modules_that_pages_name_are_there(pages):
-    for page, text in pages.items():
+    now = {page: text for page, text in pages.items() if page.name != "CHANGELOG.md"}
+    for page, text in now.items():
         for path in re.findall(rf"`({_OURS}/[\w./-]+)`", text):
             assert _PLACEHOLDER.search(path) or (ROOT / path).exists(), (page, path)
-    for page in pages:
+    for page in now:
         for module in re.findall(rf"python -m ({_OURS}[\w.]*)", page.read_text(encoding="utf-8")):
             file = ROOT / module.replace(".", "/")
             assert file.with_suffix(".py").exists() or (file / "__main__.py").exists(), (page, module)
