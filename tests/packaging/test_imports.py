@@ -49,3 +49,11 @@ def test_the_core_knows_neither_comfyui_nor_nodes_nor_training():
             )
             level = found.level if isinstance(found, ast.ImportFrom) else 0
             assert level <= len(file.relative_to(ROOT).parts) - 1, file
+
+
+def test_the_trainer_knows_no_recipe():
+    """The embedded models' recipes are made over it, and may go without it noticing."""
+    files = set((ROOT / "training").rglob("*.py"))
+    recipes = ROOT / "training" / "recipes"
+    for file in files - set(recipes.rglob("*.py")):
+        assert not any(path.is_relative_to(recipes) for path in relative_imports(file, files)), file
