@@ -135,7 +135,7 @@ def test_the_chosen_halves_of_the_vae_are_trained(halves, in_encoder, in_decoder
     assert any(name.startswith("vae/decoder.") for name in names) == in_decoder
 
 
-@pytest.mark.parametrize("halves", ["encoder", "both"])
+@pytest.mark.parametrize("halves", ["none", "encoder", "both"])
 def test_what_was_trained_is_what_the_core_loads(halves, mini_base, tmp_path):
     from osediff_core import OneStepGenerator
     from osediff_core.weights.checkpoint import write_weights

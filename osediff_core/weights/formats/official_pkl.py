@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from ...errors import CheckpointError
-from ..one_step_weights import OneStepWeights
+from ..one_step_weights import LoRAPair, OneStepWeights
 from ..tensor_file import TensorFile
 from ..write_file import torch_bytes
 from . import osediff
@@ -19,6 +19,7 @@ _UNET_LISTS = {
     "decoder": "unet_lora_decoder_modules",
     "others": "unet_lora_others_modules",
 }
+_QUANT_CONV = "quant_conv"
 _VAE_LIST = "vae_lora_encoder_modules"
 _KEYS = {_VAE_LIST, *_UNET_LISTS.values(), "rank_unet", "rank_vae", "state_dict_unet", "state_dict_vae"}
 
@@ -60,8 +61,18 @@ def read(file: TensorFile) -> OneStepWeights:
 
 
 def write(weights: OneStepWeights) -> bytes:
-    """Raises CheckpointError for weights that its readers would misunderstand."""
+    """The official code puts an adapter on each of the four lists, and peft refuses an empty one. So a VAE that was
+    left as it is gets an adapter that adds zero.
+
+    Raises CheckpointError for weights that its readers would misunderstand or refuse.
+    """
     osediff.check_writable(weights)
+    empty = [group for group in _UNET_LISTS if not weights.unet_groups.get(group)]
+    if empty:
+        raise CheckpointError(
+            f"{weights.source} has no LoRA in the UNet's group {empty[0]}, which the official code requires; "
+            "write .safetensors instead."
+        )
     if set(weights.conv_in) != set(CONV_IN):
         raise CheckpointError(
             f"{weights.source} has no conv_in of its own, which the official format requires; "
@@ -79,12 +90,13 @@ def write(weights: OneStepWeights) -> bytes:
     for module, pair in weights.unet_lora.items():
         for factor, tensor in zip("AB", pair, strict=True):
             unet[_key(module, factor, ADAPTER_OF_GROUP[group_of[module]])] = tensor
-    for module, pair in weights.vae_lora.items():
+    of_vae = weights.vae_lora or {_QUANT_CONV: _zeros(weights)}
+    for module, pair in of_vae.items():
         for factor, tensor in zip("AB", pair, strict=True):
             vae[_key(module, factor, VAE_ADAPTER)] = tensor
     return torch_bytes(
         {  # in the official order
-            _VAE_LIST: list(weights.vae_modules),
+            _VAE_LIST: list(weights.vae_modules) or [_QUANT_CONV],
             **{key: list(weights.unet_groups[group]) for group, key in _UNET_LISTS.items()},
             "rank_unet": weights.rank_unet,
             "rank_vae": weights.rank_vae,
@@ -92,6 +104,13 @@ def write(weights: OneStepWeights) -> bytes:
             "state_dict_vae": vae,
         }
     )
+
+
+def _zeros(weights: OneStepWeights) -> LoRAPair:
+    """Factors for the VAE's 1x1 quant_conv, which has mean and deviation of each latent channel that conv_in takes."""
+    conv_in, rank = weights.conv_in["weight"], weights.rank_vae
+    channels = 2 * conv_in.shape[1]
+    return LoRAPair(conv_in.new_zeros(rank, channels, 1, 1), conv_in.new_zeros(channels, rank, 1, 1))
 
 
 def _key(module: str, factor: str, adapter: str) -> str:

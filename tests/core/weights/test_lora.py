@@ -202,6 +202,34 @@ def test_weights_from_peft_takes_the_trainers_own_conv_in(unet, vae):
     assert collected.vae_modules == []
 
 
+def test_an_untouched_vae_is_written_so_that_the_official_code_reads_it(tmp_path, unet, vae):
+    attach_peft(unet, vae, vae_modules=[])
+    write_weights(tmp_path / "w.pkl", weights_from_peft(unet, vae))
+    content = torch.load(tmp_path / "w.pkl", weights_only=True)
+    fresh, before = tiny_vae(), run_vae(tiny_vae())
+    # peft refuses an empty list
+    config = LoraConfig(
+        r=content["rank_vae"],
+        init_lora_weights="gaussian",
+        target_modules=content["vae_lora_encoder_modules"],
+    )
+    fresh.add_adapter(config, adapter_name="default_encoder")
+    own = {name: p for name, p in fresh.named_parameters() if "lora" in name}
+    assert own.keys() == content["state_dict_vae"].keys()
+    assert all(p.shape == content["state_dict_vae"][name].shape for name, p in own.items())
+    fresh.load_state_dict(content["state_dict_vae"], strict=False)
+    assert torch.equal(run_vae(fresh), before)
+
+
+def test_a_file_that_the_official_code_would_refuse_is_not_written(tmp_path, content):
+    weights = load(tmp_path, content)
+    for module in weights.unet_groups["others"]:
+        del weights.unet_lora[module]
+    weights.unet_groups["others"] = []
+    with pytest.raises(CheckpointError, match="group others"):
+        write_weights(tmp_path / "w.pkl", weights)
+
+
 def test_weights_from_peft_without_adapters(unet, vae):
     with pytest.raises(CheckpointError, match="attach_peft"):
         weights_from_peft(unet, vae)
