@@ -72,9 +72,10 @@ def shards(tmp_path):
     return tmp_path
 
 
+@pytest.mark.parametrize("kind", ["auto", "shards"])
 @pytest.mark.parametrize("pattern", ["*.tar", "{000..002}.tar", "{000,001,002}.tar", ""])
-def test_shards_are_read_in_any_order(shards, pattern):
-    source = open_source(SourceConfig(f"{shards}/{pattern}" if pattern else str(shards), kind="shards"))
+def test_shards_are_read_in_any_order(shards, pattern, kind):
+    source = open_source(SourceConfig(f"{shards}/{pattern}" if pattern else str(shards), kind=kind))
     assert len(source) == 12 and source.name(5) == f"{shards}/001.tar/005"
     for index in (11, 0, 5):
         assert np.array_equal(np.asarray(decode(source.read(index))), np.asarray(picture(index)))
@@ -88,6 +89,11 @@ def test_shards_give_the_batches_of_the_same_pictures_in_a_folder(shards, tmp_pa
         assert one.hq.equal(other.hq) and one.lq.equal(other.lq)
         assert one.prompts == [f"number {int(stem)}" for stem in stems([other])]
     assert len(open_source(SourceConfig(f"{shards}/*.tar", limit=7))) == 7
+
+
+def test_a_folder_of_pictures_may_hold_a_tar_too(shards):
+    fill(shards / "below", 2)
+    assert len(open_source(SourceConfig(str(shards)))) == 2
 
 
 def test_a_shard_that_ends_too_soon_is_used_as_far_as_it_goes(shards):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Protocol, get_args
@@ -88,18 +89,24 @@ def _guess(path: str) -> str:
     if suffix in (".tar", ".txt"):
         return {".tar": "shards", ".txt": "list"}[suffix]
     saved = any((folder / name).exists() for name in ("dataset_info.json", "dataset_dict.json"))
-    return "dataset" if saved or suffix in (".parquet", ".arrow") else "folder"
+    if saved or suffix in (".parquet", ".arrow"):
+        return "dataset"
+    return "shards" if any(folder.glob("*.tar")) and not any(_pictures(folder)) else "folder"
 
 
 def _in_folder(folder: Path, exclude: tuple[str, ...]) -> list[Path]:
     if not folder.is_dir():
         raise DataError(f"There is no folder {folder}; mend data.sources or put the pictures there.")
     found = {}
-    for path in find_pictures(folder, enter=lambda _: True, unreadable=lambda _: None):
+    for path in _pictures(folder):
         below = path.relative_to(folder).as_posix()
         if not any(fnmatch(below, pattern) for pattern in exclude):
             found[below] = path
     return [found[below] for below in sorted(found)]
+
+
+def _pictures(folder: Path) -> Iterator[Path]:
+    return find_pictures(folder, enter=lambda _: True, unreadable=lambda _: None)
 
 
 def _from_list(path: Path, limit: int) -> Files:
