@@ -8,6 +8,7 @@ from data_pictures import assert_same, encoded, fill, loader, take, write_tar
 from refusals import refused
 
 from training.data import DataError, SourceConfig
+from training.data.loader import state_of_rank
 
 datasets = pytest.importorskip("datasets")
 
@@ -82,6 +83,16 @@ def test_a_stream_beside_a_folder_goes_on_exactly(parquet, tmp_path):
     pairs = loader(*sources, batch=4)
     take(pairs, 3)
     assert_same(take(loader(*sources, batch=4, state=pairs.state()), 5), expected[3:])
+
+
+def test_a_stream_goes_on_with_another_batch_but_not_with_another_number_of_processes(parquet):
+    (expected,) = take(loader(streamed(parquet), batch=20), 1)
+    pairs = loader(streamed(parquet), batch=3)
+    take(pairs, 2)
+    (found,) = take(loader(streamed(parquet), batch=5, state=pairs.state()), 1)
+    assert found.names == expected.names[6:11]
+    with refused(DataError, "1 processes, not 2", "stream"):
+        state_of_rank([pairs.state()], 0, 2)
 
 
 def test_ranks_share_a_stream_out(parquet):

@@ -15,6 +15,7 @@ from refusals import refused
 
 from osediff_core.degrade import degrade_pair
 from training.data import DataError, SourceConfig
+from training.data.loader import samples_counted, state_of_rank
 from training.data.sampler import Sampler
 
 ROOT = Path(__file__).parents[2]
@@ -139,6 +140,29 @@ def test_going_on_in_mid_epoch_gives_the_very_next_batch(folder, workers):
 def test_far_ahead_is_reached_at_once(folder):
     pairs = loader(folder, folder, state={"batches": 5_000_000, "streams": {}})
     assert take(pairs, 1)[0].indices == [10_000_000, 10_000_001]
+
+
+@pytest.mark.parametrize(("batch", "world"), [(1, 1), (8, 1), (3, 2)])
+def test_another_batch_and_another_number_of_ranks_go_on_with_the_very_next_sample(folder, batch, world):
+    pairs = [loader(folder, batch=2, rank=rank, world=2) for rank in (0, 1)]
+    for one in pairs:
+        take(one, 3)
+    states = json.loads(json.dumps([one.state() for one in pairs]))
+    (expected,) = take(loader(folder, batch=24), 1)
+    numbers, names = [], []
+    for rank in range(world):
+        state = state_of_rank(states, rank, world)
+        (found,) = take(loader(folder, batch=batch, rank=rank, world=world, state=state), 1)
+        numbers, names = numbers + found.indices, names + found.names
+    assert numbers == list(range(12, 12 + batch * world))
+    assert names == expected.names[12 : 12 + batch * world]
+
+
+def test_a_state_that_counted_batches_goes_on_with_the_very_next_sample(folder):
+    old = {"batches": 3, "streams": {}, "lengths": [11]}
+    state = samples_counted(old, 4, 2)  # six batches of four
+    assert take(loader(folder, batch=1, state=state), 1)[0].indices == [24]
+    assert take(loader(folder, batch=4, state=old), 1)[0].indices == [12, 13, 14, 15]
 
 
 def test_another_number_of_pictures_is_said_when_a_run_goes_on(folder, tmp_path, caplog):

@@ -66,8 +66,9 @@ class _Ahead:
 class PairLoader:
     """Iterate it for batches without end; a second iteration goes on where the first one's last batch was received.
 
-    Micro-batch m of rank r holds the samples n = (m world + r) batch_size + i: together the ranks see what one process
-    with the larger batch sees (streams are shared out by `datasets` instead). state: of a run with the same settings.
+    A micro-batch takes the next world x batch_size samples, rank r the r-th batch_size of them: together the ranks see
+    what one process with the larger batch sees (streams are shared out by `datasets` instead). state: of a run with
+    the same sources and seed; the batch size may be another, and without streams the number of ranks, too.
     multiple: what the resolution must be divisible by. tagger: instead of the one that data.captions names.
     Raises DataError, here and on iteration.
     """
@@ -93,7 +94,7 @@ class PairLoader:
         lengths = [0 if source is None else len(source) for source in self.sources]
         self.sampler = Sampler(lengths, [source.weight for source in config.sources], seed)
         self.pairs = Pairs(config, self.sources, self.captions, seed)
-        self._state = state or self._stand(0, lengths)
+        self._state = samples_counted(state, batch_size, world) if state else self._stand(0, lengths)
         if self._state.get("lengths", lengths) != lengths or len(self._state["streams"]) != len(self.streams):
             log.warning("the sources hold other pictures than when the run was saved: it goes on with these")
         self._lengths = lengths
@@ -147,22 +148,23 @@ class PairLoader:
             if int(number) in self.streams:
                 self.streams[int(number)].load(found)
         rows = {number: stream.rows() for number, stream in self.streams.items()}
-        batch = self._state["batches"]
+        samples = self._state["samples"]
         while True:
-            first = (batch * self.world + self.rank) * self.batch_size
+            first = samples + self.rank * self.batch_size
             tickets, windows = [], []
             for n in range(first, first + self.batch_size):
                 source, index = self.sampler.place(n)
                 row, window = next(rows[source]) if source in rows else (None, [])
                 tickets.append(Ticket(n, source, index, row))
                 windows.append(window)
-            batch += 1
-            self._ahead.append(_Ahead(tickets, windows, self._stand(batch, self._lengths)))
+            samples += self.world * self.batch_size
+            self._ahead.append(_Ahead(tickets, windows, self._stand(samples, self._lengths)))
             yield tickets
 
-    def _stand(self, batch: int, lengths: list[int]) -> dict[str, Any]:
+    def _stand(self, samples: int, lengths: list[int]) -> dict[str, Any]:
+        """samples: of all ranks together, the number of the next one."""
         streams = {str(number): stream.state() for number, stream in self.streams.items()}
-        return {"batches": batch, "streams": streams, "lengths": lengths}
+        return {"samples": samples, "streams": streams, "lengths": lengths}
 
     def _check_sources(self) -> None:
         """Note what was left out already, and whether listed captions are of these pictures at all."""
@@ -211,6 +213,29 @@ class PairLoader:
             for place, text in zip(untagged, tags, strict=True):
                 made.prompts[place] = text
         return Batch(made.lq, made.hq, made.prompts, made.names, numbers)
+
+
+def samples_counted(state: dict[str, Any], batch_size: int, world: int) -> dict[str, Any]:
+    """A loader's state that counts samples. Older ones count batches, which were of `batch_size` on `world` ranks."""
+    if "samples" in state:
+        return state
+    rest = {name: value for name, value in state.items() if name != "batches"}
+    return {"samples": state["batches"] * world * batch_size, **rest}
+
+
+def state_of_rank(states: list[dict[str, Any]], rank: int, world: int) -> dict[str, Any]:
+    """Where rank `rank` of `world` goes on from the states of all ranks of a run.
+
+    Raises DataError where streams were shared out to another number of ranks.
+    """
+    if len(states) == world:
+        return states[rank]
+    if any(state["streams"] for state in states):
+        raise DataError(
+            f"The run had {len(states)} processes, not {world}, and a stream is shared out to a fixed number of them; "
+            f"resume it with {len(states)}, or leave out streaming."
+        )
+    return states[0]
 
 
 class _Tickets:

@@ -15,10 +15,12 @@ import json
 import re
 import secrets
 import shutil
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
@@ -34,10 +36,11 @@ _VERSION = 1
 
 @dataclass
 class Checkpoint:
-    """What a checkpoint holds. values: JSON-able, with "step" in it."""
+    """What a checkpoint holds. values: JSON-able, with "step" in it; settings: of its config.yaml, not checked."""
 
     tensors: dict[str, Tensor]
     values: dict[str, Any]
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 def save_checkpoint(
@@ -95,7 +98,16 @@ def load_checkpoint(path: Path) -> Checkpoint:
         ) from error
     if values.get("version") != _VERSION:
         raise TrainingError(f"{path} was written by another version of the trainer; resume it with that one.")
-    return Checkpoint(tensors, values)
+    return Checkpoint(tensors, values, saved_settings(path))
+
+
+def saved_settings(path: Path) -> dict[str, Any]:
+    """What the checkpoint's config.yaml says, as it stands there; nothing where it is missing or damaged."""
+    try:
+        settings = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return {}
+    return settings if isinstance(settings, dict) else {}
 
 
 def clear_leftovers(folder: Path) -> None:

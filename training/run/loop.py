@@ -18,6 +18,7 @@ from tqdm import tqdm
 from osediff_core.cli.entry import run_main
 
 from ..data import Batch, PairLoader
+from ..data.loader import samples_counted, state_of_rank
 from .checkpoints import Checkpoint, load_checkpoint
 from .config import RunConfig
 from .errors import NonFiniteLossError, TrainingError
@@ -200,15 +201,11 @@ class Loop(ABC):
             raise TrainingError(
                 f"{path} is of a run with another base, rank or regulariser; resume it with the config.yaml in it."
             ) from error
-        states = values["data"]
-        if len(states) != self.accelerator.num_processes:
-            raise TrainingError(
-                f"{path} is of a run with {len(states)} processes, not {self.accelerator.num_processes}; resume it "
-                "with as many, as they share out the data."
-            )
+        batch, states = checkpoint.settings.get("batch", self.config.batch), values["data"]
+        states = [samples_counted(state, batch, len(states)) for state in states]
         self.step, self.best = values["step"], values["best"]
         log.info("resumed from %s", path)
-        return states[self.accelerator.process_index]
+        return state_of_rank(states, self.accelerator.process_index, self.accelerator.num_processes)
 
     def _must_stop(self) -> bool:
         """Whether any rank was told to: all must leave the loop at the same step."""
