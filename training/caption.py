@@ -4,6 +4,9 @@
     python -m training.caption --out captions.jsonl --tagger ram_swin_large_14m.pth SOURCE...
     python -m training.caption --out captions.jsonl --tagger my.module:tag SOURCE... --embeddings FOLDER --base BASE
 
+The official training tags each crop instead (captions: tagger:ram_swin_large_14m.pth), so that a prompt names nothing
+that the crop has not.
+
 SOURCE is the path of a source, written as in the run's configuration: captions are found by these names. A line is
 {"name", "caption"}; a stopped run goes on where it was. --embeddings fills the prompt cache that the trainer reads.
 """

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from data_pictures import assert_same, config, encoded, fill, loader, stems, take
+from PIL import Image
 from refusals import refused
 
 from osediff_core.degrade import degrade_pair
@@ -36,8 +37,6 @@ def test_a_batch_is_pairs_of_crops_in_range(folder):
 def test_hq_is_a_crop_of_the_named_picture_and_lq_the_core_s_degradation(folder):
     (batch,) = take(loader(folder, flip=False, degradation="realesrgan"), 1)
     for n, name, lq, hq in zip(batch.indices, batch.names, batch.lq, batch.hq, strict=True):
-        from PIL import Image
-
         pixels = np.asarray(Image.open(name))
         crop = ((hq + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
         windows = np.lib.stride_tricks.sliding_window_view(pixels, (32, 32, 3)).reshape(-1, 32, 32, 3)
@@ -189,6 +188,25 @@ def test_flips_are_half_of_the_crops_or_none(folder, tmp_path):
     straight = brighter_right(flip=False)
     assert len(set(straight)) == 1
     assert 20 < sum(found != straight[0] for found in brighter_right()) < 60
+
+
+def test_a_whole_picture_is_squeezed_and_turned_every_way(tmp_path):
+    """As the official face loader: LANCZOS to the square; mirrored, upside down, transposed, each half the time."""
+    path = fill(tmp_path, 1, size=(80, 60)) / "000.png"
+    square = np.asarray(Image.open(path).resize((32, 32), Image.Resampling.LANCZOS))
+    ways = [way for turn in range(4) for way in (np.rot90(square, turn), np.rot90(square[:, ::-1], turn))]
+    seen = Counter()
+    for batch in take(loader(tmp_path, batch=16, picture="whole", rotate=True), 8):
+        for hq in batch.hq:
+            pixels = ((hq + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
+            (way,) = (number for number, expected in enumerate(ways) if np.array_equal(pixels, expected))
+            seen[way] += 1
+    assert len(seen) == 8 and min(seen.values()) >= 6
+
+    whole = take(loader(tmp_path, picture="whole", flip=False), 2)
+    for batch in whole:
+        pixels = ((batch.hq + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+        assert all(np.array_equal(found, square) for found in pixels)
 
 
 def test_broken_pictures_are_replaced_listed_and_cost_no_step(tmp_path, caplog):

@@ -163,3 +163,20 @@ def test_every_recipe_is_a_configuration():
         load_config(path)
     for path in (configs / "degradations").glob("*.yaml"):
         draw(str(path), (64, 64), 4.0)
+
+
+def test_the_recipes_are_the_official_ones():
+    from pathlib import Path
+
+    configs = Path(__file__).parents[2] / "training/configs"
+    sd21, face = (load_config(configs / f"osediff_{name}.yaml") for name in ("sd21", "face"))
+    assert face.loss.negative_prompt == (
+        "blurring, dirty, messy, worst quality, low quality, frames, watermark, signature, jpeg artifacts, deformed, "
+        "lowres, over-smooth"
+    )
+    assert (face.data.picture, face.data.rotate, face.data.degradation) == ("whole", True, "codeformer")
+    assert (sd21.data.picture, sd21.data.rotate, sd21.data.degradation) == ("crop", False, "realesrgan")
+    face.loss.negative_prompt = sd21.loss.negative_prompt
+    assert (face.loss, face.optim, face.model, face.batch) == (sd21.loss, sd21.optim, sd21.model, sd21.batch)
+    # the prompt is of what is trained on, never of the whole picture
+    assert face.data.captions == sd21.data.captions == "tagger:ram_swin_large_14m.pth"

@@ -41,9 +41,14 @@ class DataConfig:
     """All sources, and the pairs made of them."""
 
     sources: tuple[SourceConfig, ...]
-    resolution: int = 512  # px, side of the square crops
+    resolution: int = 512  # px, side of the squares that are trained on
+    # crop: a square from a random place; whole: all of it, made square by LANCZOS whatever its shape (aligned faces)
+    picture: Literal["crop", "whole"] = "crop"
     small: Literal["enlarge", "skip"] = "enlarge"  # what becomes of pictures with a shorter side
-    flip: bool = True  # half of the crops are mirrored
+    flip: bool = True  # half of the squares are mirrored
+    rotate: bool = (
+        False  # half are turned upside down, half lie on a side, so that all eight positions are as frequent
+    )
     degradation: str = "realesrgan"  # a preset of osediff_core.degrade, or a .yaml file
     degradation_official: bool = False  # with the quirks of the official code, whatever the preset says
     scale: float = 4.0

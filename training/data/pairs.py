@@ -134,11 +134,11 @@ class Pairs(torch.utils.data.Dataset):
     def _pair(
         self, ticket: Ticket, name: str, image: Image.Image, caption: Callable[[], str | None]
     ) -> Sample:
-        config, n = self.config, ticket.n
-        crop = random_crop(
-            image, config.resolution, generator(self.seed, Purpose.CROP, n), config.flip
-        ).transpose(2, 0, 1)
-        hq = torch.from_numpy(np.ascontiguousarray(crop)).float()[None] / 255
+        config, n, side = self.config, ticket.n, self.config.resolution
+        rng = generator(self.seed, Purpose.CROP, n)
+        square = whole(image, side) if config.picture == "whole" else random_crop(image, side, rng)
+        pixels = turned(square, rng, config.flip, config.rotate).transpose(2, 0, 1)
+        hq = torch.from_numpy(np.ascontiguousarray(pixels)).float()[None] / 255
         official = True if config.degradation_official else None
         preset = config.sources[ticket.source].degradation or config.degradation
         lq, hq, _ = degrade_pair(hq, preset, config.scale, self.seed, n, official)
@@ -147,16 +147,31 @@ class Pairs(torch.utils.data.Dataset):
         return Sample(lq[0] * 2 - 1, hq[0] * 2 - 1, prompt, name)
 
 
-def random_crop(image: Image.Image, side: int, rng: np.random.Generator, flip: bool) -> np.ndarray:
-    """uint8 (side, side, 3), mirrored half of the time; of a smaller picture the largest square, enlarged."""
+def random_crop(image: Image.Image, side: int, rng: np.random.Generator) -> np.ndarray:
+    """uint8 (side, side, 3) from a random place; of a smaller picture the largest square, enlarged."""
     taken = min(side, *image.size)
     left, top = (int(rng.integers(length - taken + 1)) for length in image.size)
-    mirrored = rng.random() < 0.5
     crop = image.crop((left, top, left + taken, top + taken))
     if taken < side:
         crop = crop.resize((side, side), Image.Resampling.BICUBIC)
-    pixels = np.asarray(crop)
-    return pixels[:, ::-1] if mirrored and flip else pixels
+    return np.asarray(crop)
+
+
+def whole(image: Image.Image, side: int) -> np.ndarray:
+    """All of it as uint8 (side, side, 3), by LANCZOS; its shape is not kept, as in the official face training."""
+    resized = image if image.size == (side, side) else image.resize((side, side), Image.Resampling.LANCZOS)
+    return np.asarray(resized)
+
+
+def turned(pixels: np.ndarray, rng: np.random.Generator, flip: bool, rotate: bool) -> np.ndarray:
+    """A square (side, side, 3) mirrored, turned upside down and transposed, each half of the time."""
+    if rng.random() < 0.5 and flip:
+        pixels = pixels[:, ::-1]
+    if rotate and rng.random() < 0.5:
+        pixels = pixels[::-1]
+    if rotate and rng.random() < 0.5:
+        pixels = pixels.transpose(1, 0, 2)
+    return pixels
 
 
 def _hopeless(skipped: list[tuple[str, str]]) -> DataError:
