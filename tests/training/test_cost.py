@@ -1,11 +1,23 @@
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from osediff_core.errors import OptionError
-from training.config import parse_config
-from training.cost import GIB, OFFICIAL, Recipe, comparison, cost, details, main, recipe_of, weights_memory
+from training.config import load_config, parse_config
+from training.cost import (
+    GIB,
+    OFFICIAL,
+    Recipe,
+    compared,
+    comparison,
+    cost,
+    details,
+    main,
+    recipe_of,
+    weights_memory,
+)
 from training.counting import count_step
 from training.meta_networks import build_on_meta
 
@@ -161,6 +173,16 @@ def test_configurations(plain):
     config.model.tune_vae = "both"
     with pytest.raises(OptionError, match="tune_vae=both"):
         recipe_of(config, "mine")
+
+
+def test_the_page_s_row_of_one_card_is_its_recipe():
+    recipe = compared()[-1]
+    root = Path(__file__).parents[2]
+    config = load_config(root / "training/configs/osediff_24gb.yaml")
+    assert (recipe.batch, recipe.accumulate) == (config.batch, config.optim.accumulate)
+    assert recipe.checkpointing == config.model.gradient_checkpointing
+    page = (root / "docs/training_cost.md").read_text()
+    assert f"| {recipe.name} | {recipe.batch} |" in page
 
 
 def test_command(capsys, caplog):
