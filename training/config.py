@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .data.config import DataConfig
-from .run.config import STRICT, AdamWConfig, PairsConfig, RunConfig, below_one
+from .run.config import STRICT, AdamWConfig, PairsConfig, RunConfig, below_one, below_zero, not_above_zero
 from .run.settings import as_yaml, parse_settings, read_settings
 
 __all__ = [
@@ -27,6 +27,8 @@ __all__ = [
     "parse_config",
 ]
 
+Distance = Literal["lpips-vgg", "lpips-alex", "efficientnet-lite0", "efficientnet-lite2", "none"]
+TRAINED_REGULARISERS = ("vsd", "vsd-pixel", "gan")  # the others have no weights of their own
 NEGATIVE_PROMPT = (
     "painting, oil painting, illustration, drawing, art, sketch, cartoon, CG Style, 3D render, unreal engine, "
     "blurring, dirty, messy, worst quality, low quality, frames, watermark, signature, jpeg artifacts, deformed, "
@@ -66,7 +68,7 @@ class LossConfig:
     perceptual: float = 2.0
     regulariser: float = 1.0
     diffusion: float = 1.0  # of the regulariser's own loss
-    perceptual_kind: str = "lpips-vgg"  # lpips-vgg, lpips-alex, efficientnet-lite0, none
+    perceptual_kind: Distance = "lpips-vgg"
     perceptual_weights: str | None = None  # file of the LPIPS backbone, where torch hub's cache has none
     allow_download: bool = False  # of that backbone
     guidance: float = 7.5  # classifier-free, of the teacher
@@ -75,6 +77,14 @@ class LossConfig:
     sample_posterior: bool = True  # as the official training; inference takes the mode
 
     __pydantic_config__ = STRICT
+
+    def faults(self) -> Iterator[str]:
+        """What cannot work, each as a clause."""
+        names = ("l2", "perceptual", "regulariser", "diffusion", "guidance")
+        yield from below_zero({f"loss.{name}": getattr(self, name) for name in names})
+        low, high = self.timesteps
+        if not 0 <= low <= high <= 999:
+            yield f"loss.timesteps {low} to {high} must rise and lie within 0 to 999"
 
 
 @dataclass
@@ -87,12 +97,19 @@ class OptimConfig(AdamWConfig):
 
     __pydantic_config__ = STRICT
 
+    def faults(self) -> Iterator[str]:
+        """What cannot work, or has no effect, each as a clause."""
+        yield from super().faults()
+        yield from below_one({"optim.regulariser_steps": self.regulariser_steps})
+        yield from not_above_zero({"optim.regulariser_learning_rate": self.regulariser_learning_rate})
+        yield from below_zero({"optim.conv_in_factor": self.conv_in_factor})
+
 
 @dataclass
 class ValidationConfig(PairsConfig):
     """Fixed pairs, restored every so often."""
 
-    distance: str = "efficientnet-lite2"  # reported, never trained on
+    distance: Distance = "efficientnet-lite2"  # reported, never trained on
     prompt: str = ""
 
     __pydantic_config__ = STRICT
@@ -112,24 +129,25 @@ class TrainConfig(RunConfig):
     __pydantic_config__ = STRICT
 
     def faults(self) -> Iterator[str]:
-        """What cannot work, each as a clause."""
+        """What cannot work, or has no effect, each as a clause."""
         yield from super().faults()
-        yield from self.optim.faults()
-        positive = {
-            "validation.every": self.validation.every,
-            "model.rank_unet": self.model.rank_unet,
-            "model.rank_vae": self.model.rank_vae,
-            "model.rank_regulariser": self.model.rank_regulariser,
-            "optim.regulariser_steps": self.optim.regulariser_steps,
-        }
-        yield from below_one(positive)
+        for section in (self.optim, self.loss, self.validation):
+            yield from section.faults()
+        model, loss = self.model, self.loss
+        ranks = ("rank_unet", "rank_vae", "rank_regulariser")
+        yield from below_one({f"model.{name}": getattr(model, name) for name in ranks})
+        untrained = model.regulariser not in TRAINED_REGULARISERS
+        if untrained and (model.official or self.optim.regulariser_steps > 1):
+            name = "model.official" if model.official else "optim.regulariser_steps"
+            yield f"{name} has no effect with model.regulariser {model.regulariser}, which trains nothing of its own"
+        of_perceptual = loss.perceptual if loss.perceptual_kind != "none" else 0
+        of_regulariser = loss.regulariser if model.regulariser != "none" else 0
+        if loss.l2 == of_perceptual == of_regulariser == 0:
+            yield "loss.l2, loss.perceptual and loss.regulariser are all 0 or off, so there is nothing to learn"
         if self.model.base_dtype != "fp32" and self.precision == "fp32":
             yield (
                 f"model.base_dtype {self.model.base_dtype} needs precision bf16 or fp16, as fp32 layers stand between"
             )
-        low, high = self.loss.timesteps
-        if not 0 <= low <= high <= 999:
-            yield f"loss.timesteps {low} to {high} must rise and lie within 0 to 999"
 
 
 def load_config(path: str | Path, overrides: list[str] | None = None) -> TrainConfig:

@@ -23,12 +23,10 @@ from .adapters import (
     copy_into_peft,
     weights_from_peft,
 )
-from .config import ModelConfig
+from .config import TRAINED_REGULARISERS, ModelConfig
 from .discriminator import Discriminator
 from .roles import GENERATOR, REGULARISER, TEACHER, OwnConv, RoleSwitch, checkpoint_gradients, fp32_norms
 from .run.errors import TrainingError
-
-TRAINED_REGULARISERS = ("vsd", "vsd-pixel", "gan")  # the others have no weights of their own
 
 
 @dataclass

@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 from safetensors import safe_open
@@ -71,15 +72,65 @@ def assert_one_sentence(message, *words):
     ({"model": {"start_from": "/nowhere/osediff.pkl"}}, 1, ["/nowhere/osediff.pkl"]),
     ({"model": {"timestep": 1000}}, 2, ["1000", "999"]),
     ({"steps": 0}, 2, ["steps is 0"]),
+    ({"seed": -1}, 2, ["seed is -1", "2^63"]),
+    ({"seed": 2**64}, 2, ["seed is", "2^63"]),
+    ({"device": "banana"}, 2, ["device is 'banana'", "auto, cpu, cuda, mps or xpu"]),
+    ({"device": "cuda:x"}, 2, ["device is 'cuda:x'"]),
+    ({"device": "cuda:1"}, 2, ["device=cuda", "CUDA_VISIBLE_DEVICES=1"]),
+    ({"data": {"scale": float("inf")}}, 2, ["data.scale", "finite"]),
+    ({"optim": {"learning_rate": -1e-4}}, 2, ["optim.learning_rate is -0.0001", "above 0"]),
+    ({"optim": {"learning_rate": 0}}, 2, ["optim.learning_rate is 0", "above 0"]),
+    ({"optim": {"learning_rate": float("nan")}}, 2, ["optim.learning_rate is nan", "finite"]),
+    ({"optim": {"regulariser_learning_rate": -1}}, 2, ["optim.regulariser_learning_rate", "above 0"]),
+    ({"optim": {"conv_in_factor": -1}}, 2, ["optim.conv_in_factor", "0 or more"]),
+    ({"optim": {"betas": [0.9, 2]}}, 2, ["optim.betas", "below 1"]),
+    ({"optim": {"betas": [-0.1, 0.9]}}, 2, ["optim.betas", "at least 0"]),
+    ({"optim": {"eps": 0}}, 2, ["optim.eps", "above 0"]),
+    ({"optim": {"clip": 0}}, 2, ["optim.clip", "above 0"]),
+    ({"optim": {"weight_decay": -1}}, 2, ["optim.weight_decay", "0 or more"]),
+    ({"optim": {"warmup": 10}}, 2, ["optim.warmup", "constant_with_warmup"]),
+    ({"optim": {"warmup": -1, "schedule": "cosine"}}, 2, ["optim.warmup", "0 or more"]),
+    ({"optim": {"milestones": [-5, 3], "schedule": "multistep"}}, 2, ["optim.milestones", "from 1"]),
+    ({"optim": {"gamma": -0.5, "milestones": [1], "schedule": "multistep"}}, 2, ["optim.gamma", "above 0"]),
+    ({"optim": {"regulariser_steps": 2}, "model": {"regulariser": "csd"}}, 2, ["regulariser_steps has no effect"]),
+    ({"model": {"regulariser": "sds", "official": "mid"}}, 2, ["model.official has no effect", "sds"]),
+    ({"loss": {"l2": -1.0}}, 2, ["loss.l2 is -1.0", "0 or more"]),
+    ({"loss": {"guidance": float("nan")}}, 2, ["loss.guidance is nan", "finite"]),
+    ({"loss": {"guidance": -7.5}}, 2, ["loss.guidance", "0 or more"]),
+    ({"loss": {"l2": 0, "perceptual": 0, "regulariser": 0}}, 2, ["nothing to learn"]),
+    ({"validation": {"distance": "taste"}}, 2, ["validation.distance", "taste"]),
+    ({"validation": {"limit": 0}}, 2, ["validation.limit is 0"]),
     ({"model": {"base_dtype": "bf16"}}, 2, ["base_dtype", "precision"]),
     ({"resume": "/nowhere/step_00000001"}, 1, ["/nowhere/step_00000001", "no whole checkpoint"]),
     ({"validation": {"path": "/nowhere"}}, 1, ["/nowhere"]),
-    ({"loss": {"perceptual": 1.0, "perceptual_kind": "taste"}}, 2, ["taste"]),
+    ({"loss": {"perceptual_kind": "taste"}}, 2, ["loss.perceptual_kind", "taste"]),
 ])  # fmt: skip
 def test_a_wrong_setting_stops_the_run_before_it_starts(changes, code, words, start, tmp_path):
     found, message = start(**changes)
     assert found == code, message
     assert_one_sentence(message, *words)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="asks for a device that is not there")
+def test_a_device_that_is_not_there(start, tmp_path):
+    code, message = start(device="cuda")
+    assert code == 2
+    assert_one_sentence(message, "device is cuda", "give cpu")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("told", [
+    # what `accelerate launch --cpu --num_processes 2` says to the one process that it starts
+    {"ACCELERATE_USE_CPU": "True", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"},
+    {"SLURM_STEP_NUM_TASKS": "4"},
+])  # fmt: skip
+def test_a_process_that_is_alone_though_more_were_asked_for(told, start, tmp_path, monkeypatch):
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    code, message = start()
+    assert code == 1
+    assert_one_sentence(message, "this one is alone", "torchrun --nproc_per_node")
     assert not (tmp_path / "run").exists()
 
 
@@ -117,7 +168,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(start, tmp_path, monkeypatch):
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_batch(start, tmp_path):
-    code, message = start(loss={"perceptual": 0.0, "l2": float("nan")})
+    code, message = start(loss={"perceptual": 0.0, "l2": 1e38})
     assert code == 1
     assert_one_sentence(message, "Step 1", "not finite", "one.png")
     (saved,) = (tmp_path / "run/failed").iterdir()

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ..data.config import DataConfig
-from ..run.config import STRICT, AdamWConfig, PairsConfig, RunConfig, below_one
+from ..run.config import STRICT, AdamWConfig, PairsConfig, RunConfig, below_one, below_zero
 
 __all__ = ["DapeConfig", "DapeLossConfig", "DapeModelConfig", "DapeValidationConfig", "DataConfig"]
 
@@ -84,7 +84,9 @@ class DapeConfig(RunConfig):
         """What cannot work, each as a clause."""
         yield from super().faults()
         yield from self.optim.faults()
-        yield from below_one({"validation.every": self.validation.every, "model.rank": self.model.rank})
+        yield from self.validation.faults()
+        yield from below_one({"model.rank": self.model.rank})
+        yield from below_zero({"loss.features": self.loss.features, "loss.logits": self.loss.logits})
         if self.model.dtype != "fp32" and self.precision == "fp32":
             yield f"model.dtype {self.model.dtype} needs precision bf16 or fp16, as LoRA is fp32"
         if self.loss.features == self.loss.logits == 0:

@@ -33,7 +33,7 @@ class SourceConfig:
     window: int = 1024  # pictures that are shuffled together, and held in memory, encoded
     allow_download: bool = False
 
-    __pydantic_config__ = ConfigDict(extra="forbid")
+    __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 @dataclass(frozen=True)
@@ -59,4 +59,4 @@ class DataConfig:
     workers: int = 2  # processes; 0: in the trainer's own
     prefetch: int = 2  # batches that each worker prepares ahead
 
-    __pydantic_config__ = ConfigDict(extra="forbid")
+    __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)

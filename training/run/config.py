@@ -10,7 +10,8 @@ from pydantic import ConfigDict
 
 from ..data.config import DataConfig
 
-STRICT = ConfigDict(extra="forbid")
+STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
+DEVICES = ("auto", "cpu", "cuda", "mps", "xpu")
 
 
 @dataclass
@@ -33,12 +34,22 @@ class AdamWConfig:
     __pydantic_config__ = STRICT
 
     def faults(self) -> Iterator[str]:
-        """What cannot work, each as a clause."""
+        """What cannot work, or has no effect, each as a clause."""
         yield from below_one({"optim.accumulate": self.accumulate})
+        above = {"learning_rate": self.learning_rate, "eps": self.eps, "gamma": self.gamma, "clip": self.clip}
+        yield from not_above_zero({f"optim.{name}": value for name, value in above.items()})
+        yield from below_zero({"optim.weight_decay": self.weight_decay, "optim.warmup": self.warmup})
+        if not all(0 <= beta < 1 for beta in self.betas):
+            yield f"optim.betas are {list(self.betas)}, but must be at least 0 and below 1"
+        if self.warmup and self.schedule == "constant":
+            yield (
+                f"optim.warmup is {self.warmup}, but optim.schedule constant has none; use constant_with_warmup, or "
+                "leave warmup out"
+            )
         if not 0 <= self.ema < 1:
             yield f"optim.ema is {self.ema}, but must be at least 0 and below 1"
-        if list(self.milestones) != sorted(set(self.milestones)):
-            yield f"optim.milestones {list(self.milestones)} must rise"
+        if list(self.milestones) != sorted({step for step in self.milestones if step > 0}):
+            yield f"optim.milestones {list(self.milestones)} must be steps from 1 on, and rise"
         if bool(self.milestones) != (self.schedule == "multistep"):
             yield "optim.milestones go with optim.schedule multistep, and it with them"
 
@@ -54,6 +65,11 @@ class PairsConfig:
     preset: str = "light"  # how pictures without an LR/ partner are degraded, always in the same way
 
     __pydantic_config__ = STRICT
+
+    def faults(self) -> Iterator[str]:
+        """What cannot work, each as a clause."""
+        names = ("every", "limit", "size")
+        yield from below_one({f"validation.{name}": getattr(self, name) for name in names})
 
 
 @dataclass
@@ -71,7 +87,7 @@ class RunConfig:
     keep: int = 3  # checkpoints, beside the best one
     log_every: int = 10  # steps
     loggers: tuple[Literal["tensorboard", "wandb"], ...] = ("tensorboard",)
-    device: str = "auto"
+    device: str = "auto"  # auto, cpu, cuda, mps, xpu; with several cards each process takes its own
 
     __pydantic_config__ = STRICT
 
@@ -79,6 +95,30 @@ class RunConfig:
         """What cannot work, each as a clause."""
         names = ("steps", "batch", "save_every", "keep", "log_every")
         yield from below_one({name: getattr(self, name) for name in names})
+        if not 0 <= self.seed < 2**63:
+            yield f"seed is {self.seed}, but must be at least 0 and below 2^63"
+        kind, colon, index = self.device.partition(":")
+        if kind not in DEVICES or (colon and not index.isdecimal()):
+            yield f"device is {self.device!r}; use {', '.join(DEVICES[:-1])} or {DEVICES[-1]}"
+        elif colon:
+            yield (
+                f"device is {self.device}, but processes take the cards in turn; use device={kind} and choose the card "
+                f"before the command, as in CUDA_VISIBLE_DEVICES={index}"
+            )
+
+
+def not_above_zero(values: Mapping[str, float | None]) -> Iterator[str]:
+    """Settings that must be above 0 and are not, each as a clause; None is well."""
+    for name, value in values.items():
+        if value is not None and value <= 0:
+            yield f"{name} is {value}, but must be above 0"
+
+
+def below_zero(values: Mapping[str, float]) -> Iterator[str]:
+    """Settings that must be 0 or more and are not, each as a clause."""
+    for name, value in values.items():
+        if value < 0:
+            yield f"{name} is {value}, but must be 0 or more"
 
 
 def below_one(values: Mapping[str, int]) -> Iterator[str]:

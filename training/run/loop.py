@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import DistributedType, gather_object
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -23,6 +22,7 @@ from .checkpoints import Checkpoint, load_checkpoint
 from .config import RunConfig
 from .errors import NonFiniteLossError, TrainingError
 from .folder import RunFolder
+from .launch import start_accelerator
 from .logs import RunLog
 from .signals import StopSignals
 from .updater import Updater
@@ -42,13 +42,10 @@ class Loop(ABC):
     updaters: dict[str, Updater]
 
     def __init__(self, config: RunConfig, not_wrapped: str) -> None:
-        """not_wrapped: what to say of a launch with FSDP or DeepSpeed. Raises TrainingError; nothing is written."""
+        """not_wrapped: what to say of a launch with FSDP or DeepSpeed. Raises OSEDiffError; nothing is written."""
         self.config = config
-        # Precision and loss scale are ours, one scale for each optimiser: accelerate would share one.
-        self.accelerator = Accelerator(mixed_precision="no", cpu=config.device == "cpu")
+        self.accelerator = start_accelerator(config.device, not_wrapped)
         self.device, self.main = self.accelerator.device, self.accelerator.is_main_process
-        if self.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
-            raise TrainingError(not_wrapped)
         self.folder = RunFolder(config)
         self.step, self.best = 0, {"step": None, "value": float("inf")}
         self.signals, self.validates_everywhere = StopSignals(), False
