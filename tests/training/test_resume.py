@@ -1,6 +1,7 @@
 """Going on with a run after something was changed: another batch, other settings, an earlier checkpoint."""
 
 import json
+import shutil
 
 import pytest
 from run_settings import soft_pictures, write_settings
@@ -72,3 +73,39 @@ def test_a_checkpoint_of_two_processes_that_counted_batches_goes_on_in_one(train
     path.write_text(json.dumps(state | {"data": [old, old]}))
     assert train(steps=3, batch=1, resume="latest")[0] == 0
     assert samples(checkpoint(3)) == 2 * 2 * 2 + 1
+
+
+# ---- the best step ----
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """Validation finds these values of the distance, one after the other."""
+    values = []
+    found = lambda self: {"distance": values.pop(0)}  # noqa: E731
+    monkeypatch.setattr("training.train.Trainer.validate", found)
+    return values
+
+
+def steps_kept(folder):
+    return sorted(int(path.name.removeprefix("step_")) for path in (folder / "checkpoints").iterdir())
+
+
+@pytest.mark.parametrize(("values", "best"), [([0.9, 0.5, 0.7, 0.6, 0.8], 1), ([0.5, 0.6, 0.7, 0.8, 0.9], 0)])
+def test_the_best_step_is_kept_also_where_no_checkpoint_was_due(values, best, train, figures, tmp_path):
+    figures += values
+    options = {"save_every": 4, "keep": 1, "validation": {"every": 1}}
+    assert train(steps=4, **options)[0] == 0
+    assert steps_kept(tmp_path / "run") == [best, 4]
+    figures += [0.8, 0.4, 0.7]
+    assert train(steps=7, resume="latest", **options)[0] == 0
+    assert steps_kept(tmp_path / "run") == [6, 7]
+
+
+def test_a_best_step_that_is_no_longer_there_is_sought_anew(train, figures, checkpoint, tmp_path):
+    figures += [0.9, 0.5, 0.7]
+    assert train(validation={"every": 1})[0] == 0
+    shutil.rmtree(checkpoint(1))
+    figures += [0.8, 0.85, 0.9]
+    assert train(steps=5, keep=1, validation={"every": 1}, resume="latest")[0] == 0
+    assert steps_kept(tmp_path / "run") == [3, 5]

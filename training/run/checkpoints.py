@@ -83,7 +83,7 @@ def save_checkpoint(
 
 def latest_checkpoint(folder: Path) -> Path | None:
     """The one with the highest step, or None."""
-    found = _all(folder)
+    found = all_checkpoints(folder)
     return found[max(found)] if found else None
 
 
@@ -116,13 +116,14 @@ def clear_leftovers(folder: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _all(folder: Path) -> dict[int, Path]:
+def all_checkpoints(folder: Path) -> dict[int, Path]:
+    """step -> folder of every whole one."""
     matches = ((_NAME.fullmatch(path.name), path) for path in folder.glob("step_*"))
     return {int(match[1]): path for match, path in matches if match and (path / "state.json").exists()}
 
 
 def _rotate(folder: Path, keep: int, best: int | None) -> None:
-    found = _all(folder)
+    found = all_checkpoints(folder)
     for step in sorted(found)[:-keep]:
         if step != best:
             _remove(found[step])

@@ -11,7 +11,7 @@ from torch import Tensor
 from osediff_core.atomic import write_bytes_atomically
 from osediff_core.errors import explained
 
-from .checkpoints import Checkpoint, clear_leftovers, latest_checkpoint, save_checkpoint
+from .checkpoints import Checkpoint, all_checkpoints, clear_leftovers, latest_checkpoint, save_checkpoint
 from .config import RunConfig
 from .errors import TrainingError
 from .logs import RunLog
@@ -53,6 +53,10 @@ class RunFolder:
     def save(self, checkpoint: Checkpoint, weights: bytes, best: int | None) -> None:
         """Write a checkpoint and drop old ones. Raises TrainingError; older checkpoints stay."""
         save_checkpoint(self.checkpoints, checkpoint, weights, as_yaml(self.config), self.config.keep, best)
+
+    def keeps(self, step: int | None) -> bool:
+        """Whether the checkpoint of that step is there."""
+        return step is not None and step in all_checkpoints(self.checkpoints)
 
     def sheet(self, step: int) -> Path:
         """Where the validation sheet of `step` goes."""

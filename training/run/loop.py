@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -99,8 +99,8 @@ class Loop(ABC):
         batches = iter(self.loader)
         bar = tqdm(total=config.steps, initial=self.step, disable=None if self.main else True, unit="step")
         running: dict[str, list[Tensor]] = {}
-        if self.step == 0:
-            self._validate()
+        if self.step == 0 and self._validate():
+            self.save()
         with self.signals:
             while self.step < config.steps and not self._must_stop():
                 values = self.update(batches)
@@ -111,9 +111,10 @@ class Loop(ABC):
                 last = self.step == config.steps
                 if self.step % config.log_every == 0 or last:
                     bar.set_postfix(self._log(running))
+                due = self.step % config.save_every == 0 or last
                 if self.step % config.validation.every == 0 or last:
-                    self._validate()
-                if self.step % config.save_every == 0 or last:
+                    due |= self._validate()
+                if due:
                     self.save()
         bar.close()
         if self.step < config.steps:
@@ -147,13 +148,16 @@ class Loop(ABC):
 
     # ---- validation, logs, files ----
 
-    def _validate(self) -> None:
+    def _validate(self) -> bool:
+        """Whether this step is the best one so far and must be kept; all ranks agree."""
         found = self.validate() if self.main or self.validates_everywhere else None
         if found is not None and self.main:
             self.log.log(self.step, found, kind="validation")
-            if found[self.watched] < self.best["value"]:
-                self.best = {"step": self.step, "value": found[self.watched]}
-        self.accelerator.wait_for_everyone()
+        (value,) = broadcast_object_list([found[self.watched] if found is not None else None])
+        better = value is not None and value < self.best["value"]
+        if better:
+            self.best = {"step": self.step, "value": value}
+        return better
 
     def _log(self, running: dict[str, list[Tensor]]) -> dict[str, str]:
         """Means since the last time, over all ranks."""
@@ -173,12 +177,14 @@ class Loop(ABC):
     def save(self) -> None:
         """Write a checkpoint."""
         states = gather_object([self.loader.state()])
+        # on every rank, as reading a split network changes what it gathers next
+        weights = self.weights()
         if self.main:
             tensors, values = {}, {"step": self.step, "best": self.best, "data": states}
             for name, updater in self.updaters.items():
                 found, values[name] = updater.state()
                 tensors |= {f"{name}/{key}": tensor for key, tensor in found.items()}
-            self.folder.save(Checkpoint(tensors, values), self.weights(), self.best["step"])
+            self.folder.save(Checkpoint(tensors, values), weights, self.best["step"])
         self.accelerator.wait_for_everyone()
 
     def _load(self, path: Path) -> dict[str, Any]:
@@ -200,7 +206,9 @@ class Loop(ABC):
             ) from error
         batch, states = checkpoint.settings.get("batch", self.config.batch), values["data"]
         states = [samples_counted(state, batch, len(states)) for state in states]
-        self.step, self.best = values["step"], values["best"]
+        self.step = values["step"]
+        if self.folder.keeps(values["best"]["step"]):
+            self.best = values["best"]
         log.info("resumed from %s", path)
         return state_of_rank(states, self.accelerator.process_index, self.accelerator.num_processes)
 
