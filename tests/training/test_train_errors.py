@@ -90,7 +90,7 @@ def assert_one_sentence(message, *words):
     ({"optim": {"weight_decay": -1}}, 2, ["optim.weight_decay", "0 or more"]),
     ({"optim": {"warmup": 10}}, 2, ["optim.warmup", "constant_with_warmup"]),
     ({"optim": {"warmup": -1, "schedule": "cosine"}}, 2, ["optim.warmup", "0 or more"]),
-    ({"optim": {"milestones": [-5, 3], "schedule": "multistep"}}, 2, ["optim.milestones", "from 1"]),
+    ({"optim": {"milestones": [-5, 3], "schedule": "multistep"}}, 2, ["optim.milestones", "from step 1"]),
     ({"optim": {"gamma": -0.5, "milestones": [1], "schedule": "multistep"}}, 2, ["optim.gamma", "above 0"]),
     ({"optim": {"regulariser_steps": 2}, "model": {"regulariser": "csd"}}, 2, ["regulariser_steps has no effect"]),
     ({"model": {"regulariser": "sds", "official": "mid"}}, 2, ["model.official has no effect", "sds"]),

@@ -49,7 +49,7 @@ class AdamWConfig:
         if not 0 <= self.ema < 1:
             yield f"optim.ema is {self.ema}, but must be at least 0 and below 1"
         if list(self.milestones) != sorted({step for step in self.milestones if step > 0}):
-            yield f"optim.milestones {list(self.milestones)} must be steps from 1 on, and rise"
+            yield f"optim.milestones {list(self.milestones)} must rise, from step 1 on"
         if bool(self.milestones) != (self.schedule == "multistep"):
             yield "optim.milestones go with optim.schedule multistep, and it with them"
 
