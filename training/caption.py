@@ -2,13 +2,15 @@
 
     python -m training.caption --out captions.jsonl --tagger appearance SOURCE...
     python -m training.caption --out captions.jsonl --tagger ram_swin_large_14m.pth SOURCE...
-    python -m training.caption --out captions.jsonl --tagger my.module:tag SOURCE... --embeddings FOLDER --base BASE
+    python -m training.caption --out captions.jsonl --tagger my.module:tag SOURCE... \\
+        --embeddings FOLDER --base BASE --base-dtype bf16 --precision bf16
 
 The official training tags each crop instead (captions: tagger:ram_swin_large_14m.pth), so that a prompt names nothing
 that the crop has not.
 
 SOURCE is the path of a source, written as in the run's configuration: captions are found by these names. A line is
-{"name", "caption"}; a stopped run goes on where it was. --embeddings fills the prompt cache that the trainer reads.
+{"name", "caption"}; a stopped run goes on where it was. --embeddings fills the prompt cache that the trainer reads if
+its base, base_dtype and precision are the same: 77 x 1024 numbers a prompt of SD 2.1, 0.16 MB in half precision.
 """
 
 from __future__ import annotations
@@ -27,12 +29,13 @@ from tqdm import tqdm
 
 from osediff_core.cli.entry import run_main
 from osediff_core.errors import first_line
+from osediff_core.runtime.device import DTYPES
 
 from .data.captions import Tagger, find_tagger, read_captions
 from .data.config import SourceConfig
 from .data.errors import DataError
 from .data.pictures import BrokenPicture, decode, to_tensor
-from .data.prompts import PromptCache
+from .data.prompts import PromptCache, identity_of, kept_dtype
 from .data.sources import Source, open_source
 
 log = logging.getLogger("training.caption")
@@ -53,7 +56,14 @@ def _run(options: argparse.Namespace) -> None:
     if skipped:
         log.info("%d pictures have none, as they cannot be read (see above)", len(skipped))
     if options.embeddings:
-        embed(options.out, options.embeddings, options.base, options.device)
+        embed(
+            options.out,
+            options.embeddings,
+            options.base,
+            options.device,
+            base_dtype=options.base_dtype,
+            precision=options.precision,
+        )
 
 
 def caption(sources: Sequence[Source], tagger: Tagger, out: Path) -> dict[str, str]:
@@ -102,21 +112,28 @@ def mend(path: Path) -> None:
             os.fsync(file.fileno())
 
 
-def embed(captions: Path, folder: Path, base: str, device: str = "cpu") -> None:
+def embed(
+    captions: Path,
+    folder: Path,
+    base: str,
+    device: str = "cpu",
+    *,
+    base_dtype: str = "fp32",
+    precision: str = "fp32",
+) -> None:
     """Fill the prompt cache `folder` with the embeddings of all captions, and of the empty prompt.
 
-    Raises BaseModelError for a base that cannot be used.
+    base_dtype, precision: of the run that will read them. Raises BaseModelError for a base that cannot be used,
+    DataError where the disk has no room.
     """
     from osediff_core.backends.load_base import load_base
 
-    text = load_base(base, "fp32", torch.device(device)).text
-    cache = PromptCache(text, folder, keep=1, identity=base)
-    prompts = ["", *dict.fromkeys(read_captions(captions).values())]
-    for prompt in tqdm(prompts, disable=None, unit="prompt"):
-        path = cache.path(prompt)
-        if path is not None and not path.exists():
-            cache([prompt])
-    log.info("%d prompts in %s", len(set(prompts)), folder)
+    text = load_base(base, base_dtype, torch.device(device)).text
+    cache = PromptCache(text, folder, keep=1, dtype=kept_dtype(precision), identity=identity_of(text))
+    prompts = {"", *read_captions(captions).values()}
+    for prompt in tqdm(cache.foresee(sorted(prompts)), disable=None, unit="prompt"):
+        cache([prompt])
+    log.info("%d prompts in %s", len(prompts), folder)
 
 
 def _to_do(sources: Sequence[Source], done: set[str], skipped: dict[str, str]) -> Iterator[tuple[str, bytes]]:
@@ -151,6 +168,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--limit", type=int, default=0, help="only the first pictures of each source; 0: all")
     parser.add_argument("--embeddings", type=Path, help="folder of the prompt cache to fill")
     parser.add_argument("--base", help="with --embeddings: the base model, written as in the configuration")
+    for name in ("--base-dtype", "--precision"):
+        parser.add_argument(
+            name, choices=list(DTYPES), default="fp32", help="with --embeddings: as the run has it"
+        )
     parser.add_argument("--device", default="cpu", help="of the text encoder and --embeddings")
     return parser
 

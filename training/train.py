@@ -28,7 +28,7 @@ from osediff_core.weights.one_step_weights import OneStepWeights
 
 from .config import TrainConfig, load_config
 from .data import Batch
-from .data.prompts import PromptCache
+from .data.prompts import PromptCache, identity_of, kept_dtype
 from .draws import generator_draws, regulariser_draws
 from .networks import build_networks
 from .perceptual import perceptual_loss
@@ -70,11 +70,14 @@ class Trainer(Loop):
         self.prompts = PromptCache(
             self.networks.generator.encode_prompt,
             Path(config.prompt_cache) if config.prompt_cache else None,
-            identity=config.model.base,
+            dtype=kept_dtype(config.precision),
+            identity=identity_of(self.networks.base.text) if config.prompt_cache else "",
         )
         self.negative_embeds = self.prompts([loss.negative_prompt]).to(self.device)
         self.validation = self._validation()
         self.restore(multiple=self.networks.base.vae.downscale)
+        if self.main:
+            self.prompts.foresee(self.loader.captions.listed)
 
     def _make_updaters(self) -> None:
         config, optim = self.config, self.config.optim

@@ -16,7 +16,7 @@ from data_pictures import encoded, fill, loader, stems, take, write_tar
 from training.caption import caption, main
 from training.data import DataError, SourceConfig
 from training.data.captions import find_tagger, read_captions
-from training.data.prompts import PromptCache
+from training.data.prompts import PromptCache, identity_of
 from training.data.sources import open_source
 
 ROOT = Path(__file__).parents[2]
@@ -147,20 +147,28 @@ def test_ram_captions_good_pictures_without_dape(folder, tmp_path):
         find_tagger(str(tmp_path / "other.pth"))
 
 
-def test_embeddings_are_those_the_trainer_looks_for(folder, tmp_path):
+@pytest.mark.parametrize(("options", "dtype"), [
+    ([], torch.float32), (["--base-dtype", "bf16", "--precision", "bf16"], torch.bfloat16)
+])  # fmt: skip
+def test_embeddings_are_those_the_trainer_looks_for(options, dtype, folder, tmp_path, caplog):
+    caplog.set_level("INFO", "training")
     out, cache = tmp_path / "captions.jsonl", tmp_path / "cache"
     arguments = ["--out", str(out), "--tagger", "appearance", str(folder)]
-    assert main([*arguments, "--embeddings", str(cache), "--base", "tiny"]) == 0
+    assert main([*arguments, "--embeddings", str(cache), "--base", "tiny", *options]) == 0
 
     def unused(prompts):
         raise AssertionError(f"{prompts} were not in the cache")
 
-    prompts = ["", *read_captions(out).values()]
-    found = PromptCache(unused, cache, identity="tiny")(prompts)
     from osediff_core.backends.load_base import load_base
 
-    text = load_base("tiny", "fp32", torch.device("cpu")).text
-    assert torch.allclose(found[:2], text(prompts[:2]), atol=1e-5)
+    prompts = ["", *read_captions(out).values()]
+    count = len(set(prompts))
+    text = load_base("tiny", dtype, torch.device("cpu")).text
+    kept = None if dtype == torch.float32 else dtype
+    found = PromptCache(unused, cache, dtype=kept, identity=identity_of(text))(prompts)
+    assert found.dtype == dtype and torch.allclose(found[:2], text(prompts[:2]), atol=1e-5)
+    assert len(list(cache.glob("*/*.safetensors"))) == count
+    assert f"{count} new prompts of" in caplog.text and "GB in" in caplog.text
     assert stems(take(loader(folder), 1))
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from training.data import DataError
-from training.data.prompts import PromptCache
+from training.data.prompts import PromptCache, identity_of, kept_dtype
 
 
 class Encoder:
@@ -66,3 +66,54 @@ def test_a_folder_that_cannot_be_made_is_said(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match="cannot be made"):
         PromptCache(Encoder(), tmp_path / "file" / "cache")
+
+
+def test_a_base_is_known_by_what_it_holds_and_not_by_its_name(mini_base, tmp_path):
+    import shutil
+
+    from osediff_core.backends.load_base import load_base
+
+    shutil.copytree(mini_base, tmp_path / "renamed")
+    text = load_base(mini_base, "fp32", "cpu").text
+    assert identity_of(load_base(tmp_path / "renamed", "fp32", "cpu").text) == identity_of(text)
+    assert identity_of(load_base(mini_base, "bf16", "cpu").text) != identity_of(text)
+    before = identity_of(text)
+    with torch.no_grad():
+        next(text.module.parameters()).view(-1)[5].add_(1e-3)
+    assert identity_of(text) != before
+
+
+def test_precisions_are_kept_apart(tmp_path):
+    PromptCache(Encoder(), tmp_path, dtype=kept_dtype("bf16"))(["a"])
+    exact = Encoder()
+    PromptCache(exact, tmp_path, dtype=kept_dtype("fp32"))(["a"])
+    assert exact.seen == ["a"]
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_changes_nothing_under_autocast(mini_base, precision):
+    from training.config import ModelConfig
+    from training.networks import build_networks
+    from training.roles import GENERATOR
+    from training.steps import autocast
+
+    networks = build_networks(ModelConfig(base=str(mini_base)), torch.device("cpu"))
+    embeds = networks.generator.encode_prompt(["a cat", "two dogs"])
+    half = embeds.to(kept_dtype(precision))
+    assert not half.float().equal(embeds)
+    latents, timesteps = torch.randn(2, 4, 8, 8), torch.tensor([999, 20])
+    with torch.no_grad(), autocast(latents.device, precision):
+        expected = networks.predict(GENERATOR, latents, timesteps, embeds)
+        assert networks.predict(GENERATOR, latents, timesteps, half).equal(expected)
+
+
+def test_the_size_is_said_first_and_a_full_disk_refused(tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO", "training")
+    cache = PromptCache(Encoder(), tmp_path)
+    cache(["b"])
+    assert cache.foresee(["a", "b", "a", "c"]) == ["a", "c"]
+    assert "2 new prompts of 0 kB each will take 0.00 GB" in caplog.text
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 100})())
+    with pytest.raises(DataError, match="choose another folder"):
+        cache.foresee(["d", "e", "f"])
+    assert PromptCache(Encoder()).foresee(["a"]) == []

@@ -55,6 +55,11 @@ class Captions:
             return beside() or ""
         return self.value if self.kind == "text" else self._listed.get(name, "")
 
+    @property
+    def listed(self) -> set[str]:
+        """The prompts of the list, each once."""
+        return set(self._listed.values())
+
     def knows(self, name: str) -> bool:
         """Whether the list has a caption of picture `name`."""
         return name in self._listed

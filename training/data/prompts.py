@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
+import shutil
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -14,11 +16,30 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from osediff_core.atomic import write_bytes_atomically
+from osediff_core.backends.text import ClipPromptEncoder
 from osediff_core.errors import explained
+from osediff_core.runtime.device import DTYPES
 
 from .errors import DataError
 
 log = logging.getLogger("training")
+
+
+def kept_dtype(precision: str) -> torch.dtype | None:
+    """In which dtype a run of this precision keeps its embeddings; None: as they come.
+
+    Autocast rounds them to its own before the first product, so half precision loses nothing there.
+    """
+    return None if precision == "fp32" else DTYPES[precision]
+
+
+def identity_of(text: ClipPromptEncoder) -> str:
+    """A hash of the encoder's weights, as they are loaded, and its vocabulary: what an embedding depends on."""
+    found = hashlib.sha256(json.dumps([text.length, sorted(text.tokenizer.get_vocab().items())]).encode())
+    for name, tensor in text.module.state_dict().items():
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(tensor.flatten().contiguous().view(torch.uint8).cpu().numpy())
+    return found.hexdigest()
 
 
 class PromptCache:
@@ -60,8 +81,32 @@ class PromptCache:
         """The prompt's file, there or not; None without a folder."""
         if self._folder is None:
             return None
-        name = hashlib.sha256(f"{self._identity}\n{prompt}".encode()).hexdigest()
+        name = hashlib.sha256(f"{self._identity}\n{self._dtype}\n{prompt}".encode()).hexdigest()
         return self._folder / name[:2] / f"{name}.safetensors"
+
+    def foresee(self, prompts: Iterable[str]) -> list[str]:
+        """Say by how much these prompts will make the folder grow; returns those that are not in it, each once.
+
+        Raises DataError where the disk has no room for them.
+        """
+        if self._folder is None:
+            return []
+        new = [prompt for prompt in dict.fromkeys(prompts) if not self.path(prompt).exists()]
+        if not new:
+            return new
+        embeds = self(new[:1])
+        size = embeds.element_size() * embeds[0].numel()
+        said = (
+            f"{len(new):,} new prompts of {size / 1e3:.0f} kB each will take {len(new) * size / 1e9:.2f} GB"
+        )
+        free = shutil.disk_usage(self._folder).free
+        if len(new) * size > free:
+            raise DataError(
+                f"{said} in {self._folder}, where {free / 1e9:.2f} GB are free; choose another folder, or leave the "
+                "cache out, as it saves no more than the text encoder's time."
+            )
+        log.info("%s in %s", said, self._folder)
+        return new
 
     def _from_disk(self, prompt: str) -> Tensor:
         path = self.path(prompt)
