@@ -98,8 +98,9 @@ class Trainer(Loop):
                 self.networks.regulariser_parameters,
                 optim.regulariser_learning_rate,
                 optim,
-                config.steps * optim.regulariser_steps,
+                config.steps,
                 scale_loss=scale,
+                per_step=optim.regulariser_steps,
             )
             self.regulariser_step = self.accelerator.prepare_model(self.regulariser_step)
         both = {"generator": self.updater, "regulariser": self.regulariser_updater}

@@ -5,7 +5,11 @@ import shutil
 
 import pytest
 from run_settings import soft_pictures, write_settings
+from safetensors.torch import load_file
 
+from training.dape.config import DapeConfig
+from training.run.changes import changes_since
+from training.run.settings import parse_settings
 from training.train import main
 
 
@@ -109,3 +113,105 @@ def test_a_best_step_that_is_no_longer_there_is_sought_anew(train, figures, chec
     figures += [0.8, 0.85, 0.9]
     assert train(steps=5, keep=1, validation={"every": 1}, resume="latest")[0] == 0
     assert steps_kept(tmp_path / "run") == [3, 5]
+
+
+# ---- changed settings ----
+
+
+def said(caplog):
+    return [text for text in caplog.messages if text.startswith("changed from here on")]
+
+
+def train_rows(folder):
+    rows = (json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines())
+    return {row["step"]: row["values"] for row in rows if row["kind"] == "train"}
+
+
+def groups_of(folder, updater="generator"):
+    return state_of(folder)[updater]["groups"]
+
+
+def test_changed_settings_of_the_optimiser_are_taken_and_said(train, checkpoint, tmp_path, caplog):
+    caplog.set_level("INFO")
+    assert train()[0] == 0 and not said(caplog)
+    optim = {"learning_rate": 1e-7, "weight_decay": 0.5, "betas": [0.5, 0.8], "eps": 1e-4, "clip": 0.25}
+    assert train(steps=3, resume="latest", optim={**optim, "regulariser_learning_rate": 1e-6})[0] == 0
+    assert said(caplog) == [
+        "changed from here on: steps: 2 -> 3",
+        "changed from here on: optim.learning_rate: 0.001 -> 1.0e-07",
+        "changed from here on: optim.betas: [0.9, 0.999] -> [0.5, 0.8]",
+        "changed from here on: optim.weight_decay: 0.01 -> 0.5",
+        "changed from here on: optim.eps: 1.0e-08 -> 0.0001",
+        "changed from here on: optim.clip: 1.0 -> 0.25",
+        "changed from here on: optim.regulariser_learning_rate: 5.0e-05 -> 1.0e-06",
+    ]
+    assert train_rows(tmp_path / "run")[3]["learning_rate"] == 1e-7
+    for group in groups_of(checkpoint(3)):  # LoRA, and conv_in's own
+        assert (group["lr"], group["betas"], group["weight_decay"], group["eps"]) == (
+            1e-7,
+            [0.5, 0.8],
+            0.5,
+            1e-4,
+        )
+    assert groups_of(checkpoint(3), "regulariser")[0]["lr"] == 1e-6
+    before, after = (load_file(checkpoint(step) / "state.safetensors") for step in (2, 3))
+    moved = [
+        (after[key] - value).abs().max() for key, value in before.items() if "generator/parameter" in key
+    ]
+    assert 0 < max(moved) < 1e-5
+
+
+def test_a_changed_schedule_acts_as_if_it_had_been_so_from_the_start(train, checkpoint, tmp_path):
+    optim = {"schedule": "multistep", "milestones": [3], "gamma": 0.1, "regulariser_steps": 2}
+    assert train(optim={"schedule": "linear"})[0] == 0
+    assert train(steps=4, resume="latest", optim=optim)[0] == 0
+    assert train(steps=4, output=str(tmp_path / "whole"), optim=optim)[0] == 0
+    for updater in ("generator", "regulariser"):
+        found = state_of(checkpoint(4))[updater]["schedule"]
+        assert found == state_of(tmp_path / "whole/checkpoints/step_00000004")[updater]["schedule"]
+    rates = [values["learning_rate"] for values in train_rows(tmp_path / "run").values()]
+    assert rates[2:] == pytest.approx([1e-4, 1e-4])
+
+
+def test_an_average_can_be_taken_up_and_left(train, checkpoint):
+    assert train()[0] == 0
+    assert train(steps=3, resume="latest", optim={"ema": 0.9})[0] == 0
+    state = load_file(checkpoint(3) / "state.safetensors")
+    assert any("average" in key for key in state)
+    assert train(steps=4, resume="latest")[0] == 0
+    assert not any("average" in key for key in load_file(checkpoint(4) / "state.safetensors"))
+
+
+@pytest.mark.parametrize(("changes", "words"), [
+    ({"model": {"rank_vae": 8}}, ["another base, rank or regulariser", "model.rank_vae: 4 -> 8"]),
+    ({"model": {"regulariser": "csd"}}, ["model.regulariser: vsd -> csd"]),
+    ({"model": {"timestep": 500}}, ["model.timestep: null -> 500"]),
+    ({"seed": 5}, ["another seed", "seed: 123 -> 5"]),
+    ({"data": {"resolution": 40}}, ["data.resolution: 32 -> 40"]),
+    ({"steps": 1}, ["beyond the 1 steps"]),
+])  # fmt: skip
+def test_what_cannot_change_on_the_way_is_refused_in_words(changes, words, train, tmp_path):
+    assert train()[0] == 0
+    before = (tmp_path / "run/config.yaml").read_text(), (tmp_path / "run/metrics.jsonl").read_text()
+    code, message = train(resume="latest", **({"steps": 3} | changes))
+    assert code == 1 and message.endswith(".") and "\n" not in message
+    for word in words:
+        assert word in message, message
+    assert before == (
+        (tmp_path / "run/config.yaml").read_text(),
+        (tmp_path / "run/metrics.jsonl").read_text(),
+    )
+
+
+def test_figures_of_another_validation_are_not_compared(train, figures, tmp_path):
+    figures += [0.9, 0.1, 0.7, 0.6]
+    assert train(validation={"every": 1})[0] == 0
+    assert train(steps=3, keep=1, resume="latest", validation={"every": 1, "size": 64})[0] == 0
+    assert state_of(tmp_path / "run/checkpoints/step_00000003")["best"] == {"step": 3, "value": 0.6}
+
+
+def test_settings_that_another_version_did_not_know_are_no_change():
+    config = parse_settings(DapeConfig, {"output": "x", "data": {"sources": [{"path": "y"}]}})
+    assert changes_since({"output": "elsewhere", "gone": 3, "optim": {"gone": 1}}, config) == []
+    (change,) = changes_since({"loss": {"logits": 0.5}}, config)
+    assert change.shown == ("loss.logits", "0.5 -> 1.0")

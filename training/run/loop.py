@@ -18,7 +18,8 @@ from osediff_core.cli.entry import run_main
 
 from ..data import Batch, PairLoader
 from ..data.loader import samples_counted, state_of_rank
-from .checkpoints import Checkpoint, load_checkpoint
+from .changes import Change, another_validation, changes_since, check_changes
+from .checkpoints import Checkpoint, load_checkpoint, saved_settings
 from .config import RunConfig
 from .errors import NonFiniteLossError, TrainingError
 from .folder import RunFolder
@@ -47,6 +48,10 @@ class Loop(ABC):
         self.accelerator = start_accelerator(config.device, not_wrapped)
         self.device, self.main = self.accelerator.device, self.accelerator.is_main_process
         self.folder = RunFolder(config)
+        self.changes: list[Change] = []
+        if self.folder.resumed:
+            self.changes = changes_since(saved_settings(self.folder.resumed), config)
+            check_changes(self.changes, config, self.folder.resumed)
         self.step, self.best = 0, {"step": None, "value": float("inf")}
         self.signals, self.validates_everywhere = StopSignals(), False
         self.log: RunLog | None = None
@@ -199,7 +204,7 @@ class Loop(ABC):
                     for key, tensor in checkpoint.tensors.items()
                     if key.startswith(prefix)
                 }
-                updater.load(tensors, values[name])
+                updater.load(tensors, values[name], values["step"])
         except (KeyError, RuntimeError, ValueError) as error:
             raise TrainingError(
                 f"{path} is of a run with another base, rank or regulariser; resume it with the config.yaml in it."
@@ -207,9 +212,15 @@ class Loop(ABC):
         batch, states = checkpoint.settings.get("batch", self.config.batch), values["data"]
         states = [samples_counted(state, batch, len(states)) for state in states]
         self.step = values["step"]
-        if self.folder.keeps(values["best"]["step"]):
+        if self.step > self.config.steps:
+            raise TrainingError(
+                f"{path} is beyond the {self.config.steps} steps asked for; give more steps, or an earlier checkpoint."
+            )
+        if self.folder.keeps(values["best"]["step"]) and not another_validation(self.changes):
             self.best = values["best"]
         log.info("resumed from %s", path)
+        for change in self.changes if self.main else ():
+            log.info("changed from here on: %s: %s", *change.shown)
         return state_of_rank(states, self.accelerator.process_index, self.accelerator.num_processes)
 
     def _must_stop(self) -> bool:

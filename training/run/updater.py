@@ -16,6 +16,7 @@ from .config import AdamWConfig
 class Updater:
     """AdamW over named fp32 parameters. Two updaters share nothing, so one's overflow leaves the other alone.
 
+    steps, per_step: of the run, and updates in each.
     average: the exponential moving average by name, empty without one.
     """
 
@@ -29,7 +30,9 @@ class Updater:
         conv_in_factor: float = 1.0,
         ema: float = 0.0,
         scale_loss: bool = False,
+        per_step: int = 1,
     ) -> None:
+        self.per_step = per_step
         self.parameters, self.clip, self.ema = parameters, config.clip, ema
         self.optimizer = torch.optim.AdamW(
             _groups(parameters, learning_rate, conv_in_factor),
@@ -38,7 +41,7 @@ class Updater:
             weight_decay=config.weight_decay,
             eps=config.eps,
         )
-        self.schedule = _schedule(self.optimizer, config, steps)
+        self.schedule = _schedule(self.optimizer, config, steps * per_step)
         self.scaler = torch.amp.GradScaler(enabled=scale_loss)
         self.average = {name: p.detach().clone() for name, p in parameters.items()} if ema else {}
         self.updates = 0
@@ -100,8 +103,11 @@ class Updater:
         return tensors, values
 
     @torch.no_grad()
-    def load(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
-        """Go on from `state`. Raises KeyError or RuntimeError where it is another model's."""
+    def load(self, tensors: dict[str, Tensor], values: dict[str, Any], step: int) -> None:
+        """Go on from `state` at this step of the run, by the settings of now: rate, decay, betas, schedule, average.
+
+        Raises KeyError, ValueError or RuntimeError where it is another model's.
+        """
         for name, parameter in self.parameters.items():
             parameter.copy_(tensors[f"parameter.{name}"])
         for name, average in self.average.items():
@@ -111,10 +117,25 @@ class Updater:
             if key.startswith("adamw."):
                 _, index, name = key.split(".")
                 moments.setdefault(int(index), {})[name] = tensor
-        self.optimizer.load_state_dict({"state": moments, "param_groups": values["groups"]})
-        self.schedule.load_state_dict(values["schedule"])
-        self.scaler.load_state_dict(values["scaler"])
+        groups = self.optimizer.state_dict()["param_groups"]
+        if [group["params"] for group in groups] != [group["params"] for group in values["groups"]]:
+            raise ValueError("other groups of parameters")
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        self._go_to(step * self.per_step)
+        if values["scaler"]:  # empty where no scale was needed
+            self.scaler.load_state_dict(values["scaler"])
         self.updates = values["updates"]
+
+    def _go_to(self, update: int) -> None:
+        """Set the learning rates of that update, as if the schedule had been this one from the start."""
+        schedule = self.schedule
+        schedule.last_epoch = update
+        rates = [
+            base * share(update) for base, share in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
+        ]
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+        schedule.load_state_dict(schedule.state_dict() | {"_last_lr": rates, "_step_count": update + 1})
 
 
 def _schedule(optimizer: torch.optim.Optimizer, config: AdamWConfig, steps: int) -> LambdaLR:
