@@ -4,11 +4,13 @@ import json
 import shutil
 
 import pytest
+import torch
 from run_settings import soft_pictures, write_settings
 from safetensors.torch import load_file
 
 from training.dape.config import DapeConfig
 from training.run.changes import changes_since
+from training.run.history import gone_back_to
 from training.run.settings import parse_settings
 from training.train import main
 
@@ -215,3 +217,59 @@ def test_settings_that_another_version_did_not_know_are_no_change():
     assert changes_since({"output": "elsewhere", "gone": 3, "optim": {"gone": 1}}, config) == []
     (change,) = changes_since({"loss": {"logits": 0.5}}, config)
     assert change.shown == ("loss.logits", "0.5 -> 1.0")
+
+
+# ---- an earlier checkpoint ----
+
+
+def logged_steps(folder, kind="train"):
+    rows = (json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines())
+    return [row["step"] for row in rows if row["kind"] == kind]
+
+
+def test_going_back_leaves_one_line_of_history(train, checkpoint, tmp_path, caplog):
+    caplog.set_level("INFO")
+    run = tmp_path / "run"
+    assert train(steps=6, save_every=2, keep=9)[0] == 0
+    abandoned = load_file(checkpoint(4) / "state.safetensors")
+    assert train(steps=4, keep=1, resume=str(checkpoint(2)), optim={"learning_rate": 1e-4})[0] == 0
+    left = run / "abandoned/1_after_step_00000002"
+    assert any(str(left) in text and "back to step 2" in text for text in caplog.messages)
+    assert steps_kept(left) == [4, 6] and logged_steps(left) == [1, 2, 3, 4, 5, 6]
+    assert (left / "weights.safetensors").exists() and (left / "report.html").exists()
+    assert steps_kept(run) == [2, 4] and logged_steps(run) == [1, 2, 3, 4]
+    assert train(steps=7, keep=1, resume="latest", optim={"learning_rate": 1e-4})[0] == 0
+    assert steps_kept(run) == [2, 7] and logged_steps(run) == [1, 2, 3, 4, 5, 6, 7]
+    assert load_file(left / "checkpoints/step_00000004/state.safetensors").keys() == abandoned.keys()
+    rates = [values["learning_rate"] for values in train_rows(run).values()]
+    assert rates == pytest.approx([1e-3] * 2 + [1e-4] * 5)
+
+
+def test_going_back_gives_the_very_same_run_again(train, checkpoint, tmp_path):
+    assert train(steps=4, optim={"ema": 0.9})[0] == 0
+    first = load_file(checkpoint(4) / "state.safetensors")
+    assert train(steps=4, resume=str(checkpoint(3)), optim={"ema": 0.9})[0] == 0
+    again = load_file(checkpoint(4) / "state.safetensors")
+    assert all(torch.equal(again[key], value) for key, value in first.items())
+    assert logged_steps(tmp_path / "run") == [1, 2, 3, 4]
+
+
+def test_going_back_twice_and_the_best_step(train, checkpoint, figures, tmp_path):
+    run, options = tmp_path / "run", {"validation": {"every": 1}, "save_every": 9, "keep": 1}
+    figures += [0.9, 0.8, 0.7, 0.6, 0.5]
+    assert train(steps=4, validation={"every": 1}, keep=9)[0] == 0
+    figures += [0.1]
+    assert train(steps=4, resume=str(checkpoint(3)), **options)[0] == 0
+    assert steps_kept(run) == [3, 4] and state_of(checkpoint(4))["best"] == {"step": 4, "value": 0.1}
+    assert not (run / "abandoned/1_after_step_00000003/checkpoints/step_00000002").exists()
+    figures += [0.8]
+    assert train(steps=4, resume=str(checkpoint(3)), **options)[0] == 0
+    assert steps_kept(run) == [3, 4] and state_of(checkpoint(4))["best"] == {"step": 3, "value": 0.6}
+    assert logged_steps(run, "validation") == [0, 1, 2, 3, 4]
+    assert len(list((run / "abandoned").iterdir())) == 2
+
+
+def test_a_step_gone_back_to_on_a_line_that_was_left_is_not_kept(tmp_path):
+    for name in ("1_after_step_00000004", "2_after_step_00000002", "3_after_step_00000006", "notes"):
+        (tmp_path / "abandoned" / name).mkdir(parents=True)
+    assert gone_back_to(tmp_path) == {2, 6}

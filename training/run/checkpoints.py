@@ -1,4 +1,4 @@
-"""Checkpoints of a run: whole or not at all, the latest few and the best one, without a pickle.
+"""Checkpoints of a run: whole or not at all, the latest few, the best one and those gone back to, without a pickle.
 
     RUN/checkpoints/step_00000500/
         state.safetensors    trained parameters, averages, Adam's moments
@@ -15,7 +15,7 @@ import json
 import re
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,9 +44,9 @@ class Checkpoint:
 
 
 def save_checkpoint(
-    folder: Path, checkpoint: Checkpoint, weights: bytes, config: str, keep: int, best: int | None
+    folder: Path, checkpoint: Checkpoint, weights: bytes, config: str, keep: int, kept: Collection[int]
 ) -> Path:
-    """Write step_N in `folder`; then drop all but the latest `keep` and that of step `best`.
+    """Write step_N in `folder`; then drop all but the latest `keep` and those of the steps `kept`.
 
     weights: the content of weights.safetensors.
 
@@ -77,7 +77,7 @@ def save_checkpoint(
             f"The checkpoint of step {step} cannot be written to {folder} ({error.strerror or error}; {left}); free "
             "space or mend the folder and go on with resume=latest."
         ) from error
-    _rotate(folder, keep, best)
+    _rotate(folder, keep, kept)
     return target
 
 
@@ -122,10 +122,10 @@ def all_checkpoints(folder: Path) -> dict[int, Path]:
     return {int(match[1]): path for match, path in matches if match and (path / "state.json").exists()}
 
 
-def _rotate(folder: Path, keep: int, best: int | None) -> None:
+def _rotate(folder: Path, keep: int, kept: Collection[int]) -> None:
     found = all_checkpoints(folder)
     for step in sorted(found)[:-keep]:
-        if step != best:
+        if step not in kept:
             _remove(found[step])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,9 +15,12 @@ from osediff_core.errors import explained
 from .checkpoints import Checkpoint, all_checkpoints, clear_leftovers, latest_checkpoint, save_checkpoint
 from .config import RunConfig
 from .errors import TrainingError
+from .history import gone_back_to, set_aside
 from .logs import RunLog
 from .report import write_report
 from .settings import as_yaml
+
+log = logging.getLogger("training")
 
 
 class RunFolder:
@@ -43,16 +47,20 @@ class RunFolder:
         return Path(chosen) if chosen else None
 
     def start(self, step: int) -> RunLog:
-        """Make the folder, and open its log at `step`."""
+        """Make the folder, and open its log at `step`; checkpoints of later steps are set aside."""
         with explained(TrainingError, f"The folder {self.path} cannot be written", "choose another output"):
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             clear_leftovers(self.checkpoints)
+            left = set_aside(self.path, step)
+            if left:
+                log.info("going back to step %d; what the run had beyond it is in %s", step, left)
             write_bytes_atomically(self.path / "config.yaml", as_yaml(self.config).encode())
         return RunLog(self.path, self.config.loggers, step, asdict(self.config))
 
     def save(self, checkpoint: Checkpoint, weights: bytes, best: int | None) -> None:
         """Write a checkpoint and drop old ones. Raises TrainingError; older checkpoints stay."""
-        save_checkpoint(self.checkpoints, checkpoint, weights, as_yaml(self.config), self.config.keep, best)
+        kept = gone_back_to(self.path) | ({best} if best is not None else set())
+        save_checkpoint(self.checkpoints, checkpoint, weights, as_yaml(self.config), self.config.keep, kept)
 
     def keeps(self, step: int | None) -> bool:
         """Whether the checkpoint of that step is there."""
