@@ -57,6 +57,12 @@ def test_tables_from_parquet_a_saved_folder_and_pictures_are_alike(parquet, tmp_
     assert len(loader(SourceConfig(f"{tmp_path}/saved", limit=3)).sources[0]) == 3
 
 
+def test_a_folder_of_parquet_files_is_found(parquet, tmp_path):
+    expected = take(loader(parquet, batch=5), 2)
+    for one, other in zip(take(loader(tmp_path, batch=5), 2), expected, strict=True):
+        assert one.hq.equal(other.hq) and one.lq.equal(other.lq)
+
+
 def test_a_stream_gives_each_picture_once_an_epoch_shuffled_in_windows(parquet):
     (first, second) = take(loader(streamed(parquet), batch=10, captions="files"), 2)
     everything = {f"number {number}" for number in range(10)}

@@ -14,6 +14,8 @@ from .config import Kind, SourceConfig
 from .errors import DataError
 from .shards import Shards, find_shards, first_text
 
+_KINDS: dict[str, Kind] = {".tar": "shards", ".txt": "list", ".parquet": "dataset", ".arrow": "dataset"}
+
 
 class Source(Protocol):
     """`len` pictures; picture i is the same one at every call and in every process.
@@ -84,14 +86,15 @@ def open_source(config: SourceConfig) -> Source:
     return source
 
 
-def _guess(path: str) -> str:
-    suffix, folder = Path(path).suffix.lower(), Path(path)
-    if suffix in (".tar", ".txt"):
-        return {".tar": "shards", ".txt": "list"}[suffix]
-    saved = any((folder / name).exists() for name in ("dataset_info.json", "dataset_dict.json"))
-    if saved or suffix in (".parquet", ".arrow"):
+def _guess(path: str) -> Kind:
+    folder = Path(path)
+    if any((folder / name).exists() for name in ("dataset_info.json", "dataset_dict.json")):
         return "dataset"
-    return "shards" if any(folder.glob("*.tar")) and not any(_pictures(folder)) else "folder"
+    if not folder.is_dir():
+        return _KINDS.get(folder.suffix.lower(), "folder")
+    packed = (kind for suffix, kind in _KINDS.items() if suffix != ".txt" and any(folder.glob(f"*{suffix}")))
+    found = next(packed, None)
+    return found if found and not any(_pictures(folder)) else "folder"
 
 
 def _in_folder(folder: Path, exclude: tuple[str, ...]) -> list[Path]:
