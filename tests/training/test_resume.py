@@ -10,8 +10,10 @@ from safetensors.torch import load_file
 
 from training.dape.config import DapeConfig
 from training.run.changes import changes_since
+from training.run.config import AdamWConfig
 from training.run.history import gone_back_to
 from training.run.settings import parse_settings
+from training.run.updater import Updater
 from training.train import main
 
 
@@ -273,3 +275,15 @@ def test_a_step_gone_back_to_on_a_line_that_was_left_is_not_kept(tmp_path):
     for name in ("1_after_step_00000004", "2_after_step_00000002", "3_after_step_00000006", "notes"):
         (tmp_path / "abandoned" / name).mkdir(parents=True)
     assert gone_back_to(tmp_path) == {2, 6}
+
+
+def test_a_loss_scale_starts_anew_where_the_checkpoint_had_none():
+    def updater():
+        return Updater({"weight": torch.nn.Parameter(torch.ones(2))}, 1e-3, AdamWConfig(), steps=5)
+
+    tensors, values = updater().state()
+    scaled = updater()
+    scaled.scaler = torch.amp.GradScaler("cpu")  # as fp16 has it on a card
+    scaled.load(tensors, values, 0)
+    assert scaled.scaler.get_scale() == 2.0**16
+    updater().load(*scaled.state(), 0)  # and back to none
