@@ -42,12 +42,22 @@ class ClipPromptEncoder(TorchPart):
 
     @classmethod
     def from_folder(cls, tokenizer: Path, module: CLIPTextModel) -> ClipPromptEncoder:
-        """Read the tokenizer from a local folder. Raises BaseModelError if it is not there or broken."""
+        """Read the tokenizer from a local folder, running no code in it.
+
+        Raises BaseModelError if it is not there, broken, or asks for code.
+        """
         from transformers import AutoTokenizer
 
         try:
-            loaded = AutoTokenizer.from_pretrained(str(tokenizer), local_files_only=True)
+            loaded = AutoTokenizer.from_pretrained(
+                str(tokenizer), local_files_only=True, trust_remote_code=False
+            )
         except Exception as error:  # transformers raises many kinds; all mean that the folder is not usable
+            if "trust_remote_code" in str(error):
+                raise BaseModelError(
+                    f"The tokenizer in {tokenizer} asks for Python code of its own, which is never run; use a base "
+                    "with an ordinary CLIP tokenizer."
+                ) from error
             raise BaseModelError(
                 f"The tokenizer in {tokenizer} cannot be read; complete the base's tokenizer folder "
                 "(vocab.json, merges.txt, tokenizer_config.json)."

@@ -398,3 +398,28 @@ def test_missing_things_are_named(folder: Path, tmp_path: Path) -> None:
 def test_a_hub_id_is_not_downloaded_unless_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     assert "--allow-download" in refusal("someone/model-that-is-not-there")
+
+
+@pytest.mark.parametrize(
+    ("way", "words"),
+    [
+        ("tokenizer_config.json", "asks for Python code of its own, which is never run"),
+        ("config.json", "cannot be read"),
+    ],
+)
+def test_code_that_a_tokenizer_brings_is_never_run(folder: Path, way: str, words: str, capfd) -> None:
+    """Two ways in: a tokenizer's class of its own, and a configuration's."""
+    ran = folder / "ran"
+    code = f"open({str(ran)!r}, 'w').close()\nfrom transformers import CLIPTextConfig as Own, CLIPTokenizer\n"
+    (folder / "tokenizer" / "own.py").write_text(code + "class OwnTokenizer(CLIPTokenizer): pass\n")
+    path = folder / "tokenizer" / "tokenizer_config.json"
+    config = {**json.loads(path.read_text()), "tokenizer_class": "OwnTokenizer"}
+    if way == "config.json":
+        path.write_text(json.dumps({k: v for k, v in config.items() if k != "tokenizer_class"}))
+        own = {"model_type": "own", "auto_map": {"AutoConfig": "own.Own"}}
+        (folder / "tokenizer" / way).write_text(json.dumps(own))
+    else:
+        path.write_text(json.dumps({**config, "auto_map": {"AutoTokenizer": ["own.OwnTokenizer", None]}}))
+    with pytest.raises(BaseModelError, match=words):
+        load_base(folder, "fp32", "cpu")
+    assert not ran.exists() and capfd.readouterr().out == ""
