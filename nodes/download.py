@@ -23,7 +23,7 @@ class Download(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """What ComfyUI shows."""
+        """The node in ComfyUI."""
         names = [file.name for file in KNOWN_FILES]
         contents = "; ".join(
             f"{file.name}: {file.purpose}, {file.size_text}, {file.licence}" for file in KNOWN_FILES

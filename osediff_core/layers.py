@@ -22,7 +22,7 @@ class Span(NamedTuple):
 
     @property
     def length(self) -> int:
-        """How many positions."""
+        """The number of positions."""
         return self.stop - self.start
 
 
@@ -46,7 +46,7 @@ class Convolution:
         return {"same": length, "half": length // 2, "double": 2 * length}[self.change]
 
     def reads(self, wanted: Span, length: int) -> tuple[Span, int]:
-        """What to feed in for the outputs `wanted`, and where these then lie in what comes out.
+        """The inputs for the outputs `wanted`, and the place of these in what comes out.
 
         length: of the whole input along this axis. At its ends the convolution's own padding is the true one; inside,
         the outputs that saw padding lie outside of `wanted`.

@@ -71,7 +71,7 @@ class NoisePredictor(HasFp32, Trainable, Protocol):
 
     @property
     def device(self) -> torch.device | None:
-        """Where it computes and answers, wherever its input is; None: where its input is."""
+        """The device it computes and answers on, wherever its input is; None: that of its input."""
         ...
 
     def __call__(self, latents: Tensor, timesteps: Tensor, prompt_embeds: Tensor | None) -> Tensor:
@@ -102,7 +102,7 @@ class LatentScale(NamedTuple):
     shift: float = 0.0
 
     def posterior(self, moments: Tensor, latent_channels: int) -> Tensor:
-        """What an encoder gives, (B, 2 C, h, w) with mean and logvar, or (B, C, h, w) -> posterior, fp32.
+        """An encoder's output, (B, 2 C, h, w) with mean and logvar, or (B, C, h, w) -> posterior, fp32.
 
         logvar is clamped as in Stable Diffusion's own code; without one there is nothing to draw, and the standard
         deviation is 0.

@@ -80,7 +80,7 @@ def modern_names(tensors: Tensors, network: nn.Module) -> Tensors:
 
 
 def misfits(network: nn.Module, tensors: Tensors, part: str) -> str:
-    """How many tensors do not fit and the first of them, as a phrase; empty if all fit."""
+    """The number of tensors that do not fit and the first of them, as a phrase; empty if all fit."""
     wanted = shapes_of(network.state_dict())
     found = shapes_of(tensors)
     kinds = {

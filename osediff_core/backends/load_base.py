@@ -69,7 +69,7 @@ def load_base(
 
 
 def found_prediction_type(raw: RawBase) -> str:
-    """What the UNet predicts, by its content where that tells, else by the scheduler's config."""
+    """The prediction that the UNet makes, by its content where that tells, else by the scheduler's config."""
     unet = raw.tensors["unet"]
     sd2 = raw.configs["unet"].get("cross_attention_dim") == _SD2_TEXT_FEATURES
     if sd2 and is_v_prediction(unet, unet.__getitem__):

@@ -13,7 +13,7 @@ HELP = "OSEDiff weights: .pkl <-> .safetensors; RAM and DAPE in one file"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """What `run` reads."""
+    """The options of this command."""
     add = parser.add_argument
     add("input", metavar="IN", help="OSEDiff weights (.pkl, .safetensors), or RAM's (.pth)")
     add("output", metavar="OUT", help="file to write; its suffix, .pkl or .safetensors, says how")

@@ -37,7 +37,7 @@ _LONGEST_SHEET = 64  # pairs; more cannot be looked at
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """What `run` reads."""
+    """The options of this command."""
     add_pictures(parser)
     add = parser.add_argument_group("degradation").add_argument
     add(

@@ -22,7 +22,7 @@ HELP = "fetch published weights"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """What `run` reads."""
+    """The options of this command."""
     add = parser.add_argument
     add("names", metavar="NAME", nargs="*", help="files to fetch, as --list names them")
     add("--to", metavar="FOLDER", help="where to put them; made if missing")

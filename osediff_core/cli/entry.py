@@ -37,7 +37,7 @@ def run_main(
 def explained(
     work: Callable[[], T], tell: Callable[[BaseException, int, str], T], interrupted: str = "interrupted"
 ) -> T:
-    """What `work` returns, or what `tell` makes of an error that has an explanation: (error, exit code, sentence)."""
+    """The result of `work`, or of `tell(error, exit code, sentence)` for an error that has an explanation."""
     try:
         return work()
     except OSEDiffError as error:

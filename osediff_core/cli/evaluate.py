@@ -30,7 +30,7 @@ FILES = ("evaluation.json", "evaluation.csv", "evaluation.md", "report.html")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """What `run` reads."""
+    """The options of this command."""
     add = parser.add_argument
     add("results", metavar="RESULTS", help="a folder of results, or one picture")
     add(

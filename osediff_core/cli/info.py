@@ -13,7 +13,7 @@ HELP = "what a checkpoint or base model is and holds"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """What `run` reads."""
+    """The options of this command."""
     parser.add_argument("path", metavar="PATH", help="a checkpoint file, a diffusers folder, or tiny")
 
 

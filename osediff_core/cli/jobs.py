@@ -31,7 +31,7 @@ class Plan:
 
     @property
     def total(self) -> int:
-        """How many pictures were asked for, as far as is known."""
+        """The number of pictures asked for, as far as is known."""
         return len(self.jobs) + len(self.unreadable)
 
 

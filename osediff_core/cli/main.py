@@ -74,7 +74,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _outcome(argv: list[str], debug: bool) -> Outcome:
-    """What the command line came to; an error is logged and becomes an outcome too."""
+    """The outcome of a command line; an error is logged and becomes an outcome too."""
     try:
         return explained(lambda: _run(argv), partial(_failure, debug))
     except Exception as error:  # the last resort: one sentence instead of a traceback

@@ -23,7 +23,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def add_pictures(parser: argparse.ArgumentParser) -> None:
-    """Which pictures are read, and where and how the results are written."""
+    """Options for the pictures to read, and for the results: where and in which format."""
     add = parser.add_argument
     add_inputs(parser)
     add(
@@ -43,12 +43,12 @@ def add_pictures(parser: argparse.ArgumentParser) -> None:
 
 
 def add_inputs(parser: argparse.ArgumentParser) -> None:
-    """Which pictures are read."""
+    """The pictures to read."""
     parser.add_argument("inputs", metavar="IN", nargs="+", help="pictures, or folders of pictures")
 
 
 def add_tagger(parser: argparse.ArgumentParser) -> None:
-    """Which tagger, and which of its tags are used."""
+    """Options of the tagger, and of the tags that are used."""
     add = parser.add_argument_group("tagger").add_argument
     add(
         "--dape",
@@ -77,7 +77,7 @@ def add_dtype_and_device(add: Callable[..., object]) -> None:
 
 
 def add_device(add: Callable[..., object]) -> None:
-    """Where it runs. add: `add_argument` of a parser or of a group."""
+    """The device option. add: `add_argument` of a parser or of a group."""
     add(
         "--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda, cuda:1, mps, xpu (default: auto)"
     )

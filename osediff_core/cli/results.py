@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 @dataclass
 class Result:
-    """What became of one input; the JSON record.
+    """The outcome of one input; the JSON record.
 
     status: what the command does (restored, degraded), skipped or failed; begun while it is at work. Sizes are
     [width, height].

@@ -24,7 +24,7 @@ HELP = "say what pictures show"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """What `run` reads."""
+    """The options of this command."""
     add_inputs(parser)
     parser.add_argument("--recursive", action="store_true", help="search sub-folders")
     add_tagger(parser)

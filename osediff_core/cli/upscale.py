@@ -42,7 +42,7 @@ HELP = "restore pictures"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """What `run` reads."""
+    """The options of this command."""
     add_pictures(parser)
     size = parser.add_mutually_exclusive_group()
     size.add_argument(
@@ -195,7 +195,7 @@ def run(args: argparse.Namespace) -> Outcome:
 
 
 def _check(args: argparse.Namespace) -> None:
-    """What can be refused without torch is refused at once."""
+    """Refuse at once, before torch is imported. Raises OptionError."""
     if args.tile and args.overlap is not None and args.overlap >= args.tile:
         raise OptionError(f"--overlap {args.overlap} must be smaller than --tile {args.tile}.")
     if not (args.dape or args.ram) and (args.exclude_tags or args.tag_offset or args.official_prompt):

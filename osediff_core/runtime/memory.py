@@ -64,7 +64,7 @@ def explain_out_of_memory(stage: str) -> Iterator[None]:
 
 
 def _container_limits() -> list[int]:
-    """What a Linux container (cgroup 2 or 1) still allows; file caches count as free, as they give way."""
+    """Bytes that a Linux container (cgroup 2 or 1) still allows; file caches count as free, as they give way."""
     found = []
     for limit, used, cache in (
         ("memory.max", "memory.current", "inactive_file"),
@@ -82,7 +82,7 @@ def _container_limits() -> list[int]:
 
 
 def _process_limits() -> list[int]:
-    """What `ulimit -v` still allows."""
+    """Bytes that `ulimit -v` still allows."""
     if sys.platform == "win32":
         return []
     import resource

@@ -23,7 +23,7 @@ class HasFp32(Protocol):
 
     @property
     def dtype(self) -> torch.dtype:
-        """What its weights are kept in at this moment."""
+        """The dtype that its weights are kept in at this moment."""
         ...
 
     def fp32(self) -> AbstractContextManager[None]:

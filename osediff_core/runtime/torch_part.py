@@ -26,7 +26,7 @@ class TorchPart:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return next(self.module.parameters()).device
 
     def requires_grad(self) -> bool:

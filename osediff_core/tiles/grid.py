@@ -96,7 +96,7 @@ def make_grid(name: str, height: int, width: int, tile: int, overlap: int) -> li
 
 
 def lay_tiles(name: str, height: int, width: int, tile: int | None, overlap: int) -> list[Tile]:
-    """What an area is taken in: the tiles of the grid `name`, or one over everything where no tiling is needed.
+    """Tiles of an area: those of the grid `name`, or one over everything where no tiling is needed.
 
     tile: None is no tiling. Raises OptionError for an unknown grid or impossible sizes, needed or not.
     """
@@ -125,7 +125,7 @@ def gaussian_weights(height: int, width: int) -> Tensor:
 
 
 def _offsets(length: int, tile: int, overlap: int) -> list[int]:
-    """Where tiles begin along an axis: every tile - overlap, the last shifted inwards to end with it."""
+    """The starts of tiles along an axis: every tile - overlap, the last shifted inwards to end with it."""
     if length <= tile:
         return [0]
     stride = tile - overlap

@@ -27,7 +27,7 @@ _HELP = (
 
 
 def tiles_at_once(device: torch.device) -> int:
-    """How many tiles go through the UNet together: on a CPU more than one gains nothing and costs memory."""
+    """The number of tiles that go through the UNet together: on a CPU more than one gains nothing and costs memory."""
     return 1 if device.type == "cpu" else 4
 
 

@@ -31,7 +31,7 @@ TAGGER_FORMAT = "osediff-tagger"  # in the metadata of a tagger's .safetensors
 
 @dataclass(frozen=True)
 class Identity:
-    """What a file is.
+    """Identity of a file.
 
     `kind`: a method's name (osediff) for its weights, or sd_checkpoint | diffusers_folder | diffusers_model |
     text_encoder | tagger | dape | ram | lora | related_one_step | upscaler | unknown. `what` is a noun phrase and `use`
@@ -48,7 +48,7 @@ class Identity:
 
 
 def identify(path: str | Path) -> Identity:
-    """What the file or folder at `path` is; tensors' data stay on the disk.
+    """The identity of the file or folder at `path`; tensors' data stay on the disk.
 
     Raises CheckpointError if it is missing, empty, damaged, not a file of tensors, or holds code.
     """
@@ -57,7 +57,7 @@ def identify(path: str | Path) -> Identity:
 
 
 def identify_file(file: TensorFile) -> Identity:
-    """What an opened file is."""
+    """The identity of an opened file."""
     known = format_of(file)
     if known is not None:
         return Identity(known.method, known.what, _AS_WEIGHTS, file.container, is_weights=True)

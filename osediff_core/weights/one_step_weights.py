@@ -55,7 +55,7 @@ class LoRASet(dict[str, LoRAPair]):
 
 @dataclass
 class OneStepWeights:
-    """What a one-step method trained on its base, and what is needed to use and re-save it.
+    """Weights that a one-step method trained on its base, and what is needed to use and re-save them.
 
     method: its name, e.g. "osediff". unet_sets: the UNet's LoRA, all of which is added; most methods have one set,
     `unet_lora`. vae_lora: the VAE's, empty where that is the base's own. conv_in: {"weight": (out, in, 3, 3),
@@ -100,12 +100,12 @@ class OneStepWeights:
 
     @property
     def prediction_type(self) -> str:
-        """What the base must predict: "epsilon" or "v_prediction"."""
+        """The prediction that the base must make: "epsilon" or "v_prediction"."""
         return self.metadata.get("prediction_type", "epsilon")
 
     @property
     def rule(self) -> str:
-        """How x0 comes from the UNet's output: as from what the base predicts, or "residual", x0 = z - output."""
+        """The rule for x0 from the UNet's output: the base's prediction type, or "residual", x0 = z - output."""
         return self.metadata.get("rule", self.prediction_type)
 
     @property

@@ -228,7 +228,7 @@ def _refused(path: Path, reason: str) -> CheckpointError:
 
 
 def _named_objects(path: Path) -> list[str] | None:
-    """What a pickle would call, from its opcodes and without running them; None if it is damaged."""
+    """The objects that a pickle would call, from its opcodes and without running them; None if it is damaged."""
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:

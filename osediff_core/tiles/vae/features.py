@@ -42,12 +42,12 @@ class FeatureStore:
 
     @property
     def bytes_on_disk(self) -> int:
-        """How large the file is at the moment."""
+        """The size of the file at the moment."""
         return self._spill.size if self._spill else 0
 
     @property
     def most_on_disk(self) -> int:
-        """How large it ever was."""
+        """The largest size it ever had."""
         return self._spill.most if self._spill else 0
 
 

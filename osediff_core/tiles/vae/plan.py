@@ -36,7 +36,7 @@ class Sweep:
 
     @property
     def tiles(self) -> int:
-        """How many are computed."""
+        """The number of tiles to compute."""
         return math.ceil(self.height / self.tile[0]) * math.ceil(self.width / self.tile[1])
 
     @property
@@ -68,7 +68,7 @@ class AttentionSweep:
 
     @property
     def tiles(self) -> int:
-        """How many are computed: keys and values, then the rest."""
+        """The number of tiles to compute: keys and values, then the rest."""
         return 2 * math.ceil(self.height / self.tile[0]) * math.ceil(self.width / self.tile[1])
 
     @property

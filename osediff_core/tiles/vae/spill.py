@@ -66,7 +66,7 @@ class Spill:
             done += count
 
     def give_back(self, place: Place) -> None:
-        """What it held is no longer needed."""
+        """Free a place whose content is no longer needed."""
         merged: list[Place] = []
         for start, length in sorted([*self._free, place]):
             if merged and merged[-1].start + merged[-1].length == start:
@@ -96,7 +96,7 @@ def _bytes_of(tensor: Tensor) -> memoryview:
 
 
 def disk_error(error: OSError, folder: Path | None) -> OutOfDisk:
-    """What to tell the user when the file of features in `folder` fails."""
+    """The error for the user when the file of features in `folder` fails."""
     where = folder or tempfile.gettempdir()
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return OutOfDisk(
@@ -110,7 +110,7 @@ def disk_error(error: OSError, folder: Path | None) -> OutOfDisk:
 
 
 def temporary_folder() -> Path:
-    """Where to spill if nobody says: the system's folder for temporary files, which TMPDIR names.
+    """The folder for features if nobody says: the system's folder for temporary files, which TMPDIR names.
 
     If nothing names it and it is a RAM disk, where files take the memory that they shall spare, /var/tmp.
     """

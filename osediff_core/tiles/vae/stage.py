@@ -56,7 +56,7 @@ _HELP = (
 
 @dataclass(frozen=True)
 class VAETiling:
-    """How the VAE takes an image: whole, or in tiles with the same result.
+    """Tiles of the VAE: an image goes whole, or in tiles with the same result.
 
     tile: the tiles' side in image pixels. None: whole if memory suffices and attention is exact, else in tiles as
     memory allows. 0: always whole, with exact attention.
