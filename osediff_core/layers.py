@@ -87,6 +87,7 @@ class Attention:
     """x -> x + out(softmax(q k^T / sqrt(d)) v) over all places of the image.
 
     query, key, value: normalised (1, C, h, w) -> (1, h w, inner). out: (1, n, inner) -> (1, n, C).
+    idle: whether `out` gives zeros whatever comes in, and is not being trained: x stays x, uncomputed.
     """
 
     norm: Norm
@@ -97,6 +98,7 @@ class Attention:
     channels: int
     inner: int
     heads: int = 1
+    idle: bool = False
 
 
 @dataclass(frozen=True)

@@ -229,6 +229,7 @@ def _attention(block: ldm.AttnBlock, device: torch.device) -> Attention:
         out,
         channels=block.in_channels,
         inner=block.in_channels,
+        idle=not any(bool(tensor.any()) for tensor in _affine(block.proj_out, device) if tensor is not None),
     )
 
 
@@ -239,11 +240,12 @@ def _conv(conv: nn.Module, change: str = "same", apply: nn.Module | None = None)
 
 
 def _norm(norm: nn.GroupNorm, device: torch.device) -> Norm:
-    def affine() -> tuple[Tensor, Tensor]:
-        # with the patches on them, from wherever ComfyUI keeps them
-        return comfy.ops.cast_bias_weight(norm, dtype=torch.float32, device=device, bias_dtype=torch.float32)
+    return Norm(norm.num_groups, norm.eps, lambda: _affine(norm, device))
 
-    return Norm(norm.num_groups, norm.eps, affine)
+
+def _affine(layer: nn.Module, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Weight and bias in fp32 with the patches on them, from wherever ComfyUI keeps them."""
+    return comfy.ops.cast_bias_weight(layer, dtype=torch.float32, device=device, bias_dtype=torch.float32)
 
 
 if TYPE_CHECKING:  # proved by pyright: this is what the port asks for

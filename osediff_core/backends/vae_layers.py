@@ -108,7 +108,15 @@ def _attention(block: nn.Module) -> Attention:
         inner.in_features,
         inner.out_features,
         block.heads,
+        _gives_zeros(block.to_out[0]),
     )
+
+
+def _gives_zeros(linear: nn.Module) -> bool:
+    """As long as it is not trained, nor wrapped by what is."""
+    if not isinstance(linear, nn.Linear) or any(p.requires_grad for p in linear.parameters()):
+        return False
+    return not any(bool(p.any()) for p in linear.parameters())
 
 
 def _conv(conv: nn.Module, change: str = "same", apply: nn.Module | None = None) -> Convolution:

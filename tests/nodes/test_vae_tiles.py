@@ -104,6 +104,27 @@ def test_an_interruption_is_noticed_between_tiles(pack, tiny, whole, monkeypatch
     assert len(seen) == 3 and seen[-1][0] < seen[-1][1]
 
 
+def test_attention_that_gives_zeros_is_not_computed_unless_a_patch_makes_it_act(pack, tiny, photo):
+    import copy
+
+    vae = copy.copy(tiny[2])
+    vae.patcher = vae.patcher.clone()
+    out = "decoder.mid.attn_1.proj_out"
+    kept = {name: vae.first_stage_model.state_dict()[f"{out}.{name}"].clone() for name in ("weight", "bias")}
+    vae.patcher.add_patches({f"{out}.{name}": ("set", (torch.zeros_like(v),)) for name, v in kept.items()})
+
+    def acting(vae: object) -> list:
+        layers = pack.native_vae.NativeVAE(vae).decoder(8, 8).layers
+        return [layer for layer in layers if hasattr(layer, "idle") and not layer.idle]
+
+    assert len(acting(tiny[2])) == 1 and not acting(vae)
+    latent, _ = encode(pack, photo, tiny[2], scale=1.0)
+    found = decode(pack, latent, vae, color_fix="none")
+    assert farthest(found, vae.decode(latent["samples"])) < BOUND
+    vae.patcher.add_patches({f"{out}.weight": ("diff", (kept["weight"],))})
+    assert len(acting(vae)) == 1
+
+
 def test_a_vae_of_another_kind_is_left_to_comfyui(pack):
     """TAESD: no group norms, no posterior."""
     import comfy.sd

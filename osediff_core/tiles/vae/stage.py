@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...choices import VAE_ATTENTIONS
 from ...errors import OptionError, OutOfDisk, OutOfMemory
-from ...layers import Network
+from ...layers import Attention, Network
 from ...ports import Progress
 from ...runtime.gradients import needs_gradients
 from ...runtime.memory import explain_out_of_memory, free_memory, release_memory
@@ -98,9 +98,11 @@ def budget_of(tiling: VAETiling, device: torch.device) -> int:
 
 
 def goes_whole(network: Network, shape: Sequence[int], tiling: VAETiling, budget: int) -> bool:
-    """Whether an input of shape (B, C, h, w) is left to the network itself, whose attention is exact."""
+    """Whether an input of shape (B, C, h, w) is left to the network itself, whose attention is exact and never idle."""
     if tiling.tile == 0:
         return True
+    if any(isinstance(layer, Attention) and layer.idle for layer in network.layers):
+        return False  # the network itself would compute it, quadratic in the area
     images, _, height, width = shape
     plan = untiled_plan(network, height, width)
     if _pooled_side(plan, tiling.attention, network.device) > 1:

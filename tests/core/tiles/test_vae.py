@@ -23,7 +23,7 @@ from osediff_core.errors import OptionError, OutOfMemory
 from osediff_core.layers import Convolution, Norm, Span
 from osediff_core.tiles.vae import VAETiling
 from osediff_core.tiles.vae.attention import Places
-from osediff_core.tiles.vae.plan import tiles, untiled_bytes, untiled_plan
+from osediff_core.tiles.vae.plan import multiplications, tiles, untiled_bytes, untiled_plan
 from osediff_core.tiles.vae.stage import goes_whole, run, transform
 from osediff_core.tiles.vae.statistics import Moments
 
@@ -139,6 +139,24 @@ def test_official_tiles_are_not_exact_on_this_very_network(vae):
 
 
 # --- attention ---
+
+
+def test_attention_that_gives_zeros_is_not_computed():
+    """Nor does an image go whole then, where the network itself would compute it."""
+    idle = lively_vae()
+    for half in (idle.module.encoder, idle.module.decoder):
+        for parameter in half.mid_block.attentions[0].to_out[0].parameters():
+            parameter.data.zero_()
+            parameter.requires_grad_(False)
+    x, z, steps = image(40, 56), latents(10, 14), []
+    moments, decoded = idle.module.encode(x).latent_dist.parameters, idle.module.decode(z).sample
+    assert (encode(idle, x) - moments).abs().max() <= 2e-5
+    found = run("decode", idle.decoder(10, 14), z, lambda: None, VAETiling(), lambda *s: steps.append(s))
+    assert steps and (found - decoded).abs().max() <= 2e-5
+    assert multiplications(untiled_plan(idle.decoder(10, 14), 10, 14))[1] == 0
+    trained = idle.module.decoder.mid_block.attentions[0].to_out[0]
+    trained.weight.requires_grad_(True)
+    assert multiplications(untiled_plan(idle.decoder(10, 14), 10, 14))[1] > 0
 
 
 @pytest.fixture(scope="module")
