@@ -87,7 +87,8 @@ class Attention:
     """x -> x + out(softmax(q k^T / sqrt(d)) v) over all places of the image.
 
     query, key, value: normalised (1, C, h, w) -> (1, h w, inner). out: (1, n, inner) -> (1, n, C).
-    idle: whether `out` gives zeros whatever comes in, and is not being trained: x stays x, uncomputed.
+    idle(): whether `out` gives zeros whatever comes in, and is not being trained: x stays x, uncomputed. A function, as
+    looking waits for an accelerator, and training never asks.
     """
 
     norm: Norm
@@ -98,7 +99,7 @@ class Attention:
     channels: int
     inner: int
     heads: int = 1
-    idle: bool = False
+    idle: Callable[[], bool] = lambda: False
 
 
 @dataclass(frozen=True)

@@ -229,7 +229,7 @@ def _attention(block: ldm.AttnBlock, device: torch.device) -> Attention:
         out,
         channels=block.in_channels,
         inner=block.in_channels,
-        idle=not any(bool(tensor.any()) for tensor in _affine(block.proj_out, device) if tensor is not None),
+        idle=lambda: not any(bool(t.any()) for t in _affine(block.proj_out, device) if t is not None),
     )
 
 

@@ -48,10 +48,9 @@ class ClipPromptEncoder(TorchPart):
         """
         from transformers import AutoTokenizer
 
+        folder = str(tokenizer)
         try:
-            loaded = AutoTokenizer.from_pretrained(
-                str(tokenizer), local_files_only=True, trust_remote_code=False
-            )
+            loaded = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         except Exception as error:  # transformers raises many kinds; all mean that the folder is not usable
             if "trust_remote_code" in str(error):
                 raise BaseModelError(

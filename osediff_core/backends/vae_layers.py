@@ -99,16 +99,17 @@ def _attention(block: nn.Module) -> Attention:
     def project(linear: nn.Module) -> Callable[[Tensor], Tensor]:
         return lambda x: linear(x.flatten(2).transpose(1, 2))
 
+    out = block.to_out[0]
     return Attention(
         _norm(block.group_norm),
         project(block.to_q),
         project(block.to_k),
         project(block.to_v),
-        block.to_out[0],
+        out,
         inner.in_features,
         inner.out_features,
         block.heads,
-        _gives_zeros(block.to_out[0]),
+        lambda: _gives_zeros(out),
     )
 
 

@@ -24,11 +24,15 @@ def read_weights(path: str | os.PathLike[str]) -> OneStepWeights:
     base. Raises CheckpointError, one sentence, for a file that is missing, empty, damaged, of another model,
     holds code or non-finite values, or contradicts itself about its ranks.
     """
-    file = TensorFile.open(Path(path))
+    return weights_in(TensorFile.open(Path(path)))
+
+
+def weights_in(file: TensorFile) -> OneStepWeights:
+    """The one-step weights in an opened file; as `read_weights`."""
     known = format_of(file)
     if known is None:
         identity = identify_file(file)
-        raise CheckpointError(f"{path} is {identity.what}, not OSEDiff weights; {identity.use}.")
+        raise CheckpointError(f"{file.path} is {identity.what}, not OSEDiff weights; {identity.use}.")
     weights = known.read(file)
     _check_metadata(weights)
     _check_finite(weights)

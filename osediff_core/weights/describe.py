@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from .checkpoint import read_weights
+from .checkpoint import weights_in
 from .identify import identify, identify_file
 from .one_step_weights import OneStepWeights
 from .tensor_file import TensorFile, shapes_of
@@ -18,7 +18,7 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
     """JSON-ready facts: path, kind, what, use, container, details, bytes; for files tensors, parameters, dtypes.
 
     For one-step weights `weights` holds ranks, scales, adapted modules by group, conv_in, metadata, missing,
-    unexpected. Raises CheckpointError as `identify` and `read_weights` do.
+    unexpected. Raises CheckpointError as `identify` and `checkpoint.read_weights` do.
     """
     path = Path(path)
     file = None if path.is_dir() else TensorFile.open(path)
@@ -37,7 +37,7 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
     facts["bytes"] = path.stat().st_size
     shapes, dtypes = file.shapes, file.dtypes
     if identity.is_weights:
-        weights = read_weights(path)
+        weights = weights_in(file)
         tensors = weights.tensors()  # wherever the format keeps them
         shapes = shapes_of(tensors)
         dtypes = {name: str(tensor.dtype).removeprefix("torch.") for name, tensor in tensors.items()}

@@ -115,7 +115,7 @@ def test_attention_that_gives_zeros_is_not_computed_unless_a_patch_makes_it_act(
 
     def acting(vae: object) -> list:
         layers = pack.native_vae.NativeVAE(vae).decoder(8, 8).layers
-        return [layer for layer in layers if hasattr(layer, "idle") and not layer.idle]
+        return [layer for layer in layers if hasattr(layer, "idle") and not layer.idle()]
 
     assert len(acting(tiny[2])) == 1 and not acting(vae)
     latent, _ = encode(pack, photo, tiny[2], scale=1.0)

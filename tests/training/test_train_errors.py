@@ -6,8 +6,8 @@ import json
 import numpy as np
 import pytest
 import torch
-import yaml
 from PIL import Image
+from run_settings import write_settings
 from safetensors import safe_open
 
 from osediff_core.degrade import draw
@@ -40,11 +40,7 @@ def start(mini_base, picture_folder, tmp_path, caplog):
             "model": {"base": str(mini_base)},
             "loss": {"perceptual": 0.0},
         }
-        for key, value in changes.items():
-            config[key] = config.get(key, {}) | value if isinstance(value, dict) else value
-        path = tmp_path / "config.yaml"
-        path.write_text(yaml.safe_dump(config))
-        code = main(["--config", str(path)])
+        code = main(["--config", str(write_settings(tmp_path / "config.yaml", config, changes))])
         return code, (caplog.records[-1].getMessage() if caplog.records else "")
 
     return run

@@ -189,7 +189,7 @@ def _sweeps(layer: object, height: int, width: int, pixels: int) -> list[Sweep |
     if isinstance(layer, Head):
         return [Sweep(layer.conv, layer.norm)]
     if isinstance(layer, Attention):
-        return [] if layer.idle else [AttentionSweep(layer, height, width, pixels)]
+        return [] if layer.idle() else [AttentionSweep(layer, height, width, pixels)]
     assert isinstance(layer, Resnet)
     return [
         Sweep(layer.conv1, layer.norm1, layer.shortcut, keeps=layer.shortcut is None),

@@ -101,7 +101,7 @@ def goes_whole(network: Network, shape: Sequence[int], tiling: VAETiling, budget
     """Whether an input of shape (B, C, h, w) is left to the network itself, whose attention is exact and never idle."""
     if tiling.tile == 0:
         return True
-    if any(isinstance(layer, Attention) and layer.idle for layer in network.layers):
+    if any(isinstance(layer, Attention) and layer.idle() for layer in network.layers):
         return False  # the network itself would compute it, quadratic in the area
     images, _, height, width = shape
     plan = untiled_plan(network, height, width)
