@@ -103,8 +103,10 @@ class NoiseSchedule:
         return (z_t.float() - alpha * x0.float()) / sigma
 
     def _abar(self, timesteps: int | Tensor, device: torch.device | None) -> Tensor:
-        t = torch.as_tensor(timesteps, device=device)
-        # The table goes to the index: the other way would wait for the accelerator.
+        # The table goes to the index, or the value to the device: the other way would wait for the accelerator.
+        if isinstance(timesteps, int):
+            return self.alphas_cumprod[timesteps].reshape(1, 1, 1, 1).to(device)
+        t = timesteps.to(device)
         return self.alphas_cumprod.to(t.device)[t.long()].reshape(-1, 1, 1, 1)
 
 

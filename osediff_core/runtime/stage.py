@@ -41,7 +41,7 @@ def run_stage(name: str, part: HasFp32, stage: Callable[[], Tensor]) -> Tensor:
     """
     with explain_out_of_memory(name):
         result = stage()
-        if result.requires_grad or bool(torch.isfinite(result).all()):
+        if result.requires_grad or is_finite(result):
             return result
         if part.dtype != torch.float32:
             logger.warning(
@@ -50,12 +50,17 @@ def run_stage(name: str, part: HasFp32, stage: Callable[[], Tensor]) -> Tensor:
             del result
             with part.fp32():
                 result = stage()
-            if bool(torch.isfinite(result).all()):
+            if is_finite(result):
                 return result
     raise NonFiniteError(
         f"The {name} stage gives NaN or infinity even in fp32; check that the image has no such values, and "
         "that base and weights are undamaged and belong together."
     )
+
+
+def is_finite(result: Tensor) -> bool:
+    """Whether there is no NaN or infinity: the one look at values in a stage, for which it waits for an accelerator."""
+    return bool(torch.isfinite(result).all())
 
 
 @contextmanager

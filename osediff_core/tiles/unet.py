@@ -172,7 +172,9 @@ def predict_tiled(
         embeds = None if prompt_embeds is None else prompt_embeds.repeat(k, 1, 1)
         predicted = unet(cut, timesteps.repeat(k), embeds).float()
         for tile, part in zip(group, predicted.split(n), strict=True):
-            share = (weights / total[tile.window]).to(blended)
+            share = (
+                (weights / total[tile.window]).to(blended.dtype).to(blended.device)
+            )  # float64 only on the CPU
             blended[(..., *tile.window)] += part * share
         if progress is not None:
             progress(start + k, len(tiles))

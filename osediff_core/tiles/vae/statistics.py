@@ -27,16 +27,19 @@ class Moments:
 
     def affine(self, norm: Norm, device: torch.device) -> tuple[Tensor, Tensor]:
         """(scale, shift), each (1, C, 1, 1) in fp32 on `device`, so that norm(x) = scale x + shift."""
-        counts = torch.tensor([count for count, _, _ in self._tiles], dtype=torch.float64)[:, None]
-        means = torch.stack([mean for _, mean, _ in self._tiles]).to("cpu").double()  # (tiles, C)
-        squares = torch.stack([square for _, _, square in self._tiles]).to("cpu").double()
+        # where there is float64: on the accelerator itself, or else the next sweep would have to wait for this one
+        where = device if device.type == "cuda" else torch.device("cpu")
+        pixels = [count for count, _, _ in self._tiles]
+        counts = torch.tensor(pixels, dtype=torch.float64, device=where)[:, None]
+        means = torch.stack([mean for _, mean, _ in self._tiles]).to(where).double()  # (tiles, C)
+        squares = torch.stack([square for _, _, square in self._tiles]).to(where).double()
         by_group = (norm.groups, means.shape[1] // norm.groups)
-        total = float(counts.sum()) * by_group[1]
+        total = sum(pixels) * by_group[1]
         mean = (counts * means).sum(0).view(by_group).sum(1) / total  # (groups,)
         away = means - mean.repeat_interleave(by_group[1])
         variance = (squares + counts * away**2).sum(0).view(by_group).sum(1) / total
         spread = torch.rsqrt(variance + norm.eps)
-        weight, bias = (t.detach().to("cpu").double() for t in norm.affine())
+        weight, bias = (t.detach().to(where).double() for t in norm.affine())
         scale = weight * spread.repeat_interleave(by_group[1])
         shift = bias - mean.repeat_interleave(by_group[1]) * scale
         return (
