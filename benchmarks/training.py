@@ -78,7 +78,8 @@ def make_ours(base: Path, size: int, batch: int) -> tuple[Callable[[], None], in
 
     from training.config import parse_config
     from training.data import Batch
-    from training.train import Trainer
+    from training.run.start import Run
+    from training.train import begin
 
     with tempfile.TemporaryDirectory() as scratch:
         pictures = Path(scratch) / "pictures"
@@ -92,15 +93,15 @@ def make_ours(base: Path, size: int, batch: int) -> tuple[Callable[[], None], in
             "batch": batch,
             "device": "cpu",
         }
-        trainer = Trainer(parse_config(config))
+        _, iteration = begin(Run(parse_config(config), "several losses share the networks"))
     lq, hq, prompts = _batch(size, batch)
     batches = (
         Batch(lq, hq, prompts, ["benchmark"] * batch, list(range(n * batch, (n + 1) * batch)))
         for n in count()
     )
-    networks = trainer.networks
+    networks = iteration.networks
     modules = (networks.base.unet.module, networks.base.vae.module, networks.base.text.module)
-    return lambda: trainer.update(batches), weight_bytes(modules)
+    return lambda: iteration(batches), weight_bytes(modules)
 
 
 def _picture(size: int) -> object:

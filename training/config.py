@@ -115,7 +115,7 @@ class ValidationConfig(PairsConfig):
     __pydantic_config__ = STRICT
 
 
-@dataclass
+@dataclass(kw_only=True)
 class TrainConfig(RunConfig):
     """A run of the generator and its regulariser."""
 

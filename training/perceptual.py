@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from osediff_core.errors import BaseModelError, DownloadError, OptionError, first_line
 
+from .config import LossConfig
+
 NAMES = ("lpips-vgg", "lpips-alex", "efficientnet-lite0", "efficientnet-lite2", "none")
 _BACKBONES = {"vgg": "VGG16_Weights", "alex": "AlexNet_Weights"}
 
@@ -45,6 +47,14 @@ def perceptual_loss(name: str, weights: Path | None = None, allow_download: bool
             f"The perceptual loss {name} needs the package {error.name}; run pip install 'osediff[train]'."
         ) from error
     return module.eval().requires_grad_(False)
+
+
+def trained_distance(loss: LossConfig, device: torch.device) -> nn.Module | None:
+    """What the generator is trained on beside MSE; None where its weight is 0. Raises as `perceptual_loss`."""
+    if not loss.perceptual or loss.perceptual_kind == "none":
+        return None
+    weights = Path(loss.perceptual_weights) if loss.perceptual_weights else None
+    return perceptual_loss(loss.perceptual_kind, weights, loss.allow_download).to(device)
 
 
 class NoDistance(nn.Module):

@@ -7,7 +7,6 @@ Each module here registers just the parameters that it trains; the networks them
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -16,15 +15,14 @@ from torch import Tensor, nn
 from osediff_core.runtime.device import DTYPES
 
 from .config import LossConfig
-from .discriminator import adversarial_gradient, adversarial_loss
 from .draws import Draws
 from .networks import Networks
-from .roles import GENERATOR, REGULARISER, TEACHER
-from .vsd import diffusion_loss, distillation_gradient, loss_with_gradient
+from .regularisers import Made, regularisers_of
+from .roles import GENERATOR
 
 
 class GeneratorStep(nn.Module):
-    """Restores a batch through the core's verbs: MSE + perceptual + distillation."""
+    """Restores a batch by the core's verbs: MSE + perceptual + distillation."""
 
     def __init__(
         self,
@@ -34,21 +32,22 @@ class GeneratorStep(nn.Module):
         perceptual: nn.Module | None,
         precision: str = "fp32",
     ) -> None:
+        """kind: of the regulariser."""
         super().__init__()
         self.trained = nn.ParameterList(networks.generator_parameters.values())
+        self.loss, self.precision = loss, precision
         # in a tuple, as a module set as an attribute would become a part
-        self._shared = (networks, perceptual)
-        self.loss, self.kind, self.precision = loss, kind, precision
+        self._shared = (networks, perceptual, regularisers_of(kind, networks, loss))
 
     def forward(
         self, lq: Tensor, hq: Tensor, prompt_embeds: Tensor, negative_embeds: Tensor, draws: Draws
     ) -> dict[str, Tensor]:
         """lq, hq (B, 3, H, W) in [-1, 1]; embeddings (B, L, D) -> scalars "loss" and its terms, "latents" z_H, "image".
 
-        "latents" carries no graph: it is what the regulariser learns from.
+        "latents" and "image" carry no graph: they are what the regulariser learns from.
         """
-        networks, perceptual = self._shared
-        generator = networks.generator
+        networks, perceptual, regularisers = self._shared
+        generator, figures = networks.generator, {}
         with autocast(lq.device, self.precision):
             z_lq = generator.encode(lq, posterior_noise=draws.posterior_noise)
             latents = generator.denoise(z_lq, prompt_embeds)
@@ -56,31 +55,12 @@ class GeneratorStep(nn.Module):
             terms = {"l2": F.mse_loss(image, hq)}
             if perceptual is not None:
                 terms["perceptual"] = perceptual(image, hq).mean()
-            extra = {}
-            if self.kind != "none":
-                # in the image's domain: the restored image through the untuned encoder, with gradients
-                target = networks.encode_untuned(image) if self.kind == "vsd-pixel" else latents
-                gradient, extra = self._gradient(target, prompt_embeds, negative_embeds, draws)
-                terms["regulariser"] = loss_with_gradient(target, gradient)
-        loss = sum(getattr(self.loss, name) * term for name, term in terms.items())
-        return {"loss": loss, **terms, **extra, "latents": latents.detach(), "image": image.detach()}
-
-    def _gradient(
-        self, latents: Tensor, prompt_embeds: Tensor, negative_embeds: Tensor, draws: Draws
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        networks, _ = self._shared
-        fake, schedule = partial(networks.predict, REGULARISER), networks.base.schedule
-        if self.kind == "gan":
-            gradient, value = adversarial_gradient(
-                latents, schedule, draws, networks.discriminator, fake, prompt_embeds
-            )
-            return gradient, {"adversarial": value}
-        kind = "vsd" if self.kind == "vsd-pixel" else self.kind
-        teacher = partial(networks.predict, TEACHER)
-        gradient = distillation_gradient(
-            kind, latents, schedule, draws, teacher, fake, prompt_embeds, negative_embeds, self.loss.guidance
-        )
-        return gradient, {}
+            made = Made(latents, image, hq, prompt_embeds, negative_embeds)
+            for name, regulariser in regularisers.items():
+                terms[name], further = regulariser.for_generator(made, draws)
+                figures |= further
+        loss = torch.stack([getattr(self.loss, name) * term for name, term in terms.items()]).sum()
+        return {"loss": loss, **terms, **figures, "latents": latents.detach(), "image": image.detach()}
 
 
 class RegulariserStep(nn.Module):
@@ -89,26 +69,18 @@ class RegulariserStep(nn.Module):
     def __init__(self, networks: Networks, loss: LossConfig, kind: str, precision: str = "fp32") -> None:
         super().__init__()
         self.trained = nn.ParameterList(networks.regulariser_parameters.values())
-        self._shared = (networks,)
-        self.weight, self.kind, self.precision = loss.diffusion, kind, precision
+        self.weight, self.precision = loss.diffusion, precision
+        self._shared = (regularisers_of(kind, networks, loss),)
 
     def forward(
         self, latents: Tensor, image: Tensor, hq: Tensor, prompt_embeds: Tensor, draws: Draws
     ) -> Tensor:
         """Restored latents (B, C, h, w), images (B, 3, H, W), without graphs -> the loss."""
-        (networks,) = self._shared
-        model, schedule = partial(networks.predict, REGULARISER), networks.base.schedule
+        (regularisers,) = self._shared
+        made = Made(latents, image, hq, prompt_embeds)
         with autocast(latents.device, self.precision):
-            if self.kind == "vsd-pixel":
-                with torch.no_grad():
-                    latents = networks.encode_untuned(image)
-            if self.kind == "gan":
-                with torch.no_grad():
-                    real = networks.encode_untuned(hq)
-                return self.weight * adversarial_loss(
-                    latents, real, schedule, draws, networks.discriminator, model, prompt_embeds
-                )
-            return self.weight * diffusion_loss(latents, schedule, draws, model, prompt_embeds)
+            losses = [regulariser.own_loss(made, draws) for regulariser in regularisers.values()]
+        return self.weight * torch.stack(losses).sum()
 
 
 def restore(networks: Networks, lq: Tensor, prompt_embeds: Tensor, precision: str) -> Tensor:

@@ -9,11 +9,10 @@ Ctrl-C and SIGTERM save a checkpoint first.
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import ClassVar
 
 if __package__ in (None, ""):  # run by its path, as accelerate does
     sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -21,207 +20,158 @@ if __package__ in (None, ""):  # run by its path, as accelerate does
 
 from torch import Tensor
 
-from osediff_core.errors import CheckpointError
-from osediff_core.weights.checkpoint import write_weights
-from osediff_core.weights.formats import osediff_safetensors
-from osediff_core.weights.one_step_weights import OneStepWeights
-
-from .config import TrainConfig, load_config
-from .data import Batch
+from .config import TrainConfig
+from .data import Batch, PairLoader
 from .data.prompts import PromptCache, identity_of, kept_dtype
 from .draws import generator_draws, regulariser_draws
-from .networks import build_networks
-from .perceptual import perceptual_loss
-from .run.loop import Loop, add_means, run_command
+from .export import weights_bytes, write_results
+from .networks import Networks, build_networks
+from .perceptual import trained_distance
+from .run.data import open_pairs
+from .run.loop import loop, mean_into, run_command
+from .run.start import Run
 from .run.updater import Updater
 from .sharding import shard_frozen
-from .steps import GeneratorStep, RegulariserStep, restore
-from .validate import Validation
+from .steps import GeneratorStep, RegulariserStep
+from .validate import RestoredPairs
 
-log = logging.getLogger("training")
+_NOT_WRAPPED = (
+    "Two losses share the networks, which accelerate's FSDP and DeepSpeed cannot wrap; launch with "
+    "training/configs/accelerate/ddp.yaml, and split the frozen base by model.shard_base=true."
+)
 
 
-class Trainer(Loop):
-    """A run of the generator and its regulariser; `run`, the loop, is in loop.py."""
+class Iteration:
+    """The iteration of a run, and what it needs: networks, losses, optimisers, prompts.
 
-    shown: ClassVar[tuple[str, ...]] = ("l2", "perceptual", "regulariser", "diffusion")
-    watched: ClassVar[str] = "distance"
-    config: TrainConfig
+    Raises OSEDiffError for settings that the networks, losses or caches cannot do.
+    """
 
-    def __init__(self, config: TrainConfig) -> None:
-        """Raises OSEDiffError for whatever keeps the run from starting; nothing is written before all is well."""
-        super().__init__(
-            config,
-            "Two losses share the networks, which accelerate's FSDP and DeepSpeed cannot wrap; launch with "
-            "training/configs/accelerate/ddp.yaml, and split the frozen base by model.shard_base=true.",
+    def __init__(self, run: Run[TrainConfig], networks: Networks) -> None:
+        config = run.config
+        kind, loss, optim, scaled = (
+            config.model.regulariser,
+            config.loss,
+            config.optim,
+            config.precision == "fp16",
         )
-        self.validates_everywhere = config.model.shard_base  # a split base runs on all ranks or on none
-        self.networks = build_networks(config.model, self.device, config.seed)
-        if config.model.shard_base:
-            shard_frozen(self.networks.base.unet.module, self.device)
-        kind, loss = config.model.regulariser, config.loss
-        perceptual = None
-        if loss.perceptual and loss.perceptual_kind != "none":
-            backbone = Path(loss.perceptual_weights) if loss.perceptual_weights else None
-            perceptual = perceptual_loss(loss.perceptual_kind, backbone, loss.allow_download).to(self.device)
-        self.generator_step = GeneratorStep(self.networks, loss, kind, perceptual, config.precision)
-        self.regulariser_step = RegulariserStep(self.networks, loss, kind, config.precision)
-        self._make_updaters()
-        self.prompts = PromptCache(
-            self.networks.generator.encode_prompt,
-            Path(config.prompt_cache) if config.prompt_cache else None,
-            dtype=kept_dtype(config.precision),
-            identity=identity_of(self.networks.base.text) if config.prompt_cache else "",
+        self.run, self.config, self.networks = run, config, networks
+        perceptual = trained_distance(loss, run.device)
+        self.generator_step = run.distributed(
+            GeneratorStep(networks, loss, kind, perceptual, config.precision)
         )
-        self.negative_embeds = self.prompts([loss.negative_prompt]).to(self.device)
-        self.validation = self._validation()
-        self.restore(multiple=self.networks.base.vae.downscale)
-        if self.main:
-            self.prompts.foresee(self.loader.captions.listed)
-
-    def _make_updaters(self) -> None:
-        config, optim = self.config, self.config.optim
-        scale = config.precision == "fp16"
-        self.updater = Updater(
-            self.networks.generator_parameters,
+        self.generator = Updater(
+            networks.generator_parameters,
             optim.learning_rate,
             optim,
             config.steps,
             conv_in_factor=optim.conv_in_factor,
             ema=optim.ema,
-            scale_loss=scale,
+            scale_loss=scaled,
         )
-        self.generator_step = self.accelerator.prepare_model(self.generator_step)
-        self.regulariser_updater = None
-        if self.networks.regulariser_parameters:
-            self.regulariser_updater = Updater(
-                self.networks.regulariser_parameters,
+        self.updaters = {"generator": self.generator}
+        self.regulariser = None
+        if networks.regulariser_parameters:
+            self.regulariser_step = run.distributed(RegulariserStep(networks, loss, kind, config.precision))
+            self.regulariser = Updater(
+                networks.regulariser_parameters,
                 optim.regulariser_learning_rate,
                 optim,
                 config.steps,
-                scale_loss=scale,
+                scale_loss=scaled,
                 per_step=optim.regulariser_steps,
             )
-            self.regulariser_step = self.accelerator.prepare_model(self.regulariser_step)
-        both = {"generator": self.updater, "regulariser": self.regulariser_updater}
-        self.updaters = {name: updater for name, updater in both.items() if updater}
+            self.updaters["regulariser"] = self.regulariser
+        self.prompts = PromptCache(
+            networks.generator.encode_prompt,
+            Path(config.prompt_cache) if config.prompt_cache else None,
+            dtype=kept_dtype(config.precision),
+            identity=identity_of(networks.base.text) if config.prompt_cache else "",
+        )
+        self.negative_embeds = self.prompts([loss.negative_prompt]).to(run.device)
 
-    # ---- a step ----
+    def __call__(self, batches: Iterator[Batch]) -> dict[str, Tensor]:
+        """The generator learns from `accumulate` micro-batches, then the regulariser from what it made of them."""
+        config, count, values, seen = self.config, self.config.optim.accumulate, {}, []
 
-    def update(self, batches: Iterator[Batch]) -> dict[str, Tensor]:
-        """One step: the generator learns from `accumulate` micro-batches, then the regulariser from what it made."""
-        config = self.config
-        seen, values = [], {}
-        for index in range(config.optim.accumulate):
-            batch = next(batches)
-            lq, hq = batch.lq.to(self.device), batch.hq.to(self.device)
-            prompt_embeds = self.prompts(batch.prompts).to(self.device)
-            negative_embeds = self.negative_embeds.expand_as(prompt_embeds)
+        for batch in islice(batches, count):
+            lq, hq, prompt_embeds = self._on_device(batch)
             draws = generator_draws(
                 config.seed,
                 batch.indices,
                 self._latent_shape(lq),
                 config.loss.timesteps,
                 config.loss.sample_posterior,
-            ).to(self.device)
-            with self.sync(self.generator_step, index):
-                out = self.generator_step(lq, hq, prompt_embeds, negative_embeds, draws)
-                self.updater.backward(out["loss"] / config.optim.accumulate)
-            seen.append((batch, out.pop("latents"), out.pop("image"), hq, prompt_embeds))
-            add_means(values, out, config.optim.accumulate)
-        values["grad_norm"] = self.updater.step()
-        self.check("generator", self.updater, values["grad_norm"], values, [batch for batch, *_ in seen])
-        for update in range(config.optim.regulariser_steps if self.regulariser_updater else 0):
-            self._update_regulariser(update, seen, values)
+            ).to(lq.device)
+            with self.run.gradients_stay(self.generator_step, len(seen) + 1 < count):
+                out = self.generator_step(
+                    lq, hq, prompt_embeds, self.negative_embeds.expand_as(prompt_embeds), draws
+                )
+                self.generator.backward(out["loss"] / count)
+            seen.append((batch.indices, out.pop("latents"), out.pop("image"), hq, prompt_embeds))
+            mean_into(values, out, count)
+        values["grad_norm"] = self.generator.step()
+
+        for update in range(config.optim.regulariser_steps if self.regulariser else 0):
+            learnt = {}
+            for done, (indices, latents, image, hq, prompt_embeds) in enumerate(seen, start=1):
+                draws = regulariser_draws(
+                    config.seed, indices, latents.shape[1:], self.networks.base.schedule.num_timesteps, update
+                ).to(latents.device)
+                with self.run.gradients_stay(self.regulariser_step, done < count):
+                    loss = self.regulariser_step(latents, image, hq, prompt_embeds, draws)
+                    self.regulariser.backward(loss / count)
+                mean_into(learnt, {"diffusion": loss}, count)
+            values |= learnt | {"regulariser_grad_norm": self.regulariser.step()}
         return values
 
-    def _update_regulariser(self, update: int, seen: list[tuple], values: dict[str, Tensor]) -> None:
-        config, share = self.config, 1 / len(seen)
-        total = {}
-        for index, (batch, latents, image, hq, prompt_embeds) in enumerate(seen):
-            draws = regulariser_draws(
-                config.seed,
-                batch.indices,
-                latents.shape[1:],
-                self.networks.base.schedule.num_timesteps,
-                update,
-            ).to(self.device)
-            with self.sync(self.regulariser_step, index):
-                loss = self.regulariser_step(latents, image, hq, prompt_embeds, draws)
-                self.regulariser_updater.backward(loss * share)
-            add_means(total, {"diffusion": loss}, len(seen))
-        total["regulariser_grad_norm"] = self.regulariser_updater.step()
-        values |= total
-        norm = values["regulariser_grad_norm"]
-        self.check("regulariser", self.regulariser_updater, norm, values, [batch for batch, *_ in seen])
+    def _on_device(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """lq, hq (B, 3, H, W), prompt_embeds (B, L, D)."""
+        device = self.run.device
+        return batch.lq.to(device), batch.hq.to(device), self.prompts(batch.prompts).to(device)
 
     def _latent_shape(self, image: Tensor) -> tuple[int, int, int]:
         vae = self.networks.base.vae
         return vae.latent_channels, image.shape[-2] // vae.downscale, image.shape[-1] // vae.downscale
 
-    # ---- validation and files ----
 
-    def _validation(self) -> Validation | None:
-        chosen = self.config.validation
-        if chosen.path is None:
-            return None
-        distance = perceptual_loss(chosen.distance).to(self.device)
-        return Validation.from_folder(
-            Path(chosen.path),
-            limit=chosen.limit,
-            size=chosen.size,
-            multiple=self.networks.base.vae.downscale,
-            distance=distance,
-            preset=chosen.preset,
-            prompt=chosen.prompt,
-        )
+def begin(run: Run[TrainConfig]) -> tuple[PairLoader, Iteration]:
+    """What a run trains on, and what it does in a step. Raises OSEDiffError; nothing is written."""
+    config = run.config
+    data = open_pairs(run)  # before the base, which takes long to read
+    networks = build_networks(config.model, run.device, config.seed)
+    data.check_multiple(networks.base.vae.downscale)
+    if config.model.shard_base:
+        shard_frozen(networks.base.unet.module, run.device)
+    iteration = Iteration(run, networks)
+    if run.main:
+        iteration.prompts.foresee(data.captions.listed)
+    return data, iteration
 
-    def validate(self) -> dict[str, float] | None:
-        """Restore the fixed pairs with the averaged weights; writes the sheet."""
-        if self.validation is None:
-            return None
-        self.updater.swap_average()
 
-        def restored(lq: Tensor, prompts: list[str]) -> Tensor:
-            embeds = self.prompts(prompts).to(self.device)
-            return restore(self.networks, lq.to(self.device), embeds, self.config.precision)
-
-        found = self.validation.run(restored)
-        self.updater.swap_average()
-        if self.main:
-            sheet = self.folder.sheet(self.step)
-            self.validation.sheet(sheet)
-            self.log.image(self.step, "validation", sheet)
-        return found
-
-    def weights(self) -> bytes:
-        """The generator's, as the core's .safetensors."""
-        return osediff_safetensors.write(self._weights())
-
-    def export(self, folder: Path) -> None:
-        """Write weights.safetensors, and weights.pkl where the official format can hold them."""
-        weights = self._weights()
-        write_weights(folder / "weights.safetensors", weights)
-        if self.config.export_pkl:
-            try:
-                write_weights(folder / "weights.pkl", weights)
-            except CheckpointError as error:
-                log.info("weights.pkl is left out: %s", error)
-
-    def _weights(self) -> OneStepWeights:
-        self.updater.swap_average()
-        weights = self.networks.weights({"steps": str(self.step)})
-        self.updater.swap_average()
-        return weights
+def train(config: TrainConfig) -> None:
+    """A whole run. Raises OSEDiffError for whatever keeps it from starting, before anything is written, or stops it."""
+    run = Run(config, _NOT_WRAPPED)
+    data, iteration = begin(run)
+    networks, generator = iteration.networks, iteration.generator
+    validation = RestoredPairs.of_run(run, networks, generator, iteration.prompts)
+    loop(
+        run,
+        data,
+        iteration,
+        updaters=iteration.updaters,
+        weights=lambda step: weights_bytes(networks, generator, step),
+        export=lambda folder, step: write_results(folder, networks, generator, step, config.export_pkl),
+        validate=validation.run,
+        validate_every=config.validation.every,
+        watched="distance",
+        shown=("l2", "perceptual", "regulariser", "diffusion"),
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line: 0 done, 1 failed, 2 a wrong setting, 130 interrupted."""
-
-    def start(path: str, settings: list[str]) -> Trainer:
-        return Trainer(load_config(path, settings))
-
-    return run_command(start, "training.train", __doc__, "training/configs/tiny.yaml", argv)
+    return run_command(TrainConfig, train, "training.train", __doc__, "training/configs/tiny.yaml", argv)
 
 
 if __name__ == "__main__":

@@ -20,9 +20,15 @@ from osediff_core.evaluate.folders import of_one_shape, pair_folders, pair_up
 from osediff_core.evaluate.psnr_ssim import psnr_y, ssim_y
 from osediff_core.images import Cell, centre_crop, contact_sheet, find_pictures
 
+from .config import TrainConfig
 from .data.errors import DataError
 from .data.pictures import decode, to_tensor
+from .networks import Networks
+from .perceptual import perceptual_loss
 from .run.errors import TrainingError
+from .run.start import Run
+from .run.updater import Updater
+from .steps import restore
 
 log = logging.getLogger(__name__)
 
@@ -163,6 +169,60 @@ class Validation:
         if self.distance is not None:
             device = _device_of(self.distance)
             found["distance"] = float(self.distance(image.to(device), hq.to(device)))
+        return found
+
+
+class RestoredPairs:
+    """Validation of a run: its fixed pairs, restored with the averaged weights."""
+
+    def __init__(
+        self,
+        run: Run[TrainConfig],
+        networks: Networks,
+        generator: Updater,
+        prompts: Callable[[list[str]], Tensor],
+        validation: Validation | None,
+    ) -> None:
+        self._run, self._networks, self._generator = run, networks, generator
+        self._prompts, self._validation = prompts, validation
+
+    @classmethod
+    def of_run(
+        cls,
+        run: Run[TrainConfig],
+        networks: Networks,
+        generator: Updater,
+        prompts: Callable[[list[str]], Tensor],
+    ) -> RestoredPairs:
+        """As the settings say; prompts: words -> embeddings (B, L, D). Raises OSEDiffError."""
+        chosen, validation = run.config.validation, None
+        if chosen.path is not None:
+            validation = Validation.from_folder(
+                Path(chosen.path),
+                limit=chosen.limit,
+                size=chosen.size,
+                multiple=networks.base.vae.downscale,
+                distance=perceptual_loss(chosen.distance).to(run.device),
+                preset=chosen.preset,
+                prompt=chosen.prompt,
+            )
+        return cls(run, networks, generator, prompts, validation)
+
+    def run(self, step: int) -> dict[str, float] | None:
+        """The figures, and the sheet of the step; None without pairs."""
+        run, validation = self._run, self._validation
+        # a split base runs on all ranks or on none
+        if validation is None or not (run.main or run.config.model.shard_base):
+            return None
+
+        def restored(lq: Tensor, prompts: list[str]) -> Tensor:
+            embeds = self._prompts(prompts).to(run.device)
+            return restore(self._networks, lq.to(run.device), embeds, run.config.precision)
+
+        with self._generator.averaged():
+            found = validation.run(restored)
+        if run.main:
+            validation.sheet(run.folder.sheet(step))
         return found
 
 

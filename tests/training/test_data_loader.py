@@ -291,7 +291,7 @@ def test_a_resolution_that_the_base_cannot_take_is_said(folder):
     from training.data import PairLoader
 
     with pytest.raises(DataError, match=r"36.*multiple of 8; take 40"):
-        PairLoader(config(folder, resolution=36), 2, 0, multiple=8)
+        PairLoader(config(folder, resolution=36), 2, 0).check_multiple(8)
 
 
 def test_weights_and_limits_that_cannot_be(folder):

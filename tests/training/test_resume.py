@@ -90,8 +90,8 @@ def test_a_checkpoint_of_two_processes_that_counted_batches_goes_on_in_one(train
 def figures(monkeypatch):
     """Validation finds these values of the distance, one after the other."""
     values = []
-    found = lambda self: {"distance": values.pop(0)}  # noqa: E731
-    monkeypatch.setattr("training.train.Trainer.validate", found)
+    found = lambda self, step: {"distance": values.pop(0)}  # noqa: E731
+    monkeypatch.setattr("training.validate.RestoredPairs.run", found)
     return values
 
 

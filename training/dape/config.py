@@ -63,7 +63,7 @@ class DapeValidationConfig(PairsConfig):
     __pydantic_config__ = STRICT
 
 
-@dataclass
+@dataclass(kw_only=True)
 class DapeConfig(RunConfig):
     """A run of DAPE's training."""
 

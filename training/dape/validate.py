@@ -2,51 +2,92 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from osediff_core.dape.network import TaggerNetwork
+from osediff_core.dape.preprocess import preprocess
 from osediff_core.dape.tags import TagTable
 
 from ..data.pictures import to_tensor
-from ..validate import ValidationPair
-from .step import distances
+from ..run.start import Run
+from ..run.updater import Updater
+from ..steps import autocast
+from ..validate import Validation, ValidationPair
+from .adapters import DapeAdapters
+from .config import DapeConfig
+from .step import distances, seen
 
 Seen = tuple[Tensor, Tensor]
 
 
 class TagValidation:
-    """Compares on `pairs`; table: which score is a tag."""
+    """Compares student and teacher on `pairs`."""
 
-    def __init__(self, pairs: Sequence[ValidationPair], table: TagTable) -> None:
-        self.pairs, self.thresholds = list(pairs), torch.tensor(table.thresholds)
+    def __init__(
+        self,
+        run: Run[DapeConfig],
+        network: TaggerNetwork,
+        adapters: DapeAdapters,
+        student: Updater,
+        pairs: Sequence[ValidationPair],
+    ) -> None:
+        self._run, self._network, self._adapters, self._student = run, network, adapters, student
+        self._pairs, self._thresholds = list(pairs), torch.tensor(TagTable.of(network.config).thresholds)
+
+    @classmethod
+    def of_run(
+        cls, run: Run[DapeConfig], network: TaggerNetwork, adapters: DapeAdapters, student: Updater
+    ) -> TagValidation:
+        """On the pairs that the settings name, if any. Raises OSEDiffError."""
+        chosen, pairs = run.config.validation, []
+        if chosen.path is not None:
+            pairs = Validation.from_folder(
+                Path(chosen.path), limit=chosen.limit, size=chosen.size, multiple=1, preset=chosen.preset
+            ).pairs
+        return cls(run, network, adapters, student, pairs)
 
     @torch.no_grad()
-    def run(self, student: Callable[[Tensor], Seen], teacher: Callable[[Tensor], Seen]) -> dict[str, float]:
-        """student, teacher: image (1, 3, H, W) in [-1, 1] on the CPU -> embeddings and logits.
+    def run(self, _step: int) -> dict[str, float] | None:
+        """The figures of the averaged weights; None without pairs.
 
-        Keys: features, logits, loss (their sum) as in training; precision, recall and f1 of the tags over all
-        pictures, those of the teacher being the right ones; tags, how many the student gives a picture.
+        features, logits, loss (their sum) as in training; precision, recall and f1 of the tags over all pictures, those
+        of the teacher being the right ones; tags, how many the student gives a picture.
         """
+        if not self._pairs or not self._run.main:
+            return None
         terms, hits, given, right = [], 0, 0, 0
-        for pair in self.pairs:
-            found, wanted = student(to_tensor(pair.lq[None])), teacher(to_tensor(pair.hq[None]))
-            terms.append({name: float(value) for name, value in distances(found, wanted).items()})
-            tags, true = (self._tags(logits) for _, logits in (found, wanted))
-            hits, given, right = (
-                hits + int((tags & true).sum()),
-                given + int(tags.sum()),
-                right + int(true.sum()),
-            )
+        self._network.eval()
+        with self._student.averaged():
+            for pair in self._pairs:
+                found, wanted = self._seen(pair.lq), self._taught(pair.hq)
+                terms.append({name: float(value) for name, value in distances(found, wanted).items()})
+                tags, true = (self._tags(logits) for _, logits in (found, wanted))
+                hits += int((tags & true).sum())
+                given += int(tags.sum())
+                right += int(true.sum())
         means = {name: sum(term[name] for term in terms) / len(terms) for name in terms[0]}
         return means | {
             "loss": sum(means.values()),
             "precision": hits / given if given else 0.0,
             "recall": hits / right if right else 0.0,
             "f1": 2 * hits / (given + right) if given + right else 0.0,
-            "tags": given / len(self.pairs),
+            "tags": given / len(self._pairs),
         }
 
+    def _seen(self, picture: np.ndarray) -> Seen:
+        """Embeddings and logits of uint8 (H, W, 3)."""
+        image, device = to_tensor(picture[None]), self._run.device
+        with autocast(device, self._run.config.precision):
+            return seen(self._network, preprocess(image.to(device), self._network.config.image_size))
+
+    def _taught(self, picture: np.ndarray) -> Seen:
+        with self._adapters.off():
+            return self._seen(picture)
+
     def _tags(self, logits: Tensor) -> Tensor:
-        return logits.float().sigmoid().cpu() > self.thresholds
+        return logits.float().sigmoid().cpu() > self._thresholds

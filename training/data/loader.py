@@ -69,7 +69,7 @@ class PairLoader:
     A micro-batch takes the next world x batch_size samples, rank r the r-th batch_size of them: together the ranks see
     what one process with the larger batch sees (streams are shared out by `datasets` instead). state: of a run with
     the same sources and seed; the batch size may be another, and without streams the number of ranks, too.
-    multiple: what the resolution must be divisible by. tagger: instead of the one that data.captions names.
+    tagger: instead of the one that data.captions names.
     Raises DataError, here and on iteration.
     """
 
@@ -82,9 +82,8 @@ class PairLoader:
         world: int = 1,
         state: dict[str, Any] | None = None,
         tagger: Tagger | None = None,
-        multiple: int = 1,
     ) -> None:
-        _check(config, seed, multiple)
+        _check(config, seed)
         self.config, self.batch_size, self.rank, self.world = config, batch_size, rank, world
         self.captions = Captions(config.captions, tagger)
         self.report = Report()
@@ -105,10 +104,18 @@ class PairLoader:
         """name -> reason of pictures that cannot be used."""
         return self.report.skipped
 
-    @property
-    def enlarged(self) -> int:
-        """How many pictures were small."""
-        return len(self.report.small)
+    def figures(self) -> dict[str, float]:
+        """How many pictures were skipped, and how many were small."""
+        return {"skipped": float(len(self.report.skipped)), "enlarged": float(len(self.report.small))}
+
+    def check_multiple(self, multiple: int) -> None:
+        """Raises DataError where the resolution is not divisible by what the base needs."""
+        side = self.config.resolution
+        if side % multiple:
+            raise DataError(
+                f"data.resolution is {side}, but the base needs a multiple of {multiple}; take "
+                f"{-(-side // multiple) * multiple}."
+            )
 
     def state(self) -> dict[str, Any]:
         """Where the data stand after the last batch that was received; JSON-able."""
@@ -265,17 +272,12 @@ def _names(source: Any) -> Iterator[str]:  # noqa: ANN401 - a Source
     return (source.name(index) for index in range(len(source)))
 
 
-def _check(config: DataConfig, seed: int, multiple: int) -> None:
+def _check(config: DataConfig, seed: int) -> None:
     if not config.sources:
         raise DataError("data.sources is empty; name at least one folder, list or data set.")
     if config.resolution < 8:
         raise DataError(
             f"data.resolution is {config.resolution}; the crops need 8 pixels or more, such as 512."
-        )
-    if config.resolution % multiple:
-        raise DataError(
-            f"data.resolution is {config.resolution}, but the base needs a multiple of {multiple}; take "
-            f"{-(-config.resolution // multiple) * multiple}."
         )
     if config.small not in ("enlarge", "skip"):
         raise DataError(f"data.small is {config.small!r}; use enlarge or skip.")

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from .config import RunConfig
+from .config import LoopConfig, RunConfig
 from .errors import TrainingError
 from .report import flat
 from .settings import as_yaml
@@ -40,7 +40,7 @@ class Change:
         return self.name, f"{_shown(self.old)} -> {_shown(self.new)}"
 
 
-def changes_since(saved: Mapping[str, Any], config: RunConfig) -> list[Change]:
+def changes_since(saved: Mapping[str, Any], config: LoopConfig) -> list[Change]:
     """What differs from the settings `saved` with a checkpoint; what only one of both knows is left out."""
     old, new = flat(saved), flat(yaml.safe_load(as_yaml(config)))
     return [
@@ -50,10 +50,10 @@ def changes_since(saved: Mapping[str, Any], config: RunConfig) -> list[Change]:
     ]
 
 
-def check_changes(changes: list[Change], config: RunConfig, path: object) -> None:
+def check_changes(changes: list[Change], config: LoopConfig, path: object) -> None:
     """Raises TrainingError for what a run cannot change on its way: the checkpoint at `path` would not fit, or mean
     something else."""
-    streams = any(source.streaming for source in config.data.sources)
+    streams = isinstance(config, RunConfig) and any(source.streaming for source in config.data.sources)
     model = [
         change for change in changes if change.name.startswith("model.") and change.name not in _FREE_OF_MODEL
     ]

@@ -42,6 +42,13 @@ class Checkpoint:
     values: dict[str, Any]
     settings: Mapping[str, Any] = field(default_factory=dict)
 
+    def tensors_of(self, updater: str) -> dict[str, Tensor]:
+        """Those of one updater, by its own names."""
+        prefix = f"{updater}/"
+        return {
+            key.removeprefix(prefix): tensor for key, tensor in self.tensors.items() if key.startswith(prefix)
+        }
+
 
 def save_checkpoint(
     folder: Path, checkpoint: Checkpoint, weights: bytes, config: str, keep: int, kept: Collection[int]

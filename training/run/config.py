@@ -72,15 +72,13 @@ class PairsConfig:
         yield from below_one({f"validation.{name}": getattr(self, name) for name in names})
 
 
-@dataclass
-class RunConfig:
-    """A run, whatever is trained."""
+@dataclass(kw_only=True)
+class LoopConfig:
+    """What the loop asks for, whatever is trained on whatever data."""
 
     output: str  # folder of the run; one that holds another run is never overwritten
-    data: DataConfig
     steps: int = 100_000
-    batch: int = 4  # samples a process and micro-batch
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # autocast; bf16 needs no loss scale
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # autocast; fp16 goes with a loss scale
     seed: int = 123
     resume: str | None = None  # latest, or a checkpoint's folder
     save_every: int = 500  # steps
@@ -93,7 +91,7 @@ class RunConfig:
 
     def faults(self) -> Iterator[str]:
         """What cannot work, each as a clause."""
-        names = ("steps", "batch", "save_every", "keep", "log_every")
+        names = ("steps", "save_every", "keep", "log_every")
         yield from below_one({name: getattr(self, name) for name in names})
         if not 0 <= self.seed < 2**63:
             yield f"seed is {self.seed}, but must be at least 0 and below 2^63"
@@ -105,6 +103,21 @@ class RunConfig:
                 f"device is {self.device}, but processes take the cards in turn; use device={kind} and choose the card "
                 f"before the command, as in CUDA_VISIBLE_DEVICES={index}"
             )
+
+
+@dataclass(kw_only=True)
+class RunConfig(LoopConfig):
+    """A run on pairs of pictures."""
+
+    data: DataConfig
+    batch: int = 4  # samples a process and micro-batch
+
+    __pydantic_config__ = STRICT
+
+    def faults(self) -> Iterator[str]:
+        """What cannot work, each as a clause."""
+        yield from super().faults()
+        yield from below_one({"batch": self.batch})
 
 
 def not_above_zero(values: Mapping[str, float | None]) -> Iterator[str]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
 from safetensors.torch import save
 from torch import Tensor
 
@@ -13,7 +15,7 @@ from osediff_core.atomic import write_bytes_atomically
 from osediff_core.errors import explained
 
 from .checkpoints import Checkpoint, all_checkpoints, clear_leftovers, latest_checkpoint, save_checkpoint
-from .config import RunConfig
+from .config import LoopConfig
 from .errors import TrainingError
 from .history import gone_back_to, set_aside
 from .logs import RunLog
@@ -29,7 +31,7 @@ class RunFolder:
     Raises TrainingError where a run would be overwritten.
     """
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, config: LoopConfig) -> None:
         self.config, self.path = config, Path(config.output)
         self.checkpoints = self.path / "checkpoints"
         self.resumed = self._find_resumed()
@@ -70,11 +72,16 @@ class RunFolder:
         """Where the validation sheet of `step` goes."""
         return self.path / "sheets" / f"step_{step:08d}.png"
 
-    def keep_failed(self, step: int, rank: int, lq: Tensor, hq: Tensor, names: list[str]) -> Path:
-        """Write the batch that broke a step."""
+    def keep_failed(self, step: int, rank: int, batches: Sequence[object], names: list[str]) -> Path | None:
+        """Write the batches that broke a step: their tensors, one after the other; None where they have none."""
+        fields = (
+            [name for name, value in vars(batches[0]).items() if isinstance(value, Tensor)] if batches else []
+        )
+        if not fields:
+            return None
         path = self.path / "failed" / f"step_{step:08d}_rank_{rank}.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)
-        tensors = {"lq": lq.contiguous(), "hq": hq.contiguous()}
+        tensors = {name: torch.cat([getattr(batch, name) for batch in batches]) for name in fields}
         write_bytes_atomically(path, save(tensors, {"names": "\n".join(names)}))
         return path
 

@@ -1,257 +1,214 @@
-"""The loop of a run, whatever is trained: steps, logs, validation, checkpoints, and how it stops and goes on."""
+"""The loop of a run, whatever is trained: steps, logs, validation, checkpoints, and how it stops and goes on.
+
+    run = Run(config, ...)                       # processes, folder, checkpoint; then the parts, in any order
+    loop(run, data, step, updaters=..., ...)
+
+`step` takes its batches from an iterator and says figures; everything else is said by the arguments of `loop`.
+"""
 
 from __future__ import annotations
 
 import argparse
 import logging
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Generic, TypeVar
 
 import torch
-from accelerate.utils import broadcast_object_list, gather_object
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from osediff_core.cli.entry import run_main
 
-from ..data import Batch, PairLoader
-from ..data.loader import samples_counted, state_of_rank
-from .changes import Change, another_validation, changes_since, check_changes
-from .checkpoints import Checkpoint, load_checkpoint, saved_settings
-from .config import RunConfig
-from .errors import NonFiniteLossError, TrainingError
-from .folder import RunFolder
-from .launch import start_accelerator
+from .checkpoints import Checkpoint
+from .data import Data
+from .errors import NonFiniteLossError
 from .logs import RunLog
+from .settings import Config, read_settings
 from .signals import StopSignals
+from .start import Run
 from .updater import Updater
 
 log = logging.getLogger("training")
 
+Batch = TypeVar("Batch")
+Figures = Mapping[str, float]
 
-class Loop(ABC):
-    """Everything that runs have in common; `run` is the loop. A subclass says what a step is.
 
-    shown: what the progress bar shows. watched: the figure of validation whose lowest value is the best step's.
-    updaters: what is trained, by name, to be set by the subclass; `restore` then goes on from a checkpoint.
+def loop(
+    run: Run,
+    data: Data[Batch],
+    step: Callable[[Iterator[Batch]], Mapping[str, Tensor]],
+    *,
+    updaters: Mapping[str, Updater],
+    weights: Callable[[int], bytes],
+    export: Callable[[Path, int], None],
+    validate: Callable[[int], Figures | None] = lambda _step: None,
+    validate_every: int = 500,
+    watched: str = "",
+    shown: Sequence[str] = (),
+) -> None:
+    """Train from where the run stands to its last step. Raises OSEDiffError; what was saved stays.
+
+    step: one step with as many batches as it wants; the figures to be logged. updaters: what it trains, by name.
+    weights: (step) -> what a checkpoint's weights.safetensors holds. export: writes into the run's folder what the run
+    is for, at its end; on the main process alone, everything else on all.
+    validate: (step) -> figures, None where there is nothing to validate on; `watched` is the one whose lowest value is
+    the best step's. shown: the figures on the progress bar.
     """
+    config = run.config
+    run.restore(updaters)
+    run_log = run.folder.start(run.step) if run.main else None
+    run.wait()
+    batches = _Remembering(iter(data))
+    running: dict[str, list[Tensor]] = {}
 
-    shown: ClassVar[tuple[str, ...]]
-    watched: ClassVar[str]
-    updaters: dict[str, Updater]
+    def validated() -> bool:
+        """Whether this step is the best one so far and must be kept."""
+        return _is_best(run, run_log, validate(run.step), watched)
 
-    def __init__(self, config: RunConfig, not_wrapped: str) -> None:
-        """not_wrapped: what to say of a launch with FSDP or DeepSpeed. Raises OSEDiffError; nothing is written."""
-        self.config = config
-        self.accelerator = start_accelerator(config.device, not_wrapped)
-        self.device, self.main = self.accelerator.device, self.accelerator.is_main_process
-        self.folder = RunFolder(config)
-        self.changes: list[Change] = []
-        if self.folder.resumed:
-            self.changes = changes_since(saved_settings(self.folder.resumed), config)
-            check_changes(self.changes, config, self.folder.resumed)
-        self.step, self.best = 0, {"step": None, "value": float("inf")}
-        self.signals, self.validates_everywhere = StopSignals(), False
-        self.log: RunLog | None = None
-        self.loader: PairLoader
+    def save() -> None:
+        _save(run, data, updaters, weights(run.step))
 
-    def restore(self, multiple: int) -> None:
-        """Go on from the checkpoint that the settings name, if any, and open the data.
-
-        multiple: what the crops' side must be divisible by. Raises OSEDiffError.
-        """
-        state = self._load(self.folder.resumed) if self.folder.resumed else None
-        config, accelerator = self.config, self.accelerator
-        self.loader = PairLoader(
-            config.data,
-            config.batch,
-            config.seed,
-            accelerator.process_index,
-            accelerator.num_processes,
-            state=state,
-            multiple=multiple,
-        )
-
-    # ---- what a subclass says ----
-
-    @abstractmethod
-    def update(self, batches: Iterator[Batch]) -> dict[str, Tensor]:
-        """One step; the figures to be logged."""
-
-    @abstractmethod
-    def validate(self) -> dict[str, float] | None:
-        """Figures, `watched` among them; None where there is nothing to validate on. On the main process alone, or on
-        all if `validates_everywhere`.
-        """
-
-    @abstractmethod
-    def weights(self) -> bytes:
-        """What a checkpoint's weights.safetensors holds."""
-
-    @abstractmethod
-    def export(self, folder: Path) -> None:
-        """Write what the run is for, at its end."""
-
-    # ---- the loop ----
-
-    def run(self) -> None:
-        """Train from where the run stands to its last step. Raises OSEDiffError; what was saved stays."""
-        config = self.config
-        self.log = self.folder.start(self.step) if self.main else None
-        self.accelerator.wait_for_everyone()
-        batches = iter(self.loader)
-        bar = tqdm(total=config.steps, initial=self.step, disable=None if self.main else True, unit="step")
-        running: dict[str, list[Tensor]] = {}
-        if self.step == 0 and self._validate():
-            self.save()
-        with self.signals:
-            while self.step < config.steps and not self._must_stop():
-                values = self.update(batches)
-                self.step += 1
-                for name, value in values.items():
-                    running.setdefault(name, []).append(value)
-                bar.update()
-                last = self.step == config.steps
-                if self.step % config.log_every == 0 or last:
-                    bar.set_postfix(self._log(running))
-                due = self.step % config.save_every == 0 or last
-                if self.step % config.validation.every == 0 or last:
-                    due |= self._validate()
-                if due:
-                    self.save()
-        bar.close()
-        if self.step < config.steps:
-            self.save()
-            raise KeyboardInterrupt
-        if self.main:
-            self.export(self.folder.path)
-            self.folder.finish(self.log)
-        self.accelerator.wait_for_everyone()
-
-    def sync(self, model: nn.Module, index: int) -> Any:  # noqa: ANN401 - a context manager
-        """Gradients travel between ranks once a step, with the last micro-batch."""
-        if index + 1 == self.config.optim.accumulate:
-            return torch.enable_grad()
-        return self.accelerator.no_sync(model)
-
-    def check(
-        self, who: str, updater: Updater, norm: Tensor, values: Mapping[str, Tensor], batches: Sequence[Batch]
-    ) -> None:
-        """Stop where the gradients' norm is not finite: every rank sees the same one, so all stop together."""
-        if bool(torch.isfinite(norm)) or (updater.scaler.is_enabled() and updater.scaler.get_scale() >= 1):
-            return
-        names = [name for batch in batches for name in batch.names]
-        lq, hq = (torch.cat([getattr(batch, side) for batch in batches]) for side in ("lq", "hq"))
-        path = self.folder.keep_failed(self.step + 1, self.accelerator.process_index, lq, hq, names)
-        terms = ", ".join(f"{name} {float(value):.4g}" for name, value in values.items())
-        raise NonFiniteLossError(
-            f"Step {self.step + 1} gave the {who} a gradient that is not finite ({terms}) from {', '.join(names)}; the "
-            f"batch is in {path}: look at it, lower the learning rate, or use precision=fp32, then resume=latest."
-        )
-
-    # ---- validation, logs, files ----
-
-    def _validate(self) -> bool:
-        """Whether this step is the best one so far and must be kept; all ranks agree."""
-        found = self.validate() if self.main or self.validates_everywhere else None
-        if found is not None and self.main:
-            self.log.log(self.step, found, kind="validation")
-        (value,) = broadcast_object_list([found[self.watched] if found is not None else None])
-        better = value is not None and value < self.best["value"]
-        if better:
-            self.best = {"step": self.step, "value": value}
-        return better
-
-    def _log(self, running: dict[str, list[Tensor]]) -> dict[str, str]:
-        """Means since the last time, over all ranks."""
-        names = sorted(running)
-        means = torch.stack([torch.stack(running[name]).float().mean() for name in names])
-        means = self.accelerator.reduce(means, "mean")
-        running.clear()
-        values = dict(zip(names, means.tolist(), strict=True)) | {
-            "learning_rate": next(iter(self.updaters.values())).learning_rate,
-            "skipped": float(len(self.loader.skipped)),
-            "enlarged": float(self.loader.enlarged),
-        }
-        if self.main:
-            self.log.log(self.step, values)
-        return {name: f"{values[name]:.4g}" for name in self.shown if name in values}
-
-    def save(self) -> None:
-        """Write a checkpoint."""
-        states = gather_object([self.loader.state()])
-        # on every rank, as reading a split network changes what it gathers next
-        weights = self.weights()
-        if self.main:
-            tensors, values = {}, {"step": self.step, "best": self.best, "data": states}
-            for name, updater in self.updaters.items():
-                found, values[name] = updater.state()
-                tensors |= {f"{name}/{key}": tensor for key, tensor in found.items()}
-            self.folder.save(Checkpoint(tensors, values), weights, self.best["step"])
-        self.accelerator.wait_for_everyone()
-
-    def _load(self, path: Path) -> dict[str, Any]:
-        """Set everything as it was; returns this rank's position in the data."""
-        checkpoint = load_checkpoint(path)
-        values = checkpoint.values
-        try:
-            for name, updater in self.updaters.items():
-                prefix = f"{name}/"
-                tensors = {
-                    key.removeprefix(prefix): tensor
-                    for key, tensor in checkpoint.tensors.items()
-                    if key.startswith(prefix)
-                }
-                updater.load(tensors, values[name], values["step"])
-        except (KeyError, RuntimeError, ValueError) as error:
-            raise TrainingError(
-                f"{path} is of a run with another base, rank or regulariser; resume it with the config.yaml in it."
-            ) from error
-        batch, states = checkpoint.settings.get("batch", self.config.batch), values["data"]
-        states = [samples_counted(state, batch, len(states)) for state in states]
-        self.step = values["step"]
-        if self.step > self.config.steps:
-            raise TrainingError(
-                f"{path} is beyond the {self.config.steps} steps asked for; give more steps, or an earlier checkpoint."
-            )
-        if self.folder.keeps(values["best"]["step"]) and not another_validation(self.changes):
-            self.best = values["best"]
-        log.info("resumed from %s", path)
-        for change in self.changes if self.main else ():
-            log.info("changed from here on: %s: %s", *change.shown)
-        return state_of_rank(states, self.accelerator.process_index, self.accelerator.num_processes)
-
-    def _must_stop(self) -> bool:
-        """Whether any rank was told to: all must leave the loop at the same step."""
-        if self.accelerator.num_processes == 1:
-            return self.signals.received
-        flag = torch.tensor(float(self.signals.received), device=self.device)
-        return bool(self.accelerator.reduce(flag, "sum") > 0)
+    bar = tqdm(total=config.steps, initial=run.step, disable=None if run.main else True, unit="step")
+    if run.step == 0 and validated():
+        save()
+    with StopSignals() as signals:
+        while run.step < config.steps and not run.any_rank(signals.received):
+            values = step(batches)
+            run.step += 1
+            _stop_if_broken(run, updaters, values, batches.taken())
+            for name, value in values.items():
+                running.setdefault(name, []).append(value)
+            bar.update()
+            last = run.step == config.steps
+            if run.step % config.log_every == 0 or last:
+                found = _log(run, run_log, running, updaters, data.figures())
+                bar.set_postfix({name: f"{found[name]:.4g}" for name in shown if name in found})
+            due = run.step % config.save_every == 0 or last
+            if run.step % validate_every == 0 or last:
+                due |= validated()
+            if due:
+                save()
+    bar.close()
+    if run.step < config.steps:
+        save()
+        raise KeyboardInterrupt
+    if run_log is not None:
+        export(run.folder.path, run.step)
+        run.folder.finish(run_log)
+    run.wait()
 
 
-def add_means(values: dict[str, Tensor], new: Mapping[str, Tensor], count: int) -> None:
+class _Remembering(Generic[Batch]):
+    """An iterator that knows what was taken since it was last asked."""
+
+    def __init__(self, batches: Iterator[Batch]) -> None:
+        self._batches, self._taken = batches, list[Batch]()
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        batch = next(self._batches)
+        self._taken.append(batch)
+        return batch
+
+    def taken(self) -> list[Batch]:
+        taken, self._taken = self._taken, []
+        return taken
+
+
+def _is_best(run: Run, run_log: RunLog | None, found: Figures | None, watched: str) -> bool:
+    if found is not None and run_log is not None:
+        run_log.log(run.step, found, kind="validation")
+        sheet = run.folder.sheet(run.step)
+        if sheet.exists():
+            run_log.image(run.step, "validation", sheet)
+    value = run.of_main(found.get(watched) if found is not None else None)
+    better = value is not None and value < run.best["value"]
+    if better:
+        run.best = {"step": run.step, "value": value}
+    return better
+
+
+def _log(
+    run: Run,
+    run_log: RunLog | None,
+    running: dict[str, list[Tensor]],
+    updaters: Mapping[str, Updater],
+    of_data: Figures,
+) -> dict[str, float]:
+    """Means since the last time, over all ranks; and how the updaters and the data stand."""
+    names = sorted(running)
+    means = torch.stack([torch.stack(running[name]).float().mean() for name in names])
+    means = run.accelerator.reduce(means, "mean")
+    running.clear()
+    values = dict(zip(names, means.tolist(), strict=True))
+    values["learning_rate"] = next(iter(updaters.values())).learning_rate
+    for name, updater in updaters.items():
+        values |= {f"{name}_{figure}": value for figure, value in updater.figures().items()}
+    values |= of_data
+    if run_log is not None:
+        run_log.log(run.step, values)
+    return values
+
+
+def _save(run: Run, data: Data, updaters: Mapping[str, Updater], weights: bytes) -> None:
+    """Write a checkpoint."""
+    states = run.of_all([data.state()])
+    if run.main:
+        tensors, values = {}, {"step": run.step, "best": run.best, "data": states}
+        for name, updater in updaters.items():
+            found, values[name] = updater.state()
+            tensors |= {f"{name}/{key}": tensor for key, tensor in found.items()}
+        run.folder.save(Checkpoint(tensors, values), weights, run.best["step"])
+    run.wait()
+
+
+def _stop_if_broken(
+    run: Run, updaters: Mapping[str, Updater], values: Mapping[str, Tensor], batches: Sequence[object]
+) -> None:
+    """Stop where a gradient's norm was not finite: every rank sees the same one, so all stop together."""
+    broken = [name for name, updater in updaters.items() if updater.broken]
+    if not broken:
+        return
+    names = [name for batch in batches for name in getattr(batch, "names", ())]
+    kept = run.folder.keep_failed(run.step, run.rank, batches, names)
+    terms = ", ".join(f"{name} {float(value):.4g}" for name, value in values.items())
+    raise NonFiniteLossError(
+        f"Step {run.step} gave the {broken[0]} a gradient that is not finite ({terms})"
+        + (f" from {', '.join(names)}; the batch is in {kept}: look at it, l" if kept else "; l")
+        + "ower the learning rate, or use precision=fp32, then resume=latest."
+    )
+
+
+def mean_into(values: dict[str, Tensor], new: Mapping[str, Tensor], count: int) -> None:
     """Add to `values` what `new` contributes to a mean over `count` micro-batches."""
     for name, value in new.items():
-        values[name] = values.get(name, 0) + value.detach() / count
+        values[name] = values.get(name, torch.zeros_like(value)) + value.detach() / count
 
 
 def run_command(
-    start: Callable[[str, list[str]], Loop], module: str, doc: str, example: str, argv: Sequence[str] | None
+    kind: type[Config],
+    train: Callable[[Config], None],
+    module: str,
+    doc: str | None,
+    example: str,
+    argv: Sequence[str] | None,
 ) -> int:
     """Run a trainer's command line: 0 done, 1 failed, 2 a wrong setting, 130 interrupted.
 
-    start: (path of the configuration, changes to it) -> the run.
+    train: does the whole run that settings of `kind` describe.
     """
-    parser = argparse.ArgumentParser(prog=f"python -m {module}", description=doc.splitlines()[0])
+    parser = argparse.ArgumentParser(prog=f"python -m {module}", description=(doc or "").partition("\n")[0])
     parser.add_argument("--config", required=True, help=f"a YAML file, such as {example}")
     parser.add_argument(
         "settings", nargs="*", metavar="section.key=value", help="changes to the configuration"
     )
     args = parser.parse_args(argv)
     return run_main(
-        lambda: start(args.config, args.settings).run(),
+        lambda: train(read_settings(kind, args.config, args.settings)),
         log,
         interrupted="interrupted; resume=latest goes on from the last checkpoint",
         line="%(levelname)s: %(message)s",

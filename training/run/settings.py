@@ -12,9 +12,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from osediff_core.errors import OptionError, first_line
 
-from .config import RunConfig
+from .config import LoopConfig
 
-Config = TypeVar("Config", bound=RunConfig)
+Config = TypeVar("Config", bound=LoopConfig)
 
 
 def read_settings(kind: type[Config], path: str | Path, overrides: list[str] | None = None) -> Config:
@@ -51,7 +51,7 @@ def parse_settings(kind: type[Config], values: dict[str, Any], source: str = "th
     return config
 
 
-def as_yaml(config: RunConfig) -> str:
+def as_yaml(config: LoopConfig) -> str:
     """The whole configuration, defaults included, as `read_settings` reads it."""
     return yaml.safe_dump(_plain(asdict(config)), sort_keys=False, allow_unicode=True)
 
@@ -75,7 +75,7 @@ def _override(values: dict[str, Any], override: str) -> None:
         ) from error
 
 
-def _first_fault(kind: type[RunConfig], error: ValidationError) -> str:
+def _first_fault(kind: type[LoopConfig], error: ValidationError) -> str:
     fault = error.errors(include_url=False)[0]
     where = ".".join(map(str, fault["loc"]))
     if fault["type"] == "missing":
@@ -87,7 +87,7 @@ def _first_fault(kind: type[RunConfig], error: ValidationError) -> str:
     return f"{where} is {fault['input']!r}, but {fault['msg'][:1].lower()}{fault['msg'][1:]}"
 
 
-def _known_keys(kind: type[RunConfig]) -> list[str]:
+def _known_keys(kind: type[LoopConfig]) -> list[str]:
     schema = TypeAdapter(kind).json_schema()
     keys = []
     for name, entry in schema["properties"].items():

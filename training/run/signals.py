@@ -14,8 +14,9 @@ class StopSignals:
     def __init__(self) -> None:
         self.received = False
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> StopSignals:
         self._before = {s: signal.signal(s, self._receive) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
 
     def _receive(self, number: int, _frame: object) -> None:
         if self.received:

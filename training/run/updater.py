@@ -1,8 +1,11 @@
-"""One optimiser with what belongs to it: learning-rate schedule, clipping, loss scale, average."""
+"""Optimiser with what belongs to it: learning-rate schedule, clipping, loss scale, average."""
 
 from __future__ import annotations
 
+import warnings
 from bisect import bisect_right
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -17,7 +20,8 @@ class Updater:
     """AdamW over named fp32 parameters. Two updaters share nothing, so one's overflow leaves the other alone.
 
     steps, per_step: of the run, and updates in each.
-    average: the exponential moving average by name, empty without one.
+    average: the exponential moving average by name, empty without one. skipped: updates that an overflow cost.
+    broken: whether the last gradient was not finite, and not by the loss scale's fault: the run must stop.
     """
 
     def __init__(
@@ -42,9 +46,10 @@ class Updater:
             eps=config.eps,
         )
         self.schedule = _schedule(self.optimizer, config, steps * per_step)
-        self.scaler = torch.amp.GradScaler(enabled=scale_loss)
+        device = next(iter(parameters.values())).device.type
+        self.scaler = torch.amp.GradScaler(device, enabled=scale_loss)
         self.average = {name: p.detach().clone() for name, p in parameters.items()} if ema else {}
-        self.updates = 0
+        self.updates, self.skipped, self.broken = 0, 0, False
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of `loss`."""
@@ -53,21 +58,36 @@ class Updater:
     def step(self) -> Tensor:
         """Clip, update, and forget the gradients; returns their total norm before clipping.
 
-        A norm that is not finite updates nothing: with a loss scale that is an overflow, and the scale is lowered;
-        without one the caller must stop.
+        A norm that is not finite updates nothing. With a loss scale that is an overflow, and the scale is lowered;
+        without one, or where the scale is below 1 already, `broken` says that it is more than that.
         """
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(
             self.parameters.values(), float("inf") if self.clip is None else self.clip
         )
-        if self.scaler.is_enabled() or bool(torch.isfinite(norm)):
+        finite = bool(torch.isfinite(norm))
+        if finite:
             self.scaler.step(self.optimizer)
-            self.schedule.step()
         self.scaler.update()
+        self.broken = not finite and not (self.scaler.is_enabled() and self.scaler.get_scale() >= 1)
         self.optimizer.zero_grad(set_to_none=True)
         self.updates += 1
-        self._move_average()
+        if finite:
+            self._move_average()
+        else:
+            self.skipped += 1
+        with warnings.catch_warnings():
+            warnings.filterwarnings(
+                "ignore", "Detected call of `lr_scheduler.step"
+            )  # if the very first was skipped
+            self.schedule.step()  # counts steps, whether they updated or not: so a resumed run finds its place
         return norm.detach()
+
+    def figures(self) -> dict[str, float]:
+        """What the log says of the loss scale; nothing without one."""
+        if not self.scaler.is_enabled():
+            return {}
+        return {"loss_scale": self.scaler.get_scale(), "overflows": float(self.skipped)}
 
     @property
     def learning_rate(self) -> float:
@@ -81,8 +101,16 @@ class Updater:
         for name, average in self.average.items():
             average.lerp_(self.parameters[name].detach(), 1 - decay)
 
-    def swap_average(self) -> None:
-        """Exchange the parameters' values and their average; the same call again restores both."""
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Inside, the parameters are their average, where there is one."""
+        self._swap_average()
+        try:
+            yield
+        finally:
+            self._swap_average()
+
+    def _swap_average(self) -> None:
         for name, average in self.average.items():
             parameter = self.parameters[name]
             parameter.data, self.average[name] = average, parameter.data
@@ -99,6 +127,7 @@ class Updater:
             "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
             "updates": self.updates,
+            "skipped": self.skipped,
         }
         return tensors, values
 
@@ -124,7 +153,7 @@ class Updater:
         self._go_to(step * self.per_step)
         if values["scaler"]:  # empty where no scale was needed
             self.scaler.load_state_dict(values["scaler"])
-        self.updates = values["updates"]
+        self.updates, self.skipped = values["updates"], values.get("skipped", 0)
 
     def _go_to(self, update: int) -> None:
         """Set the learning rates of that update, as if the schedule had been this one from the start."""
