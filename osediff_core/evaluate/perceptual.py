@@ -46,17 +46,21 @@ class FeatureDistance(nn.Module):
         self.net = efficientnet_lite(lite)
         self.blocks = blocks
 
-    def features(self, image: Tensor) -> list[Tensor]:
-        """Unit-normalised features of `image` (B, 3, H, W) in [-1, 1], one (B, C, h, w) tensor a block."""
+    def maps(self, image: Tensor) -> list[Tensor]:
+        """The outputs of `blocks` for `image` (B, 3, H, W) in [-1, 1], one (B, C, h, w) tensor each."""
         found = []
         hidden = self.net._swish(self.net._bn0(self.net._conv_stem(image)))
         for index, block in enumerate(self.net._blocks):
             hidden = block(hidden)
             if index in self.blocks:
-                found.append(F.normalize(hidden.float(), dim=1, eps=1e-6))
+                found.append(hidden)
             if index == max(self.blocks):
-                return found
+                break
         return found
+
+    def features(self, image: Tensor) -> list[Tensor]:
+        """`maps`, of unit length at every position, in fp32."""
+        return [F.normalize(hidden.float(), dim=1, eps=1e-6) for hidden in self.maps(image)]
 
     def forward(self, image: Tensor, reference: Tensor) -> Tensor:
         """Distance of each pair: two (B, 3, H, W) in [-1, 1] -> (B,)."""

@@ -1,0 +1,1 @@
+"""Losses beyond the paper's, one file each."""
