@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 from pathlib import Path
+
+from .regular import irregular
 
 
 def write_bytes_atomically(path: str | os.PathLike[str], data: bytes) -> None:
     """Write `data` beside `path`, force it to the disk, then rename: a reader never sees half a file.
 
     A symbolic link is followed, so that the link stays and its target is replaced.
-    Raises OSError (no such folder, no permission, disk full, ...); an older file at `path` is then untouched.
+    Raises OSError (no such folder, no permission, disk full, ...); an older file at `path` is then untouched, and so
+    is a pipe or device there, which a rename would replace.
     """
     target = Path(os.path.realpath(path))
+    there = irregular(target) if target.exists() else None
+    if there:
+        raise FileExistsError(errno.EEXIST, f"there is {there}")
     # 40 characters, at most 160 bytes: with the rest it stays below the 255 bytes that a name may have.
     temporary = target.with_name(f".{target.name[:40]}.{secrets.token_hex(4)}.tmp")
     # os.open and not tempfile: the file gets the permissions that the user's umask gives, not 0600.

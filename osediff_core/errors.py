@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+from .printable import sentence
+
 
 class OSEDiffError(Exception):
-    """Any failure this package explains; catch it to catch them all."""
+    """Any failure this package explains; catch it to catch them all.
+
+    Its message is one line that may be printed anywhere, whatever it quotes.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(sentence(message))
 
 
 class CheckpointError(OSEDiffError):
@@ -38,6 +47,10 @@ class OutOfDisk(OSEDiffError):
     """Intermediate results that do not fit in memory do not fit on the disk either."""
 
 
+class DiskFull(ImageError, CheckpointError):
+    """The disk takes no further result, picture or weights: it is full, over its quota, read-only or failing."""
+
+
 class NonFiniteError(OSEDiffError):
     """A stage gave NaN or infinity even when computed in fp32."""
 
@@ -47,6 +60,15 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
+def unforeseen(error: BaseException) -> str:
+    """What an error without an explanation is called, as a clause."""
+    return sentence(f"{type(error).__name__}: {first_line(error)}")
+
+
+# What the next file that is written there meets as well
+_OF_THE_DISK = {errno.ENOSPC, errno.EROFS, errno.EIO, getattr(errno, "EDQUOT", errno.ENOSPC)}
+
+
 @contextmanager
 def explained(kind: type[OSEDiffError], finding: str, remedy: str) -> Iterator[None]:
     """An OSError inside becomes one sentence: "{finding} ({the system's reason}); {remedy}."."""
@@ -54,6 +76,19 @@ def explained(kind: type[OSEDiffError], finding: str, remedy: str) -> Iterator[N
         yield
     except OSError as error:
         raise kind(f"{finding} ({error.strerror or first_line(error)}); {remedy}.") from error
+
+
+@contextmanager
+def writing(kind: type[OSEDiffError], finding: str, remedy: str) -> Iterator[None]:
+    """As `explained`, around the writing of a result; DiskFull where the disk takes no other either."""
+    with explained(kind, finding, remedy):
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in _OF_THE_DISK:
+                raise
+            why = error.strerror or first_line(error)
+            raise DiskFull(f"{finding} ({why}); free space on the disk, or write to another one.") from error
 
 
 NAMED = 5  # in a message about many

@@ -1,11 +1,14 @@
 """Images as files and as arrays: finding, reading, writing, laying them out, and the `Picture` between."""
 
-from .files import READ_SUFFIXES, WRITE_FORMATS, check_format, open_image, read_image, write_image
-from .find import find_pictures
+from .files import decode_image, open_image, read_image
+from .find import find_pictures, left_out_words
+from .formats import READ_SUFFIXES, WRITE_FORMATS
 from .picture import Picture
 from .sheet import Cell, centre_crop, contact_sheet
+from .write import JPEG_QUALITY, check_format, encode_image, write_image
 
 __all__ = [
+    "JPEG_QUALITY",
     "READ_SUFFIXES",
     "WRITE_FORMATS",
     "Cell",
@@ -13,7 +16,10 @@ __all__ = [
     "centre_crop",
     "check_format",
     "contact_sheet",
+    "decode_image",
+    "encode_image",
     "find_pictures",
+    "left_out_words",
     "open_image",
     "read_image",
     "write_image",

@@ -1,4 +1,4 @@
-"""Image files, to `Picture` and back: PNG, JPEG, WebP, TIFF and whatever else Pillow reads; 8 and 16 bits."""
+"""Image files to `Picture`: PNG, JPEG, WebP, TIFF and whatever else Pillow reads; 8 and 16 bits."""
 
 from __future__ import annotations
 
@@ -7,34 +7,37 @@ import os
 import struct
 import warnings
 import zlib
-from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO, cast
 
 import numpy as np
-from PIL import Image, ImageCms, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from PIL.ExifTags import Base as ExifTag
 
-from ..atomic import write_bytes_atomically
-from ..errors import ImageError, explained, first_line
+from ..errors import ImageError, first_line
+from ..regular import check_regular
+from .colour_space import ColourSpace, by_gamma, by_numbers, rendered
+from .depth import stored_bits
+from .formats import READ_SUFFIXES, WRITE_FORMATS, called
+from .isobmff import declared_colours
+from .metadata import colours_of, metadata_of
 from .picture import Picture
-from .sixteen_bit import Stored, encode_png, encode_tiff, read_sixteen_bit, stored_bits
+from .png import chunks, is_png, profile, without_profile_and_texts
+from .samples import samples_of
+from .stored import Stored
+from .tiff import is_tiff, read_tiff
+from .write import check_format, write_image
 
-READ_SUFFIXES = frozenset(
-    ".png .apng .jpg .jpeg .jpe .jfif .webp .tif .tiff .bmp .dib .gif .ppm .pgm .pbm .pnm .tga .jp2"
-    " .avif".split()
-)
-WRITE_FORMATS = {
-    ".png": "PNG",
-    ".jpg": "JPEG",
-    ".jpeg": "JPEG",
-    ".jpe": "JPEG",
-    ".jfif": "JPEG",
-    ".webp": "WEBP",
-    ".tif": "TIFF",
-    ".tiff": "TIFF",
-}
-_MAX_SIDE = {"JPEG": 65535, "WEBP": 16383}  # limits of the file formats
+__all__ = [
+    "READ_SUFFIXES",
+    "WRITE_FORMATS",
+    "Picture",
+    "check_format",
+    "decode_image",
+    "open_image",
+    "read_image",
+    "write_image",
+]
+
 _GOOD_FORMATS = "give a PNG, JPEG, WebP or TIFF file"
 
 # EXIF orientation -> how to set the stored array upright
@@ -50,71 +53,178 @@ _UPRIGHT = {
 
 
 def read_image(path: str | os.PathLike[str]) -> Picture:
-    """Reads the first frame of an image file, upright (EXIF orientation applied), with alpha and ICC profile.
+    """Reads the first frame of an image file; see `decode_image`.
 
-    Grey, palette, CMYK and LAB files become RGB (CMYK and LAB through their ICC profile to sRGB); several
-    frames or pages are said in `notes`. Raises ImageError with one sentence for a file that is missing,
-    empty, damaged, of another type, or of a kind that is not supported.
+    Raises ImageError with one sentence also for a file that is missing or may not be read, and for a pipe or device.
     """
     path = Path(path)
-    if path.is_dir():
-        raise ImageError(f"{path} is a folder, not an image; {_GOOD_FORMATS}.")
     try:
-        if path.stat().st_size == 0:
-            raise ImageError(f"{path} is empty (0 bytes); save or download it again.")
+        if path.is_dir():
+            raise ImageError(f"{path} is a folder, not an image; {_GOOD_FORMATS}.")
+        check_regular(path, ImageError, _GOOD_FORMATS)
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise ImageError(f"{path} does not exist; check the path.") from None
+    except PermissionError:
+        raise ImageError(f"{path} may not be read; change its permissions.") from None
+    except (OSError, ValueError) as error:
+        raise ImageError(f"{path} cannot be read ({first_line(error)}); check the path.") from error
+    return decode_image(data, str(path))
+
+
+def decode_image(data: bytes, name: str) -> Picture:
+    """The first frame of an image file's bytes, upright (EXIF orientation applied), with alpha and ICC profile.
+
+    Grey, palette, CMYK and LAB files become RGB (CMYK and LAB through their ICC profile to sRGB). Colours that are
+    declared without a profile get one, or become sRGB. Several frames or pages are said in `notes`. name: in messages.
+    Raises ImageError with one sentence for bytes that are none, damaged, of another type, or of a kind that is not
+    supported.
+    """
+    if not data:
+        raise ImageError(f"{name} is empty (0 bytes); save or download it again.")
+    try:
         with warnings.catch_warnings():
             # large photos are legitimate input here; Pillow still refuses real decompression bombs
             warnings.simplefilter("ignore")
-            return _picture(read_sixteen_bit(path) or _read_any(path))
-    except FileNotFoundError:
-        raise ImageError(f"{path} does not exist; check the path.") from None
+            return _picture(_read(data, name))
     except UnidentifiedImageError:
-        raise ImageError(f"{path} is not an image that can be read; {_GOOD_FORMATS}.") from None
+        raise ImageError(f"{name} is {called(name, data[:32])}; {_GOOD_FORMATS}.") from None
     except Image.DecompressionBombError:
         raise ImageError(
-            f"{path} has more pixels than is safe to open; cut it into parts or shrink it."
+            f"{name} has more pixels than is safe to open; cut it into parts or shrink it."
         ) from None
-    except PermissionError:
-        raise ImageError(f"{path} may not be read; change its permissions.") from None
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
         # Pillow's decoders raise all of these on damaged data
         raise ImageError(
-            f"{path} is damaged or cut short ({first_line(error)}); save or download it again."
+            f"{name} cannot be decoded and may be damaged or cut short ({first_line(error)}); save or download it "
+            "again."
         ) from error
 
 
-def _read_any(path: Path) -> Stored:
-    with open_image(path) as image:
+def _read(data: bytes, name: str) -> Stored:
+    if is_png(data):
+        return _read_png(data, name)
+    if not is_tiff(data):
+        return _read_any(data, name)
+    found = read_tiff(data, name)
+    if found is not None:
+        return found
+    try:
+        return _read_any(data, name)
+    except UnidentifiedImageError:
+        rare = read_tiff(data, name, always=True)
+        if rare is None:
+            raise
+        return rare
+
+
+def _read_png(data: bytes, name: str) -> Stored:
+    found = {chunk.kind: chunk.body for chunk in chunks(data)}
+    space, notes = None, []
+    try:
+        icc = profile(found)
+    except ValueError as error:
+        icc, notes = None, [str(error)]
+    try:
+        space = _png_colours(found)
+    except ValueError as error:
+        notes.append(str(error))
+    if space is not None and space.said_by == "cICP" and not space.is_srgb:
+        icc = None  # it comes before a profile (PNG, third edition, 4.3)
+    if found.get(b"IHDR", b"")[8:9] == b"\x10":  # bits per channel
+        stored = _read_png16(without_profile_and_texts(data))
+    else:
+        stored = _read_any(without_profile_and_texts(data), name)
+    return Stored(
+        stored.samples,
+        stored.orientation,
+        icc,
+        stored.frames,
+        space=None if icc else space or stored.space,
+        metadata=stored.metadata,
+        notes=tuple(notes),
+    )
+
+
+def _png_colours(found: dict[bytes, bytes]) -> ColourSpace | None:
+    """Raises ValueError, a clause, where they are none."""
+    cicp, gamma, chromaticities = found.get(b"cICP"), found.get(b"gAMA"), found.get(b"cHRM")
+    if cicp is not None and len(cicp) == 4:
+        return by_numbers(cicp[0], cicp[1], "cICP")
+    if b"sRGB" in found:
+        return None
+    return by_gamma(
+        int.from_bytes(gamma, "big") if gamma is not None and len(gamma) == 4 else None,
+        struct.unpack(">8I", chromaticities)
+        if chromaticities is not None and len(chromaticities) == 32
+        else None,
+    )
+
+
+def _read_png16(data: bytes) -> Stored:
+    import imagecodecs
+
+    with Image.open(
+        io.BytesIO(data)
+    ) as image:  # Pillow for all but the pixels; it refuses decompression bombs here
+        try:
+            samples = imagecodecs.png_decode(data)
+        except imagecodecs.PngError as error:
+            raise OSError(first_line(error)) from error
+        metadata = metadata_of(image)
+        return Stored(
+            samples,
+            image.getexif().get(ExifTag.Orientation, 1),
+            None,
+            getattr(image, "n_frames", 1),
+            space=colours_of(metadata),
+            metadata=metadata,
+        )
+
+
+def _read_any(data: bytes, name: str) -> Stored:
+    with open_image(data, name) as image:
         frames = getattr(image, "n_frames", 1)  # before load(), which may close the file
+        bits = stored_bits(data, image.format)
+        numbers = declared_colours(data) if data[4:8] == b"ftyp" else None
+        metadata = metadata_of(image)
         image.load()
         orientation = image.getexif().get(ExifTag.Orientation, 1)  # TIFF is upright already after load()
-        samples, icc = _samples(image, image.info.get("icc_profile") or None)
-        return Stored(samples, orientation, icc, frames, stored_bits(path, image.format))
+        samples, icc = samples_of(image, image.info.get("icc_profile") or None)
+        space, notes = None, ()
+        try:
+            space = by_numbers(*numbers, "nclx") if numbers else colours_of(metadata)
+        except ValueError as error:
+            notes = (str(error),)
+        return Stored(samples, orientation, icc, frames, bits, None if icc else space, metadata, notes)
 
 
-def open_image(source: Path | BinaryIO, name: str | None = None) -> Image.Image:
-    """Pillow's image of a file, its pixels not yet read. name: in the message, the path by default.
+def open_image(data: bytes, name: str) -> Image.Image:
+    """Pillow's image of a file's bytes, its pixels not yet read. name: in the message.
 
     Raises ImageError for 32 bits per channel, UnidentifiedImageError for no image and for EPS, and what Pillow raises.
     """
-    image = Image.open(source)
+    image = Image.open(io.BytesIO(without_profile_and_texts(data) if is_png(data) else data))
     if image.format == "EPS":  # a program, which Pillow would hand to Ghostscript to run
         image.close()
         raise UnidentifiedImageError
     # Pillow's PGM reader has 16 bits in a mode of 32
     if image.mode == "F" or (image.mode == "I" and image.format != "PPM"):
         image.close()
-        raise ImageError(f"{name or source} has 32 bits per channel; save it with 8 or 16.")
+        raise ImageError(f"{name} has 32 bits per channel; save it with 8 or 16.")
     return image
 
 
 def _picture(stored: Stored) -> Picture:
-    samples, orientation, icc, frames, stored_bits = stored
-    notes = (f"it holds {frames} frames or pages; only the first is used",) if frames > 1 else ()
+    samples, icc = stored.samples, stored.icc
+    notes = stored.notes
+    if stored.frames > 1:
+        notes = (f"it holds {stored.frames} frames or pages; only the first is used", *notes)
     bits = 16 if samples.dtype == np.uint16 else 8
-    if stored_bits > bits:
-        notes = (*notes, f"its {stored_bits} bits per channel are read as 8; 16-bit PNG and TIFF keep all")
-    samples = _UPRIGHT.get(orientation, lambda a: a)(samples)
+    if stored.bits > bits:
+        keep = "; 16-bit PNG and TIFF keep all" if bits == 8 and stored.bits <= 16 else ""
+        notes = (*notes, f"its {stored.bits} bits per channel are read as {bits}{keep}")
+    samples = _UPRIGHT.get(stored.orientation, lambda a: a)(samples)
     values = samples.astype(np.float32) / np.float32(2**bits - 1)
     if values.ndim == 2:
         values = values[..., None]
@@ -125,6 +235,9 @@ def _picture(stored: Stored) -> Picture:
         single_channel = False  # such a profile does not describe a file with one channel
     elif icc and (icc[16:20] != b"GRAY" or not single_channel):
         icc, notes = None, (*notes, "its ICC profile does not describe its colours and is left out")
+    if icc is None:
+        colour, icc, said = rendered(colour, stored.space, 2**bits - 1)
+        notes = (*notes, *said)
     return Picture(
         rgb=np.array(np.broadcast_to(colour, (*colour.shape[:2], 3))),
         alpha=values[..., -1].copy() if has_alpha else None,
@@ -132,103 +245,5 @@ def _picture(stored: Stored) -> Picture:
         single_channel=single_channel,
         icc=icc,
         notes=notes,
+        metadata=stored.metadata,
     )
-
-
-def _samples(image: Image.Image, icc: bytes | None) -> tuple[np.ndarray, bytes | None]:
-    """Any Pillow mode -> uint8 (H, W[, 2|3|4]), uint16 for 16-bit grey, and the ICC profile that fits them."""
-    mode = image.mode
-    if mode.startswith("I;16"):
-        return np.asarray(image.convert("I")).astype(np.uint16), icc
-    if mode == "I":  # a PGM of 16 bits, see open_image
-        return np.asarray(image).astype(np.uint16), icc
-    if mode in ("CMYK", "LAB"):
-        image, icc = _to_srgb(image, icc)
-    elif "transparency" in image.info and mode in ("1", "L", "RGB", "P"):
-        image = image.convert("LA" if mode in ("1", "L") else "RGBA")
-    elif mode == "1":
-        image = image.convert("L")
-    elif mode not in ("L", "LA", "RGB", "RGBA"):
-        image = image.convert("RGBA" if image.has_transparency_data else "RGB")
-    return np.asarray(image), icc
-
-
-def _to_srgb(image: Image.Image, icc: bytes | None) -> tuple[Image.Image, bytes | None]:
-    """CMYK or LAB -> RGB by the embedded profile, so that colours are those of print; else by Pillow's formula."""
-    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
-    try:
-        if icc:
-            source = ImageCms.ImageCmsProfile(io.BytesIO(icc))
-        elif image.mode == "LAB":
-            source = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB"))
-        else:
-            return image.convert("RGB"), None
-        converted = ImageCms.profileToProfile(image, source, srgb, outputMode="RGB")
-        return cast("Image.Image", converted), srgb.tobytes()  # None is for inPlace=True alone
-    except (ImageCms.PyCMSError, OSError):  # a broken profile must not cost the picture
-        return image.convert("RGB"), None
-
-
-def check_format(path: str | os.PathLike[str], size: tuple[int, int] = (1, 1), alpha: bool = False) -> str:
-    """The file format that the suffix of `path` names: "PNG", "JPEG", "WEBP" or "TIFF".
-
-    Raises ImageError if there is none, or if that format cannot hold a picture of `size` (width, height) or
-    one with alpha: better before the work than after it.
-    """
-    path = Path(path)
-    file_format = WRITE_FORMATS.get(path.suffix.lower())
-    if file_format is None:
-        raise ImageError(f"{path} has no suffix of an image format; use .png, .tif, .webp or .jpg.")
-    limit = _MAX_SIDE.get(file_format)
-    if limit is not None and max(size) > limit:
-        raise ImageError(
-            f"{path} would be {size[0]}x{size[1]} pixels, but {file_format} ends at {limit}; use .png."
-        )
-    if alpha and file_format == "JPEG":
-        raise ImageError(
-            f"{path} cannot keep the transparency of its input, as JPEG has none; use .png or .webp."
-        )
-    return file_format
-
-
-def write_image(path: str | os.PathLike[str], picture: Picture) -> None:
-    """Writes `picture` in the format of the suffix; the file appears whole or not at all.
-
-    PNG and TIFF keep 8 or 16 bits and are lossless, WebP is lossless with 8 bits, JPEG is written with 8 bits
-    at quality 95 without chroma subsampling. The ICC profile goes along. Raises ImageError if the format
-    cannot hold the picture or the file cannot be written.
-    """
-    path = Path(path)
-    file_format = check_format(path, picture.size, picture.alpha is not None)
-    encode = {"PNG": _png, "TIFF": _tiff, "JPEG": _jpeg, "WEBP": _webp}[file_format]
-    data = encode(picture)
-    with explained(ImageError, f"{path} cannot be written", "choose another output"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes_atomically(path, data)
-
-
-def _pillow(picture: Picture, file_format: str, **options: object) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(picture.samples(8)).save(buffer, file_format, icc_profile=picture.icc, **options)
-    return buffer.getvalue()
-
-
-def _png(picture: Picture) -> bytes:
-    if picture.bits == 8:
-        return _pillow(picture, "PNG")
-    return encode_png(picture.samples(), picture.icc)
-
-
-def _tiff(picture: Picture) -> bytes:
-    return encode_tiff(picture.samples(), picture.icc, picture.alpha is not None)
-
-
-def _jpeg(picture: Picture) -> bytes:
-    return _pillow(picture, "JPEG", quality=95, subsampling=0)
-
-
-def _webp(picture: Picture) -> bytes:
-    if picture.single_channel:  # WebP has no grey mode, and a profile for grey would not describe its RGB
-        picture = replace(picture, single_channel=False, icc=None)
-    # exact=True: keep the colours under full transparency too
-    return _pillow(picture, "WEBP", lossless=True, exact=True)

@@ -12,6 +12,8 @@ from ..errors import ImageError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from .metadata import Metadata
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -21,7 +23,7 @@ class Picture:
     [0, 1] or None if the file has none. bits: 8 or 16 per channel, of the file. single_channel: the file is a
     grey one; its three rgb channels are equal and it is saved with one. icc: the embedded ICC profile, valid
     for rgb (or for grey). notes: what the user should know about how it was read, each a clause without a
-    full stop. Raises ImageError if shapes do not fit.
+    full stop. metadata: EXIF and resolution of the file. Raises ImageError if shapes do not fit.
     """
 
     rgb: np.ndarray
@@ -30,6 +32,7 @@ class Picture:
     single_channel: bool = False
     icc: bytes | None = None
     notes: tuple[str, ...] = ()
+    metadata: Metadata | None = None
 
     def __post_init__(self) -> None:
         if self.rgb.ndim != 3 or self.rgb.shape[2] != 3 or 0 in self.rgb.shape:

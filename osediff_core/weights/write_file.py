@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..atomic import write_bytes_atomically
-from ..errors import CheckpointError, OptionError, explained
+from ..errors import CheckpointError, OptionError, writing
 from ..runtime.device import DTYPES
 
 
@@ -31,7 +31,7 @@ def stored_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
 def write_file(path: Path, data: bytes) -> None:
     """Write a file of weights, whole or not at all. Raises CheckpointError if folder or disk do not take it."""
     remedy = "choose another folder or free space" if path.parent.is_dir() else "create its folder first"
-    with explained(CheckpointError, f"{path} cannot be written", remedy):
+    with writing(CheckpointError, f"{path} cannot be written", remedy):
         write_bytes_atomically(path, data)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import warnings
 
 import numpy as np
@@ -26,7 +25,7 @@ def decode(data: bytes) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of large pictures; Pillow still refuses decompression bombs
-            image = open_image(io.BytesIO(data), "it")
+            image = open_image(data, "it")
             image.load()
             return _rgb(ImageOps.exif_transpose(image))
     except ImageError as error:

@@ -1,13 +1,15 @@
 import io
 import os
+import socket
+import struct
 
 import imagecodecs
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
-from osediff_core.errors import ImageError
+from osediff_core.errors import DiskFull, ImageError
 from osediff_core.images.files import (
     READ_SUFFIXES,
     WRITE_FORMATS,
@@ -261,15 +263,137 @@ def test_cut_files_are_explained(tmp_path, suffix, bits):
             read_image(path)
 
 
-def test_kinds_that_are_not_supported(tmp_path):
-    tifffile.imwrite(tmp_path / "f.tif", np.zeros((4, 4), np.float32))
-    tifffile.imwrite(tmp_path / "c.tif", np.zeros((4, 4, 4), np.uint16), photometric="separated")
-    with pytest.raises(ImageError, match="32 bits"):
-        read_image(tmp_path / "f.tif")
-    with pytest.raises(ImageError, match="rare kind"):
-        read_image(tmp_path / "c.tif")
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.uint32])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_tiff_of_floats_and_of_32_bits_is_read_with_16(tmp_path, dtype, channels):
+    values = np.linspace(0, 1, 4 * 5 * channels).reshape(4, 5, channels)
+    stored = (
+        values.astype(dtype) if np.issubdtype(dtype, np.floating) else (values * (2**32 - 1)).astype(dtype)
+    )
+    kind = {"photometric": "rgb" if channels > 2 else "minisblack", "metadata": None}
+    tifffile.imwrite(tmp_path / "a.tif", stored[..., 0] if channels == 1 else stored, **kind)
+    picture = read_image(tmp_path / "a.tif")
+    found = picture.rgb if picture.alpha is None else np.dstack([picture.rgb, picture.alpha])
+    assert np.abs(found - values).max() < (1e-3 if dtype == np.float16 else 1e-5)
+    assert picture.bits == 16 and (picture.alpha is None) == (channels < 4)
+    bits = 8 * np.dtype(dtype).itemsize
+    assert picture.notes == ((f"its {bits} bits per channel are read as 16",) if bits > 16 else ())
+
+
+@pytest.mark.parametrize("extra", [None, "unassalpha", "assocalpha", "unspecified"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_cmyk_with_and_without_another_channel(tmp_path, dtype, extra):
+    top = np.iinfo(dtype).max
+    ink = np.zeros((4, 5, 4 + (extra is not None)), dtype)
+    ink[..., 1:3] = top  # magenta and yellow: red
+    if extra:
+        ink[..., 4] = top
+    options = {"extrasamples": [extra]} if extra else {}
+    tifffile.imwrite(
+        tmp_path / "a.tif", ink, photometric="separated", planarconfig="contig", metadata=None, **options
+    )
+    picture = read_image(tmp_path / "a.tif")
+    assert np.abs(picture.rgb - [1, 0, 0]).max() < 0.15
+    if extra in ("unassalpha", "assocalpha"):
+        assert (picture.alpha == 1).all()
+    elif extra and dtype == np.uint16:
+        assert "5 channels" in "".join(picture.notes)
+    assert ("16 bits" in "".join(picture.notes)) == (dtype == np.uint16)
+
+
+@pytest.mark.parametrize("bits", [10, 12, 14])
+def test_odd_depths_of_tiff_fill_the_range(tmp_path, bits):
+    values = np.linspace(0, 2**bits - 1, 32).astype(np.uint16).reshape(4, 8)
+    data = imagecodecs.packints_encode(values, bits)  # rows of whole bytes
+    assert len(data) * 8 >= values.size * bits
+    tifffile.imwrite(tmp_path / "a.tif", iter([bytes(data)]), shape=(4, 8), dtype=np.uint16, bitspersample=bits,
+                     photometric="minisblack", compression=None, metadata=None, rowsperstrip=4)  # fmt: skip
+    picture = read_image(tmp_path / "a.tif")
+    assert np.abs(picture.rgb[..., 0] - values / (2**bits - 1)).max() < 1e-4
+
+
+def test_kinds_that_are_not_supported_are_named(tmp_path):
+    def tiff(array, **options):
+        tifffile.imwrite(tmp_path / "a.tif", array, metadata=None, **options)
+        return tmp_path / "a.tif"
+
+    for array, options, said in (
+        (np.full((4, 4), 300.0, np.float32), {}, "floats from 300 to 300; scale"),
+        (np.full((4, 4), np.nan, np.float32), {}, "floats from nan"),
+        (np.zeros((4, 4), np.int16), {}, "signed numbers"),
+        (np.zeros((4, 4), np.complex64), {}, "complex numbers"),
+        (np.zeros((4, 4, 3), np.uint16), {"photometric": "cielab"}, "rare kind .CIELAB"),
+        (np.zeros((4, 4), np.uint16), {"photometric": "cfa"}, "rare kind .CFA"),
+    ):
+        with pytest.raises(ImageError, match=said):
+            read_image(tiff(array, **options))
     with pytest.raises(ImageError, match="folder"):
         read_image(tmp_path)
+    (tmp_path / "a.pfm").write_bytes(b"Pf\n2 1\n-1.0\n" + np.ones(2, "<f4").tobytes())
+    with pytest.raises(ImageError, match="32 bits"):
+        read_image(tmp_path / "a.pfm")
+
+
+def test_a_format_that_is_not_read_is_named_also_under_another_suffix(tmp_path):
+    for name, head, said in (
+        ("a.heic", b"\0\0\0\x18ftypheic" + bytes(40), "a HEIC picture"),
+        ("a.jpg", b"\0\0\0\x18ftypheic" + bytes(40), "a HEIC picture"),
+        ("a.png", b"\xff\x0a" + bytes(40), "a JPEG XL picture"),
+        ("a.cr3", b"nothing known", r"the format .cr3 is not"),
+    ):
+        (tmp_path / name).write_bytes(head)
+        with pytest.raises(ImageError, match=said):
+            read_image(tmp_path / name)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no such files")
+@pytest.mark.parametrize("kind", ["pipe", "socket", "device"])
+def test_what_is_no_file_is_refused_at_once_and_never_replaced(tmp_path, kind):
+    path, bound = tmp_path / "a.png", socket.socket(socket.AF_UNIX)
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "socket":
+        os.chdir(tmp_path)  # a socket's path may have 100 characters
+        bound.bind("a.png")
+    else:
+        path.symlink_to("/dev/null")
+    with bound:
+        with pytest.raises(ImageError, match=f"is a {kind}, not a file"):
+            read_image(path)
+        with pytest.raises(ImageError, match=f"there is a {kind}"):
+            write_image(path, picture_of(3, 8))
+    assert not path.is_file()
+
+
+def with_profile_of(size):
+    profile = bytearray(SRGB + bytes(size - len(SRGB)))
+    profile[:4] = struct.pack(">I", size)
+    return bytes(profile)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".webp", ".jpg"])
+@pytest.mark.parametrize("bits", [8, 16])
+def test_profiles_above_1_mb_are_kept(tmp_path, suffix, bits):
+    picture = picture_of(3, bits, with_profile_of(1_500_000))
+    write_image(tmp_path / f"a{suffix}", picture)
+    assert read_image(tmp_path / f"a{suffix}").icc == picture.icc
+
+
+def test_a_profile_that_inflates_without_end_is_left_out(tmp_path, photo):
+    photo.save(tmp_path / "a.png", icc_profile=with_profile_of(40_000_000))
+    picture = read_image(tmp_path / "a.png")
+    assert picture.icc is None and "more than 16 MB" in picture.notes[0] and picture.size == photo.size
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_long_texts_in_a_png_cost_nothing(tmp_path, photo, packed):
+    """Pillow refuses a file with a packed text of more than 1 MB."""
+    texts, exif = PngImagePlugin.PngInfo(), Image.Exif()
+    exif[0x112] = 6
+    texts.add_text("workflow", "x" * 2_000_000, zip=packed)
+    texts.add_itxt("XML:com.adobe.xmp", "x" * 2_000_000, zip=packed)
+    photo.save(tmp_path / "a.png", pnginfo=texts, exif=exif)
+    assert read_image(tmp_path / "a.png").size == photo.size[::-1]
 
 
 def test_what_a_format_cannot_hold_is_refused(tmp_path):
@@ -290,7 +414,7 @@ def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(ImageError, match="No space left"):
+    with pytest.raises(DiskFull, match="No space left"):
         write_image(tmp_path / "a.png", picture_of(3, 8))
     assert (tmp_path / "a.png").read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
