@@ -38,6 +38,7 @@ Distance = Literal[
     "efficientnet-lite2",
     "none",
 ]
+TERMS = ("l2", "perceptual", "regulariser", "adversarial", "teacher")  # of the generator's loss
 TRAINED_REGULARISERS = ("vsd", "vsd-pixel", "gan")  # the others have no weights of their own
 NEGATIVE_PROMPT = (
     "painting, oil painting, illustration, drawing, art, sketch, cartoon, CG Style, 3D render, unreal engine, "
@@ -82,6 +83,18 @@ class LossConfig:
     perceptual_weights: str | None = None  # file of VGG16 or AlexNet, where torch hub's cache has none
     dists_weights: str | None = None  # file of DISTS's alpha and beta, where dists-pytorch is not installed
     allow_download: bool = False  # of the backbone
+    adversarial: float = 0.0  # of the discriminator on images (losses/projected.py)
+    # what it looks at: efficientnet-lite0, or the folder of a DINOv2 or DINOv3 model as transformers saves it
+    adversarial_features: str = "efficientnet-lite0"
+    adversarial_kind: Literal["hinge", "non-saturating"] = "hinge"
+    teacher: float = 0.0  # of another model's result as a target (losses/teacher.py)
+    teacher_model: str | None = (
+        None  # its file, as spandrel reads it; None: the pictures in `targets` of the sources
+    )
+    # term -> its share of the gradient at the restored latents, such as {regulariser: 0.2}, instead of its weight
+    # above (losses/balance.py); measured every so many micro-batches
+    shares: dict[str, float] = field(default_factory=dict)
+    share_every: int = 10
     guidance: float = 7.5  # classifier-free, of the teacher
     negative_prompt: str = NEGATIVE_PROMPT
     timesteps: tuple[int, int] = (20, 979)  # of the distillation, both included
@@ -89,10 +102,19 @@ class LossConfig:
 
     __pydantic_config__ = STRICT
 
+    def weight(self, term: str) -> float:
+        """The fixed weight of a term; 0 for one that has a share instead."""
+        return 0.0 if term in self.shares else getattr(self, term)
+
+    def uses(self, term: str) -> bool:
+        """Whether a term has a weight or a share."""
+        return term in self.shares or getattr(self, term) > 0
+
     def faults(self) -> Iterator[str]:
         """What cannot work, each as a clause."""
-        names = ("l2", "perceptual", "regulariser", "diffusion", "guidance")
+        names = ("l2", "perceptual", "regulariser", "diffusion", "guidance", "adversarial", "teacher")
         yield from below_zero({f"loss.{name}": getattr(self, name) for name in names})
+        yield from below_one({"loss.share_every": self.share_every})
         low, high = self.timesteps
         if not 0 <= low <= high <= 999:
             yield f"loss.timesteps {low} to {high} must rise and lie within 0 to 999"
@@ -148,17 +170,34 @@ class TrainConfig(RunConfig):
         ranks = ("rank_unet", "rank_vae", "rank_regulariser")
         yield from below_one({f"model.{name}": getattr(model, name) for name in ranks})
         untrained = model.regulariser not in TRAINED_REGULARISERS
-        if untrained and (model.official or self.optim.regulariser_steps > 1):
+        further_steps = self.optim.regulariser_steps > 1 and not loss.uses("adversarial")
+        if untrained and (model.official or further_steps):
             name = "model.official" if model.official else "optim.regulariser_steps"
             yield f"{name} has no effect with model.regulariser {model.regulariser}, which trains nothing of its own"
-        of_perceptual = loss.perceptual if loss.perceptual_kind != "none" else 0
-        of_regulariser = loss.regulariser if model.regulariser != "none" else 0
-        if loss.l2 == of_perceptual == of_regulariser == 0:
+        off = {"perceptual": loss.perceptual_kind == "none", "regulariser": model.regulariser == "none"}
+        used = [name for name in TERMS if loss.uses(name) and not off.get(name)]
+        if not used:
             yield "loss.l2, loss.perceptual and loss.regulariser are all 0 or off, so there is nothing to learn"
+        yield from self._faults_of_shares(used)
+        if loss.uses("teacher") and not loss.teacher_model and not any(s.targets for s in self.data.sources):
+            yield "loss.teacher needs loss.teacher_model, or targets in data.sources"
         if self.model.base_dtype != "fp32" and self.precision == "fp32":
             yield (
                 f"model.base_dtype {self.model.base_dtype} needs precision bf16 or fp16, as fp32 layers stand between"
             )
+
+    def _faults_of_shares(self, used: list[str]) -> Iterator[str]:
+        shares = self.loss.shares
+        for name, share in shares.items():
+            if name not in used:
+                why = "is off" if name in TERMS else f"is no term of the loss (those are {', '.join(TERMS)})"
+                yield f"loss.shares has {name}, which {why}"
+            if not 0 < share < 1:
+                yield f"loss.shares.{name} is {share:g}, but a share lies between 0 and 1"
+        if sum(shares.values()) >= 1:
+            yield f"loss.shares add up to {sum(shares.values()):g}, but must leave something to the other terms"
+        if shares and not any(self.loss.weight(name) for name in used):
+            yield "loss.shares has all terms, but one must keep its weight for the others to be measured by"
 
 
 def load_config(path: str | Path, overrides: list[str] | None = None) -> TrainConfig:

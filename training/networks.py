@@ -25,6 +25,7 @@ from .adapters import (
 )
 from .config import TRAINED_REGULARISERS, ModelConfig
 from .discriminator import Discriminator
+from .losses.projected import ProjectedDiscriminator
 from .roles import GENERATOR, REGULARISER, TEACHER, OwnConv, RoleSwitch, checkpoint_gradients, fp32_norms
 from .run.errors import TrainingError
 
@@ -33,7 +34,7 @@ from .run.errors import TrainingError
 class Networks:
     """One frozen base; what is trained, by name; and the switches between roles.
 
-    generator: the core's, over the base's networks with adapters on. negative_embeds (1, L, D) for guidance.
+    generator: the core's, over the base's networks with adapters on. projected: a discriminator on images, if any.
     generator_parameters, regulariser_parameters: name -> fp32 parameter; nothing else has requires_grad.
     """
 
@@ -44,6 +45,13 @@ class Networks:
     generator_parameters: dict[str, nn.Parameter]
     regulariser_parameters: dict[str, nn.Parameter]
     discriminator: Discriminator | None
+    projected: ProjectedDiscriminator | None = None
+
+    def judge_images(self, projected: ProjectedDiscriminator) -> None:
+        """Add a discriminator on images, which is trained together with the regulariser."""
+        self.projected = projected
+        heads = {name: p for name, p in projected.named_parameters() if p.requires_grad}
+        self.regulariser_parameters |= {f"projected/{name}": parameter for name, parameter in heads.items()}
 
     def predict(self, role: str, latents: Tensor, timesteps: Tensor, prompt_embeds: Tensor) -> Tensor:
         """The UNet's noise prediction in a role."""

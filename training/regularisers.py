@@ -14,9 +14,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .config import LossConfig
+from .config import TRAINED_REGULARISERS, LossConfig
 from .discriminator import adversarial_gradient, adversarial_loss
 from .draws import Draws
+from .losses.projected import Kind, discriminator_loss, generator_loss
 from .networks import Networks
 from .roles import REGULARISER, TEACHER
 from .vsd import diffusion_loss, distillation_gradient, loss_with_gradient
@@ -36,14 +37,16 @@ class Made:
 
 
 class Regulariser(Protocol):
-    """What a step asks of one."""
+    """What a step asks of one. trained: whether it has weights of its own."""
+
+    trained: bool
 
     def for_generator(self, made: Made, draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
         """A scalar with gradients to `made`, and further figures for the log."""
         ...
 
     def own_loss(self, made: Made, draws: Draws) -> Tensor:
-        """What its own weights learn; `made` carries no graph. Asked only of one that has some."""
+        """What its own weights learn; `made` carries no graph. Asked only of one that is trained."""
         ...
 
 
@@ -52,6 +55,7 @@ class ScoreDistillation:
 
     def __init__(self, networks: Networks, kind: str, guidance: float, in_pixels: bool = False) -> None:
         self._networks, self._kind, self._guidance, self._in_pixels = networks, kind, guidance, in_pixels
+        self.trained = kind in TRAINED_REGULARISERS
         self._teacher = partial(networks.predict, TEACHER)
         self._fake = partial(networks.predict, REGULARISER)
 
@@ -85,6 +89,8 @@ class ScoreDistillation:
 class LatentGAN:
     """A discriminator on the fake score's features of noised latents (discriminator.py)."""
 
+    trained = True
+
     def __init__(self, networks: Networks) -> None:
         assert networks.discriminator is not None
         self._networks, self._discriminator = networks, networks.discriminator
@@ -108,11 +114,37 @@ class LatentGAN:
         )
 
 
+class ImageGAN:
+    """A discriminator on frozen features of images (losses/projected.py)."""
+
+    trained = True
+
+    def __init__(self, networks: Networks, kind: Kind) -> None:
+        assert networks.projected is not None
+        self._discriminator, self._kind = networks.projected, kind
+
+    def for_generator(self, made: Made, draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
+        """The adversarial loss; its gradient reaches the image, and no head."""
+        image = made.image.detach().requires_grad_(True)
+        with torch.enable_grad():
+            loss = generator_loss(self._discriminator(image).float(), self._kind)
+        (gradient,) = torch.autograd.grad(loss, image)
+        return loss.detach() + ((made.image - image.detach()) * gradient).sum(), {}
+
+    def own_loss(self, made: Made, draws: Draws) -> Tensor:
+        """The heads learn to tell restored images from good ones."""
+        real, restored = self._discriminator(torch.cat([made.hq, made.image])).float().chunk(2)
+        return discriminator_loss(real, restored, self._kind)
+
+
 def regularisers_of(kind: str, networks: Networks, loss: LossConfig) -> dict[str, Regulariser]:
-    """Those of `model.regulariser` by the name of their weight in `loss`."""
-    if kind == "none":
-        return {}
+    """That of `model.regulariser`, and the discriminator on images, by the name of their weight in `loss`."""
+    found: dict[str, Regulariser] = {}
     if kind == "gan":
-        return {"regulariser": LatentGAN(networks)}
-    name, _, place = kind.partition("-")
-    return {"regulariser": ScoreDistillation(networks, name, loss.guidance, in_pixels=place == "pixel")}
+        found["regulariser"] = LatentGAN(networks)
+    elif kind != "none":
+        name, _, place = kind.partition("-")
+        found["regulariser"] = ScoreDistillation(networks, name, loss.guidance, in_pixels=place == "pixel")
+    if networks.projected is not None:
+        found["adversarial"] = ImageGAN(networks, loss.adversarial_kind)
+    return found

@@ -16,13 +16,18 @@ from osediff_core.runtime.device import DTYPES
 
 from .config import LossConfig
 from .draws import Draws
+from .losses.balance import GradientBalance
+from .losses.teacher import teacher_loss
 from .networks import Networks
 from .regularisers import Made, regularisers_of
 from .roles import GENERATOR
 
 
 class GeneratorStep(nn.Module):
-    """Restores a batch by the core's verbs: MSE + perceptual + distillation."""
+    """Restores a batch by the core's verbs: MSE + perceptual + distillation, and what else has a weight.
+
+    balance: of the terms that have a share of the gradient instead.
+    """
 
     def __init__(
         self,
@@ -31,6 +36,7 @@ class GeneratorStep(nn.Module):
         kind: str,
         perceptual: nn.Module | None,
         precision: str = "fp32",
+        balance: GradientBalance | None = None,
     ) -> None:
         """kind: of the regulariser."""
         super().__init__()
@@ -38,28 +44,42 @@ class GeneratorStep(nn.Module):
         self.loss, self.precision = loss, precision
         # in a tuple, as a module set as an attribute would become a part
         self._shared = (networks, perceptual, regularisers_of(kind, networks, loss))
+        self.balance = balance or GradientBalance({})
 
     def forward(
-        self, lq: Tensor, hq: Tensor, prompt_embeds: Tensor, negative_embeds: Tensor, draws: Draws
+        self,
+        lq: Tensor,
+        hq: Tensor,
+        prompt_embeds: Tensor,
+        negative_embeds: Tensor,
+        draws: Draws,
+        target: Tensor | None = None,
+        generator_embeds: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """lq, hq (B, 3, H, W) in [-1, 1]; embeddings (B, L, D) -> scalars "loss" and its terms, "latents" z_H, "image".
 
-        "latents" and "image" carry no graph: they are what the regulariser learns from.
+        "latents" and "image" carry no graph: they are what the regulariser learns from. target: a teacher's, as hq.
+        generator_embeds: the generator's own, where they are not those of the distillation.
         """
         networks, perceptual, regularisers = self._shared
         generator, figures = networks.generator, {}
         with autocast(lq.device, self.precision):
             z_lq = generator.encode(lq, posterior_noise=draws.posterior_noise)
-            latents = generator.denoise(z_lq, prompt_embeds)
+            latents = generator.denoise(z_lq, prompt_embeds if generator_embeds is None else generator_embeds)
             image = generator.decode(latents)
             terms = {"l2": F.mse_loss(image, hq)}
             if perceptual is not None:
                 terms["perceptual"] = perceptual(image, hq).mean()
+            if target is not None:
+                terms["teacher"] = teacher_loss(image, target)
             made = Made(latents, image, hq, prompt_embeds, negative_embeds)
             for name, regulariser in regularisers.items():
                 terms[name], further = regulariser.for_generator(made, draws)
                 figures |= further
-        loss = torch.stack([getattr(self.loss, name) * term for name, term in terms.items()]).sum()
+        loss = torch.stack([self.loss.weight(name) * term for name, term in terms.items()]).sum()
+        if self.balance:
+            weights = self.balance.weights(terms, loss, latents)
+            loss = loss + torch.stack([weight * terms[name] for name, weight in weights.items()]).sum()
         return {"loss": loss, **terms, **figures, "latents": latents.detach(), "image": image.detach()}
 
 
@@ -79,7 +99,7 @@ class RegulariserStep(nn.Module):
         (regularisers,) = self._shared
         made = Made(latents, image, hq, prompt_embeds)
         with autocast(latents.device, self.precision):
-            losses = [regulariser.own_loss(made, draws) for regulariser in regularisers.values()]
+            losses = [one.own_loss(made, draws) for one in regularisers.values() if one.trained]
         return self.weight * torch.stack(losses).sum()
 
 

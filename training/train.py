@@ -18,13 +18,18 @@ if __package__ in (None, ""):  # run by its path, as accelerate does
     sys.path.insert(0, str(Path(__file__).parents[1]))
     __package__ = "training"
 
+import torch
 from torch import Tensor
 
 from .config import TrainConfig
 from .data import Batch, PairLoader
+from .data.pairs import drops_prompt
 from .data.prompts import PromptCache, identity_of, kept_dtype
 from .draws import generator_draws, regulariser_draws
 from .export import weights_bytes, write_results
+from .losses.balance import GradientBalance
+from .losses.projected import projected_discriminator
+from .losses.teacher import Teacher
 from .networks import Networks, build_networks
 from .perceptual import trained_distance
 from .run.data import open_pairs
@@ -57,8 +62,17 @@ class Iteration:
         )
         self.run, self.config, self.networks = run, config, networks
         perceptual = trained_distance(loss, run.device)
+        if loss.uses("adversarial"):
+            networks.judge_images(
+                projected_discriminator(loss.adversarial_features, config.seed).to(run.device)
+            )
+        # fp16 loses small gradients
+        self.balance = GradientBalance(loss.shares, loss.share_every, scale=2.0**16 if scaled else 1.0)
+        self.teacher = None
+        if loss.uses("teacher") and loss.teacher_model:
+            self.teacher = Teacher(Path(loss.teacher_model)).to(run.device)
         self.generator_step = run.distributed(
-            GeneratorStep(networks, loss, kind, perceptual, config.precision)
+            GeneratorStep(networks, loss, kind, perceptual, config.precision, self.balance)
         )
         self.generator = Updater(
             networks.generator_parameters,
@@ -105,7 +119,13 @@ class Iteration:
             ).to(lq.device)
             with self.run.gradients_stay(self.generator_step, len(seen) + 1 < count):
                 out = self.generator_step(
-                    lq, hq, prompt_embeds, self.negative_embeds.expand_as(prompt_embeds), draws
+                    lq,
+                    hq,
+                    prompt_embeds,
+                    self.negative_embeds.expand_as(prompt_embeds),
+                    draws,
+                    self._target(batch, lq),
+                    self._generator_embeds(batch, prompt_embeds),
                 )
                 self.generator.backward(out["loss"] / count)
             seen.append((batch.indices, out.pop("latents"), out.pop("image"), hq, prompt_embeds))
@@ -129,6 +149,22 @@ class Iteration:
         """lq, hq (B, 3, H, W), prompt_embeds (B, L, D)."""
         device = self.run.device
         return batch.lq.to(device), batch.hq.to(device), self.prompts(batch.prompts).to(device)
+
+    def _target(self, batch: Batch, lq: Tensor) -> Tensor | None:
+        """A teacher's, as hq; None without one."""
+        if self.teacher is not None:
+            return self.teacher(lq)
+        wanted = batch.target is not None and self.config.loss.uses("teacher")
+        return batch.target.to(lq.device) if wanted else None
+
+    def _generator_embeds(self, batch: Batch, prompt_embeds: Tensor) -> Tensor | None:
+        """With empty prompts where these are dropped for the generator alone; None for the same as all have."""
+        data = self.config.data
+        if data.prompt_dropout_of == "both" or not data.prompt_dropout:
+            return None
+        dropped = [drops_prompt(self.config.seed, n, data.prompt_dropout) for n in batch.indices]
+        empty = self.prompts([""]).to(prompt_embeds)
+        return torch.where(torch.tensor(dropped, device=empty.device)[:, None, None], empty, prompt_embeds)
 
     def _latent_shape(self, image: Tensor) -> tuple[int, int, int]:
         vae = self.networks.base.vae
@@ -160,6 +196,7 @@ def train(config: TrainConfig) -> None:
         data,
         iteration,
         updaters=iteration.updaters,
+        kept={"balance": iteration.balance} if iteration.balance else {},
         weights=lambda step: weights_bytes(networks, generator, step),
         export=lambda folder, step: write_results(folder, networks, generator, step, config.export_pkl),
         validate=validation.run,

@@ -25,6 +25,9 @@ class SourceConfig:
     limit: int = 0  # only the first pictures, in order of their names; 0: all
     exclude: tuple[str, ...] = ()  # of folders: patterns of paths below it, such as "kodak/*"
     degradation: str | None = None  # instead of the one for all; a folder may be listed once for each
+    targets: str | None = (
+        None  # folder with a teacher's pictures of the same names (and sizes), for loss.teacher
+    )
     # of data sets:
     split: str = "train"
     image_column: str | None = None  # None: the first one that holds pictures
@@ -56,6 +59,8 @@ class DataConfig:
     # python -m training.caption; tagger:NAME or tagger:PATH of RAM's weights, from the HQ crop
     captions: str = "none"
     prompt_dropout: float = 0.0  # probability of an empty prompt
+    # both: the distillation gets it, too; generator: the teacher always sees the prompt (PiSA-SR)
+    prompt_dropout_of: Literal["both", "generator"] = "both"
     workers: int = 2  # processes; 0: in the trainer's own
     prefetch: int = 2  # batches that each worker prepares ahead
 

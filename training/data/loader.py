@@ -32,13 +32,17 @@ log = logging.getLogger("training")
 
 @dataclass
 class Batch:
-    """lq (enlarged) and hq (B, 3, R, R) in [-1, 1]; prompts; names of the pictures; numbers of the samples."""
+    """lq (enlarged) and hq (B, 3, R, R) in [-1, 1]; prompts; names of the pictures; numbers of the samples.
+
+    target: a teacher's pictures, as hq, where data.sources has some.
+    """
 
     lq: Tensor
     hq: Tensor
     prompts: list[str]
     names: list[str]
     indices: list[int]
+    target: Tensor | None = None
 
 
 @dataclass
@@ -219,7 +223,7 @@ class PairLoader:
                 )
             for place, text in zip(untagged, tags, strict=True):
                 made.prompts[place] = text
-        return Batch(made.lq, made.hq, made.prompts, made.names, numbers)
+        return Batch(made.lq, made.hq, made.prompts, made.names, numbers, made.target)
 
 
 def samples_counted(state: dict[str, Any], batch_size: int, world: int) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from osediff_core.degrade import degrade_pair
 from osediff_core.errors import OSEDiffError, first_line
+from osediff_core.images import find_pictures
 
 from .captions import Captions
 from .config import DataConfig
@@ -27,19 +29,21 @@ ATTEMPTS = 64  # pictures of one source that may be unusable in a row
 
 @dataclass
 class Sample:
-    """One pair, both (3, R, R) in [-1, 1]; prompt is None where the tagger will say."""
+    """One pair, both (3, R, R) in [-1, 1]; prompt is None where the tagger will say. target: a teacher's, as hq."""
 
     lq: Tensor
     hq: Tensor
     prompt: str | None
     name: str
+    target: Tensor | None = None
 
 
 @dataclass
 class Made:
     """A batch from a worker: lq, hq (B, 3, R, R). What `holes` lists had a stream's picture that cannot be used.
 
-    small: names of pictures that were enlarged. skipped: (name, reason) of those that were left out.
+    small: names of pictures that were enlarged. skipped: (name, reason) of those that were left out. target: as hq,
+    where a sample has one, else hq itself.
     """
 
     lq: Tensor
@@ -49,11 +53,14 @@ class Made:
     holes: list[int] = field(default_factory=list)
     small: list[str] = field(default_factory=list)
     skipped: list[tuple[str, str]] = field(default_factory=list)
+    target: Tensor | None = None
 
     def put(self, place: int, sample: Sample) -> None:
         """Set one sample of the batch."""
         self.lq[place], self.hq[place] = sample.lq, sample.hq
         self.prompts[place], self.names[place] = sample.prompt, sample.name
+        if self.target is not None:
+            self.target[place] = sample.hq if sample.target is None else sample.target
 
 
 # name, how to read it, its caption
@@ -67,12 +74,16 @@ class Pairs(torch.utils.data.Dataset):
         self, config: DataConfig, sources: Sequence[Source | None], captions: Captions, seed: int
     ) -> None:
         self.config, self.sources, self.captions, self.seed = config, sources, captions, seed
+        folders = enumerate(source.targets for source in config.sources)
+        self.targets = {number: Targets(Path(folder)) for number, folder in folders if folder}
 
     def __getitems__(self, tickets: list[Ticket]) -> Made | OSEDiffError:
         """A batch, or why there is none: an exception raised in a worker would come out with the worker's traceback."""
         side = self.config.resolution
         shape = (len(tickets), 3, side, side)
         made = Made(torch.zeros(shape), torch.zeros(shape), [""] * len(tickets), [""] * len(tickets))
+        if self.targets:
+            made.target = torch.zeros(shape)
         try:
             with _one_thread():
                 for place, ticket in enumerate(tickets):
@@ -134,17 +145,60 @@ class Pairs(torch.utils.data.Dataset):
     def _pair(
         self, ticket: Ticket, name: str, image: Image.Image, caption: Callable[[], str | None]
     ) -> Sample:
-        config, n, side = self.config, ticket.n, self.config.resolution
-        rng = generator(self.seed, Purpose.CROP, n)
-        square = whole(image, side) if config.picture == "whole" else random_crop(image, side, rng)
-        pixels = turned(square, rng, config.flip, config.rotate).transpose(2, 0, 1)
-        hq = torch.from_numpy(np.ascontiguousarray(pixels)).float()[None] / 255
+        config, n = self.config, ticket.n
+        hq = self._square(image, n)
+        target = None
+        if ticket.source in self.targets:
+            target = self._square(self.targets[ticket.source].of(name, image.size), n)[0] * 2 - 1
         official = True if config.degradation_official else None
         preset = config.sources[ticket.source].degradation or config.degradation
         lq, hq, _ = degrade_pair(hq, preset, config.scale, self.seed, n, official)
-        dropped = generator(self.seed, Purpose.DROPOUT, n).random() < config.prompt_dropout
-        prompt = "" if dropped else self.captions.prompt(name, caption)
-        return Sample(lq[0] * 2 - 1, hq[0] * 2 - 1, prompt, name)
+        of_both = config.prompt_dropout_of == "both"
+        prompt = (
+            ""
+            if of_both and drops_prompt(self.seed, n, config.prompt_dropout)
+            else self.captions.prompt(name, caption)
+        )
+        return Sample(lq[0] * 2 - 1, hq[0] * 2 - 1, prompt, name, target)
+
+    def _square(self, image: Image.Image, n: int) -> Tensor:
+        """(1, 3, R, R) in [0, 1]: the place and position of sample n, whatever the picture."""
+        config, side = self.config, self.config.resolution
+        rng = generator(self.seed, Purpose.CROP, n)
+        square = whole(image, side) if config.picture == "whole" else random_crop(image, side, rng)
+        pixels = turned(square, rng, config.flip, config.rotate).transpose(2, 0, 1)
+        return torch.from_numpy(np.ascontiguousarray(pixels)).float()[None] / 255
+
+
+class Targets:
+    """A teacher's pictures in a folder, each of the name of the picture that it was made of, with any suffix."""
+
+    def __init__(self, folder: Path) -> None:
+        if not folder.is_dir():
+            raise DataError(f"There is no folder {folder}; mend targets in data.sources.")
+        self.folder = folder
+        self._files = {path.stem: path for path in find_pictures(folder)}
+
+    def of(self, name: str, size: tuple[int, int]) -> Image.Image:
+        """The picture for `name`, a path. Raises DataError where there is none of this size."""
+        path = self._files.get(Path(name).stem)
+        if path is None:
+            raise DataError(f"{self.folder} has no picture {Path(name).stem}, the target of {name}; add it.")
+        try:
+            image = decode(path.read_bytes())
+        except (BrokenPicture, OSError) as error:
+            raise DataError(f"The target {path} cannot be used ({first_line(error)}); replace it.") from error
+        if image.size != size:
+            raise DataError(
+                f"The target {path} has {image.width}x{image.height} px, and {name} has {size[0]}x{size[1]}; make them "
+                "alike."
+            )
+        return image
+
+
+def drops_prompt(seed: int, n: int, probability: float) -> bool:
+    """Whether sample n's prompt is dropped."""
+    return bool(generator(seed, Purpose.DROPOUT, n).random() < probability)
 
 
 def random_crop(image: Image.Image, side: int, rng: np.random.Generator) -> np.ndarray:

@@ -1,1 +1,1 @@
-"""Losses beyond the paper's, one file each."""
+"""Losses beyond the paper's, one file each, and the balance of their gradients."""

@@ -26,7 +26,7 @@ from .errors import NonFiniteLossError
 from .logs import RunLog
 from .settings import Config, read_settings
 from .signals import StopSignals
-from .start import Run
+from .start import NOTHING, Kept, Run
 from .updater import Updater
 
 log = logging.getLogger("training")
@@ -41,6 +41,7 @@ def loop(
     step: Callable[[Iterator[Batch]], Mapping[str, Tensor]],
     *,
     updaters: Mapping[str, Updater],
+    kept: Mapping[str, Kept] = NOTHING,
     weights: Callable[[int], bytes],
     export: Callable[[Path, int], None],
     validate: Callable[[int], Figures | None] = lambda _step: None,
@@ -51,13 +52,14 @@ def loop(
     """Train from where the run stands to its last step. Raises OSEDiffError; what was saved stays.
 
     step: one step with as many batches as it wants; the figures to be logged. updaters: what it trains, by name.
+    kept: what else changes while it trains, and a checkpoint must hold.
     weights: (step) -> what a checkpoint's weights.safetensors holds. export: writes into the run's folder what the run
     is for, at its end; on the main process alone, everything else on all.
     validate: (step) -> figures, None where there is nothing to validate on; `watched` is the one whose lowest value is
     the best step's. shown: the figures on the progress bar.
     """
     config = run.config
-    run.restore(updaters)
+    run.restore(updaters, kept)
     run_log = run.folder.start(run.step) if run.main else None
     run.wait()
     batches = _Remembering(iter(data))
@@ -68,7 +70,7 @@ def loop(
         return _is_best(run, run_log, validate(run.step), watched)
 
     def save() -> None:
-        _save(run, data, updaters, weights(run.step))
+        _save(run, data, {**updaters, **kept}, weights(run.step))
 
     bar = tqdm(total=config.steps, initial=run.step, disable=None if run.main else True, unit="step")
     if run.step == 0 and validated():
@@ -83,7 +85,8 @@ def loop(
             bar.update()
             last = run.step == config.steps
             if run.step % config.log_every == 0 or last:
-                found = _log(run, run_log, running, updaters, data.figures())
+                figures = {name: value for part in kept.values() for name, value in part.figures().items()}
+                found = _log(run, run_log, running, updaters, {**data.figures(), **figures})
                 bar.set_postfix({name: f"{found[name]:.4g}" for name in shown if name in found})
             due = run.step % config.save_every == 0 or last
             if run.step % validate_every == 0 or last:
@@ -154,13 +157,13 @@ def _log(
     return values
 
 
-def _save(run: Run, data: Data, updaters: Mapping[str, Updater], weights: bytes) -> None:
+def _save(run: Run, data: Data, kept: Mapping[str, Kept], weights: bytes) -> None:
     """Write a checkpoint."""
     states = run.of_all([data.state()])
     if run.main:
         tensors, values = {}, {"step": run.step, "best": run.best, "data": states}
-        for name, updater in updaters.items():
-            found, values[name] = updater.state()
+        for name, part in kept.items():
+            found, values[name] = part.state()
             tensors |= {f"{name}/{key}": tensor for key, tensor in found.items()}
         run.folder.save(Checkpoint(tensors, values), weights, run.best["step"])
     run.wait()

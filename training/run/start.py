@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Generic, TypeVar
+from types import MappingProxyType
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from accelerate.utils import broadcast_object_list, gather_object
-from torch import nn
+from torch import Tensor, nn
 
 from .changes import Change, another_validation, changes_since, check_changes
 from .checkpoints import load_checkpoint, saved_settings
@@ -22,6 +23,25 @@ from .updater import Updater
 log = logging.getLogger("training")
 
 Config = TypeVar("Config", bound=LoopConfig)
+
+
+class Kept(Protocol):
+    """A part of a run whose state a checkpoint holds."""
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """(tensors, JSON-able values) from which `load` goes on exactly."""
+        ...
+
+    def load(self, tensors: dict[str, Tensor], values: dict[str, Any], step: int, /) -> None:
+        """Go on from `state`, at this step of the run."""
+        ...
+
+    def figures(self) -> dict[str, float]:
+        """What the log says of it."""
+        ...
+
+
+NOTHING: Mapping[str, Kept] = MappingProxyType({})
 T = TypeVar("T")
 
 
@@ -46,7 +66,7 @@ class Run(Generic[Config]):
             check_changes(self._changes, config, self.folder.resumed)
             self.checkpoint = load_checkpoint(self.folder.resumed)
 
-    def restore(self, updaters: Mapping[str, Updater]) -> None:
+    def restore(self, updaters: Mapping[str, Updater], kept: Mapping[str, Kept] = NOTHING) -> None:
         """Set what is trained, and the step, as they were at the checkpoint. Raises TrainingError."""
         checkpoint, path = self.checkpoint, self.folder.resumed
         if checkpoint is None:
@@ -55,6 +75,9 @@ class Run(Generic[Config]):
         try:
             for name, updater in updaters.items():
                 updater.load(checkpoint.tensors_of(name), values[name], values["step"])
+            for name, part in kept.items():
+                if name in values:  # else it was not there before, and begins here
+                    part.load(checkpoint.tensors_of(name), values[name], values["step"])
         except (KeyError, RuntimeError, ValueError) as error:
             raise TrainingError(
                 f"{path} is of a run with another base, rank or regulariser; resume it with the config.yaml in it."
