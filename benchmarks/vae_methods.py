@@ -23,8 +23,9 @@ import torch
 from torch import Tensor
 
 from osediff_core import OneStepGenerator
+from osediff_core.backends.base_configs import read_json
 from osediff_core.backends.networks import DiffusersVAE
-from osediff_core.backends.read_base import SD21_BASE, read_json
+from osediff_core.backends.read_base import SD21_BASE
 from osediff_core.geometry import resize_clipped
 from osediff_core.images import read_image
 from osediff_core.tiles.vae import VAETiling, run

@@ -21,6 +21,7 @@ from torch import Tensor
 from .errors import BaseModelError, first_line
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")  # that a base's scheduler may name
+BETA_SCHEDULES = ("scaled_linear", "linear", "squaredcos_cap_v2")
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class NoiseSchedule:
         """
         try:
             betas = _betas(config)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError, RuntimeError) as error:
             raise BaseModelError(
                 f"The scheduler's configuration is broken ({first_line(error)}); download the base again."
             ) from error
@@ -62,7 +63,13 @@ class NoiseSchedule:
                 f"The scheduler's prediction_type is {prediction_type!r}; use a base with one of "
                 f"{', '.join(PREDICTION_TYPES)}."
             )
-        return cls(torch.cumprod(1.0 - betas, dim=0), prediction_type)
+        alphas_cumprod = torch.cumprod(1.0 - betas, dim=0)
+        if betas.ndim != 1 or not ((betas > 0) & (betas < 1) & (alphas_cumprod > 0)).all():
+            raise BaseModelError(
+                "The schedule of this base does not add some noise and leave some signal at every timestep; use a base "
+                "such as SD 2.1-base."
+            )
+        return cls(alphas_cumprod, prediction_type)
 
     @property
     def num_timesteps(self) -> int:
@@ -129,6 +136,5 @@ def _betas(config: Mapping[str, Any]) -> Tensor:
         betas = [min(1 - abar((i + 1) / steps) / abar(i / steps), 0.999) for i in range(steps)]
         return torch.tensor(betas, dtype=torch.float32)
     raise BaseModelError(
-        f"The scheduler's beta_schedule is {kind!r}; use a base with scaled_linear, linear or "
-        "squaredcos_cap_v2."
+        f"The scheduler's beta_schedule is {kind!r}; use a base with one of {', '.join(BETA_SCHEDULES)}."
     )

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from osediff_core.backends.base_configs import read_configs
 from osediff_core.backends.find_base import PACKAGED
-from osediff_core.backends.read_base import SD21_BASE, read_json
+from osediff_core.backends.read_base import SD21_BASE
 from osediff_core.runtime.device import DTYPES
 from osediff_core.weights.formats.osediff import ADAPTER_OF_GROUP
 
@@ -101,7 +102,7 @@ def build_on_meta(
     from transformers import CLIPTextConfig, CLIPTextModel
 
     folder = config_folder(base)
-    configs = {part: read_json(folder / part / "config.json") for part in ("unet", "vae", "text_encoder")}
+    configs = read_configs(folder).parts
     with META, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # peft warns of several adapters, which are meant
         unet = UNet2DConditionModel.from_config(configs["unet"])

@@ -23,7 +23,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ...osediff_core.backends.read_base import read_json
+from ...osediff_core.backends.base_configs import read_json
 from ...osediff_core.errors import BaseModelError
 from .names import convert_vae, unet_names
 from .vae import network_of

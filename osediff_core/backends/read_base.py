@@ -5,7 +5,6 @@ Opening gigabytes costs neither time nor memory: tensors are mapped from their f
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,14 @@ from typing import Any
 from ..errors import BaseModelError, CheckpointError
 from ..weights.identify import Identity, identify_file
 from ..weights.tensor_file import TensorFile, Tensors
+from .base_configs import read_configs, read_json
+from .config_rules import PARTS
 from .find_base import Source
 from .single_file import split_single_file
 
-PARTS = ("unet", "vae", "text_encoder")
 SD21_BASE = Path(__file__).parent / "sd21_base"
 
 _STEMS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
-_CLASSES = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL"}
 _REMEDY = (
     "get the base model again, or give another one as a .safetensors or .ckpt file or a diffusers folder."
 )
@@ -44,20 +43,12 @@ def read_raw(source: Source, configs: Path = SD21_BASE) -> RawBase:
     """
     whole = source.path.is_file()
     folder = configs if whole else source.path
-    part_configs = {part: read_json(folder / part / "config.json") for part in PARTS}
-    for part, class_name in _CLASSES.items():
-        found = part_configs[part].get("_class_name", class_name)
-        if found != class_name:
-            raise BaseModelError(
-                f"The {part} of {source.name} is a {found}, but OSEDiff needs a {class_name}; use a base "
-                "such as Stable Diffusion 2.1-base."
-            )
+    configs_of = read_configs(folder)
     if whole:
-        tensors = split_single_file(*_read_identified(source.path), part_configs, source.name)
+        tensors = split_single_file(*_read_identified(source.path), configs_of.parts, source.name)
     else:
         tensors = {part: read_part(folder / part, _STEMS[part]) for part in PARTS}
-    scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
-    return RawBase(part_configs, tensors, folder / "tokenizer", scheduler)
+    return RawBase(configs_of.parts, tensors, folder / "tokenizer", configs_of.scheduler)
 
 
 def read_tensors(path: Path) -> Tensors:
@@ -101,17 +92,3 @@ def read_part(folder: Path, stem: str) -> Tensors:
                 shards = sorted(set(map(str, weight_map.values())))
                 return {k: v for shard in shards for k, v in read_tensors(folder / shard).items()}
     raise BaseModelError(f"The folder {folder} has no weights ({stem}.safetensors); complete the download.")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file. Raises BaseModelError if it is missing or broken."""
-    try:
-        with open(path, encoding="utf-8") as handle:
-            data = json.load(handle)
-    except (OSError, ValueError) as error:
-        raise BaseModelError(
-            f"The file {path} is missing or no JSON; complete the model's folder."
-        ) from error
-    if not isinstance(data, dict):
-        raise BaseModelError(f"The file {path} does not hold a JSON object; complete the model's folder.")
-    return data

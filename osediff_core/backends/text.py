@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..errors import BaseModelError
 from ..runtime.torch_part import TorchPart
+from .tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
     from transformers import CLIPTextModel, PreTrainedTokenizerBase
@@ -42,26 +42,8 @@ class ClipPromptEncoder(TorchPart):
 
     @classmethod
     def from_folder(cls, tokenizer: Path, module: CLIPTextModel) -> ClipPromptEncoder:
-        """Read the tokenizer from a local folder, running no code in it.
-
-        Raises BaseModelError if it is not there, broken, or asks for code.
-        """
-        from transformers import AutoTokenizer
-
-        folder = str(tokenizer)
-        try:
-            loaded = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        except Exception as error:  # transformers raises many kinds; all mean that the folder is not usable
-            if "trust_remote_code" in str(error):
-                raise BaseModelError(
-                    f"The tokenizer in {tokenizer} asks for Python code of its own, which is never run; use a base "
-                    "with an ordinary CLIP tokenizer."
-                ) from error
-            raise BaseModelError(
-                f"The tokenizer in {tokenizer} cannot be read; complete the base's tokenizer folder "
-                "(vocab.json, merges.txt, tokenizer_config.json)."
-            ) from error
-        return cls(loaded, module)
+        """Read the tokenizer from a local folder. Raises BaseModelError as `load_tokenizer` does."""
+        return cls(load_tokenizer(tokenizer, module.config.vocab_size), module)
 
     def tokenize(self, prompts: list[str]) -> Tensor:
         """Prompts -> input ids (B, 77) int64 on the CPU. What does not fit is cut off, with a warning."""

@@ -12,9 +12,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, Union, get_args, get_origin, get_type_hints
 
-import yaml
-
 from ..choices import DEGRADATIONS
+from ..documents import parse_yaml, read_document
 from ..errors import OptionError, first_line
 from .preset import METHODS, Preset
 
@@ -47,14 +46,13 @@ def find_preset(name: str) -> tuple[str, Preset]:
 def _read(path: Path, changed: int) -> Preset:
     """`changed` is there to have an edited file read anew."""
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_document(path).decode("utf-8")
+    except (OSError, ValueError) as error:
         raise OptionError(f"The preset {path} cannot be read ({_why(error)}); check the file.") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f", line {mark.line + 1}" if mark else ""
-        what = getattr(error, "problem", None) or first_line(error)
-        raise OptionError(f"The preset {path} is no YAML ({what}{place}); correct it.") from error
+    try:
+        data = parse_yaml(text)
+    except ValueError as error:
+        raise OptionError(f"The preset {path} is no YAML ({first_line(error)}); correct it.") from error
     try:
         return _preset(data)
     except _WrongValue as error:

@@ -20,12 +20,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
 from osediff_core.atomic import write_bytes_atomically
+from osediff_core.documents import parse_json, parse_yaml, read_document
 from osediff_core.errors import first_line
 
 from .errors import TrainingError
@@ -97,13 +97,13 @@ def latest_checkpoint(folder: Path) -> Path | None:
 def load_checkpoint(path: Path) -> Checkpoint:
     """Read what `save_checkpoint` wrote. Raises TrainingError for a folder that is none or is damaged."""
     try:
-        values = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        values = parse_json(read_document(path / "state.json"))
         tensors = load_file(path / "state.safetensors")
     except (OSError, ValueError, SafetensorError) as error:
         raise TrainingError(
             f"{path} is no whole checkpoint ({first_line(error)}); resume from another one."
         ) from error
-    if values.get("version") != _VERSION:
+    if not isinstance(values, dict) or values.get("version") != _VERSION:
         raise TrainingError(f"{path} was written by another version of the trainer; resume it with that one.")
     return Checkpoint(tensors, values, saved_settings(path))
 
@@ -111,8 +111,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
 def saved_settings(path: Path) -> dict[str, Any]:
     """What the checkpoint's config.yaml says, as it stands there; nothing where it is missing or damaged."""
     try:
-        settings = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        settings = parse_yaml(read_document(path / "config.yaml"))
+    except (OSError, ValueError):
         return {}
     return settings if isinstance(settings, dict) else {}
 

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from osediff_core.documents import parse_yaml, read_document
 from osediff_core.errors import OptionError, first_line
 
 from .config import LoopConfig
@@ -24,12 +25,12 @@ def read_settings(kind: type[Config], path: str | Path, overrides: list[str] | N
     one that cannot work.
     """
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+        values = parse_yaml(read_document(Path(path)).decode("utf-8")) or {}
     except OSError as error:
         raise OptionError(
             f"The configuration {path} cannot be read ({error.strerror}); give a YAML file."
         ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise OptionError(f"The configuration {path} is no YAML ({first_line(error)}); mend it.") from error
     if not isinstance(values, dict):
         raise OptionError(
@@ -68,8 +69,8 @@ def _override(values: dict[str, Any], override: str) -> None:
         if not isinstance(values, dict):
             raise OptionError(f"{key!r} is no key of the configuration, as {section!r} is a single value.")
     try:
-        values[last] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        values[last] = parse_yaml(text)
+    except ValueError as error:
         raise OptionError(
             f"The value of {key} is no YAML ({first_line(error)}); put it in quotes."
         ) from error

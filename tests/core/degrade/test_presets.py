@@ -105,6 +105,19 @@ def test_what_is_wrong_is_said_with_the_file_and_the_key(own, change, said):
     ("text", "said"),
     [
         ("a: [1", "is no YAML .*line 1"),
+        ("[" * 5000, "is no YAML .*nested"),
+        ("a: &a [1]\nb: *c", "is no YAML"),
+        (
+            "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n"
+            + "".join(
+                f"{y}: &{y} [{','.join([f'*{x}'] * 10)}]\n"
+                for x, y in zip("abcdefgh", "bcdefghi", strict=True)
+            ),
+            "is no YAML .*too many values",
+        ),
+        ("a: &a [*a]", "is no YAML .*nested"),
+        ("2020-99-99", "is no YAML"),
+        ("0b_", "is no YAML"),
         ("", "must hold keys and values"),
         ("- 1", "must hold keys and values"),
         ("!!python/object/apply:os.system ['true']", "is no YAML"),

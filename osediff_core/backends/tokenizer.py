@@ -1,0 +1,91 @@
+"""CLIP's tokenizer from a base's folder: no code in it is run, and its words and merges belong together."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import BaseModelError, some_of
+from .base_configs import read_json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+_CLASSES = ("CLIPTokenizer", "CLIPTokenizerFast")
+_END = "</w>"  # of a word, in CLIP's vocabulary
+_REMEDY = "complete the base's tokenizer folder (vocab.json, merges.txt, tokenizer_config.json)"
+
+
+def load_tokenizer(folder: Path, vocab_size: int) -> PreTrainedTokenizerFast:
+    """Read the tokenizer from a local folder.
+
+    vocab_size: of the text encoder, whose embeddings the ids are rows of. Raises BaseModelError if it is not there,
+    broken, not whole, another one than CLIP's, or asks for code.
+    """
+    _check_config(folder)
+    from transformers import CLIPTokenizerFast  # pyright: ignore[reportAttributeAccessIssue] - version 5 keeps the name
+
+    try:
+        loaded = CLIPTokenizerFast.from_pretrained(
+            str(folder),
+            local_files_only=True,
+            trust_remote_code=False,
+            model_max_length=int(1e30),  # transformers' "no limit": the text encoder sets it
+        )
+        model = json.loads(loaded.backend_tokenizer.to_str())["model"]
+        vocabulary = loaded.get_vocab()
+        special = {name: getattr(loaded, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+    except Exception as error:  # transformers and tokenizers raise many kinds; all mean that it is not usable
+        raise BaseModelError(f"The tokenizer in {folder} cannot be read; {_REMEDY}.") from error
+    _check_words(folder, model, set(loaded.get_added_vocab()))
+    odd = [word for word, i in vocabulary.items() if not 0 <= i < vocab_size]
+    odd += [name for name, i in special.items() if i is None]
+    if odd or len(set(vocabulary.values())) < len(vocabulary):
+        raise BaseModelError(
+            f"The tokenizer in {folder} does not number its words as the text encoder's {vocab_size} rows "
+            f"({some_of(list(map(repr, odd))) or 'some share a number'}); {_REMEDY}."
+        )
+    return loaded
+
+
+def _check_config(folder: Path) -> None:
+    config = read_json(folder / "tokenizer_config.json")
+    if "auto_map" in config:
+        raise BaseModelError(
+            f"The tokenizer in {folder} asks for Python code of its own, which is never run; use a base with an "
+            "ordinary CLIP tokenizer."
+        )
+    if config.get("tokenizer_class", _CLASSES[0]) not in _CLASSES:
+        raise BaseModelError(
+            f"The tokenizer in {folder} is a {config['tokenizer_class']!r:.60}, but OSEDiff needs a {_CLASSES[0]}; use "
+            "a base such as Stable Diffusion 2.1-base."
+        )
+    limit = config.get("model_max_length", 1)
+    if isinstance(limit, bool) or not isinstance(limit, (int, float)) or not limit >= 1:
+        raise BaseModelError(
+            f"{folder / 'tokenizer_config.json'} has model_max_length {limit!r:.60}, which must be a number of tokens; "
+            "get the file again."
+        )
+    special = folder / "special_tokens_map.json"
+    if "pad_token" not in config and not (special.is_file() and "pad_token" in read_json(special)):
+        # CLIP's own padding is another than Stable Diffusion 2's, and the picture depends on it
+        raise BaseModelError(f"The tokenizer in {folder} does not say its pad_token; {_REMEDY}.")
+
+
+def _check_words(folder: Path, model: dict[str, Any], added: set[str]) -> None:
+    """Every word of several symbols is made by a merge, and every byte is a word: else prompts fall to pieces."""
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    merges = [tuple(pair.split(" ")) if isinstance(pair, str) else pair for pair in model.get("merges", ())]
+    made = {"".join(pair) for pair in merges} | added
+    words = model["vocab"]
+    orphans = [w for w in words if len(w.removesuffix(_END)) > 1 and w not in made]
+    if orphans:
+        raise BaseModelError(
+            f"The tokenizer in {folder} has no merges for {len(orphans)} of its {len(words)} words "
+            f"({some_of(list(map(repr, orphans)))}); {_REMEDY}."
+        )
+    lacking = [symbol for symbol in ByteLevel.alphabet() if symbol not in words or symbol + _END not in words]
+    if lacking:
+        raise BaseModelError(f"The tokenizer in {folder} lacks {len(lacking)} of the 256 bytes; {_REMEDY}.")
