@@ -16,6 +16,7 @@ from .fidelity import Fidelity
 from .load import ApplyOSEDiff, LoadOSEDiff
 from .prompt import DAPEPrompt, LoadDAPE
 from .save import SaveOSEDiff
+from .sliders import PixelSemantic
 from .upscale import Upscale
 
 folders.register()
@@ -24,6 +25,7 @@ NODES: list[type[io.ComfyNode]] = [
     LoadOSEDiff,
     ApplyOSEDiff,
     Fidelity,
+    PixelSemantic,
     LoadDAPE,
     DAPEPrompt,
     EncodeLQ,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import comfy.model_management
@@ -98,6 +99,6 @@ def stamp(paths: Iterable[str | None]) -> str:
 
 
 def file_state(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """Time of writing and size in bytes, which tell a replaced file from the one before."""
-    found = os.stat(path)
-    return found.st_mtime_ns, found.st_size
+    """Time of writing and size in bytes, which tell a replaced file, or folder of files, from the one before."""
+    found = [os.stat(part) for part in (path, *Path(path).rglob("*"))]
+    return max(part.st_mtime_ns for part in found), sum(part.st_size for part in found)

@@ -8,7 +8,7 @@ from comfy_api.latest import io
 
 from ..osediff_core.fidelity import strengths
 from .inputs import fidelity_input
-from .native.lora import scale_weights
+from .native.lora import attachment_of, scale_weights, set_sliders
 
 
 class Fidelity(io.ComfyNode):
@@ -42,4 +42,7 @@ class Fidelity(io.ComfyNode):
     def execute(cls, model: ModelPatcher, vae: comfy.sd.VAE, fidelity: float) -> io.NodeOutput:
         """Raises OptionError for a MODEL or VAE without OSEDiff."""
         chosen = strengths(fidelity)
+        own = attachment_of(model).method.fidelity
+        if own is not None:  # the method's sliders are that already
+            return io.NodeOutput(set_sliders(model, own(fidelity)), vae, 1.0)
         return io.NodeOutput(*scale_weights(model, vae, chosen.unet, chosen.vae), chosen.step)

@@ -10,6 +10,7 @@ import folder_paths
 from ..osediff_core.backends.find_base import DEFAULT_WEIGHTS, PACKAGED
 from ..osediff_core.errors import CheckpointError
 from ..osediff_core.weights.one_step_weights import OneStepWeights
+from ..osediff_core.weights.tensor_file import ADAPTER, has_adapters
 
 FOLDER = "osediff"
 EMBEDDED = "tiny (embedded)"
@@ -29,8 +30,16 @@ def register() -> None:
 
 
 def weights_choices() -> list[str]:
-    """The embedded OSEDiff weights, and every file in models/osediff."""
-    return [EMBEDDED, *folder_paths.get_filename_list(FOLDER)]
+    """The embedded OSEDiff weights, every file in models/osediff, and the folders that hold a method's adapters."""
+    files = folder_paths.get_filename_list(FOLDER)
+    return [EMBEDDED, *dict.fromkeys(adapters_of(name) or name for name in files)]
+
+
+def adapters_of(name: str) -> str | None:
+    """FOLDER of "FOLDER/HALF/adapter_model.safetensors": weights whose halves lie in folders of their own."""
+    path = Path(name)
+    whole = path.name == ADAPTER and len(path.parents) > 2
+    return str(path.parents[1]) if whole else None
 
 
 def base_choices() -> list[str]:
@@ -42,7 +51,7 @@ def weights_path(name: str) -> Path:
     """The file of a choice. Raises CheckpointError, with the folders and the source, if it is gone."""
     if name == EMBEDDED:
         return TINY / DEFAULT_WEIGHTS
-    path = folder_paths.get_full_path(FOLDER, name)
+    path = path_or_none(FOLDER, name)
     if path is None:
         raise CheckpointError(
             missing_file(FOLDER, name, f"OSEDiff weights (osediff.pkl, from {_SOURCE})", "others")
@@ -56,15 +65,19 @@ def missing_file(folder: str, name: str, wanted: str, others: str) -> str:
     return f"There is no file {name} in {folders}; put {wanted} there and press R to refresh, or choose {others}."
 
 
-def read_chosen(name: str) -> OneStepWeights:
-    """The OSEDiff weights of a choice, under its name in messages. Raises CheckpointError."""
+def read_chosen(name: str, method: str | None = None) -> OneStepWeights:
+    """The weights of a choice, under its name in messages; method: as in `read_weights`. Raises CheckpointError."""
     from ..osediff_core.weights.checkpoint import read_weights
 
-    weights = read_weights(weights_path(name))
+    weights = read_weights(weights_path(name), method)
     weights.source = name
     return weights
 
 
 def path_or_none(folder: str, name: str) -> str | None:
     """The path of a choice's file, for the cache; None for the embedded ones, which never change."""
-    return None if name in (EMBEDDED, NONE) else folder_paths.get_full_path(folder, name)
+    if name in (EMBEDDED, NONE):
+        return None
+    within = [os.path.join(root, name) for root in folder_paths.get_folder_paths(folder)]
+    adapters = next((path for path in within if has_adapters(Path(path))), None)
+    return adapters or folder_paths.get_full_path(folder, name)

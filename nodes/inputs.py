@@ -7,7 +7,10 @@ from comfy_api.latest import io
 from ..osediff_core import color
 from ..osediff_core.choices import DTYPES, VAE_ATTENTIONS
 from ..osediff_core.tiles.vae import VAETiling
+from ..osediff_core.weights.formats import methods
 from .folders import EMBEDDED, NONE, base_choices, weights_choices
+
+AUTO_METHOD = "auto"
 
 
 def base_input() -> io.Input:
@@ -33,6 +36,24 @@ def weights_input(or_none: bool = False) -> io.Input:
     return io.Combo.Input(
         "weights", options=options, default=EMBEDDED, tooltip=f"{tooltip} 'none' loads the base alone."
     )
+
+
+def method_input() -> io.Input:
+    """The method of weights that do not say theirs. Optional, so that workflows saved without it still run."""
+    return io.Combo.Input(
+        "method",
+        options=[AUTO_METHOD, *methods()],
+        default=AUTO_METHOD,
+        optional=True,
+        advanced=True,
+        tooltip="The one-step method that the weights are of. 'auto' reads it from the file; some, as of HYPIR's "
+        "training, do not say it.",
+    )
+
+
+def chosen_method(name: str) -> str | None:
+    """The core's name for the choice; None for 'auto'."""
+    return None if name == AUTO_METHOD else name
 
 
 def strength_inputs() -> list[io.Input]:

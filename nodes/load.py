@@ -20,7 +20,15 @@ from .folders import (
     path_or_none,
     read_chosen,
 )
-from .inputs import base_input, dtype_input, strength_inputs, weights_input
+from .inputs import (
+    AUTO_METHOD,
+    base_input,
+    chosen_method,
+    dtype_input,
+    method_input,
+    strength_inputs,
+    weights_input,
+)
 from .native.folder import load_folder
 from .native.lora import apply_weights
 
@@ -45,6 +53,7 @@ class LoadOSEDiff(io.ComfyNode):
                 weights_input(or_none=True),
                 *strength_inputs(),
                 dtype_input(),
+                method_input(),
             ],
             outputs=[io.Model.Output(), io.Clip.Output(), io.Vae.Output()],
         )
@@ -56,10 +65,16 @@ class LoadOSEDiff(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, base: str, weights: str, unet_strength: float, vae_strength: float, dtype: str
+        cls,
+        base: str,
+        weights: str,
+        unet_strength: float,
+        vae_strength: float,
+        dtype: str,
+        method: str = AUTO_METHOD,
     ) -> io.NodeOutput:
         """Raises BaseModelError or CheckpointError for files that are missing or do not belong together."""
-        osediff = None if weights == NONE else read_chosen(weights)
+        osediff = None if weights == NONE else read_chosen(weights, chosen_method(method))
         model, clip, vae = load_base(base, DTYPES.get(dtype))
         if osediff is not None:
             model, vae = apply_weights(model, vae, osediff, unet_strength, vae_strength)
@@ -86,6 +101,7 @@ class ApplyOSEDiff(io.ComfyNode):
                 io.Vae.Input("vae", tooltip="The base's VAE; its encoder gets a LoRA, its decoder stays."),
                 weights_input(),
                 *strength_inputs(),
+                method_input(),
             ],
             outputs=[io.Model.Output(), io.Vae.Output()],
         )
@@ -97,10 +113,17 @@ class ApplyOSEDiff(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model: ModelPatcher, vae: comfy.sd.VAE, weights: str, unet_strength: float, vae_strength: float
+        cls,
+        model: ModelPatcher,
+        vae: comfy.sd.VAE,
+        weights: str,
+        unet_strength: float,
+        vae_strength: float,
+        method: str = AUTO_METHOD,
     ) -> io.NodeOutput:
         """Raises BaseModelError or CheckpointError for what does not belong together."""
-        return io.NodeOutput(*apply_weights(model, vae, read_chosen(weights), unet_strength, vae_strength))
+        read = read_chosen(weights, chosen_method(method))
+        return io.NodeOutput(*apply_weights(model, vae, read, unet_strength, vae_strength))
 
 
 def load_base(name: str, dtype: torch.dtype | None) -> Loaded:

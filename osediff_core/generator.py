@@ -8,6 +8,7 @@ Its parts, their order, and how strongly the weights act; the steps themselves a
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,8 @@ from .encode import check_rgb, encode
 from .errors import OptionError
 from .fidelity import strengths
 from .geometry import crop_back, pad_to_multiple
+from .method import Method
+from .passes import Pass
 from .ports import LatentCodec, NoisePredictor, Progress, PromptEncoder
 from .runtime.stage import run_stage
 from .schedule import NoiseSchedule
@@ -40,6 +43,7 @@ class OneStepGenerator:
     timestep: T, the schedule's last one if not given (999 for Stable Diffusion).
     adapters: merged weights by part ("unet", "vae"), whose strength `set_strength` changes; it also sets `step`, how
     much of the step is taken, which is all of it otherwise.
+    method: facts of the method, whose sliders `set_sliders` sets; OSEDiff's if not given.
     Raises OptionError for a timestep outside the schedule.
     """
 
@@ -51,6 +55,7 @@ class OneStepGenerator:
         schedule: NoiseSchedule,
         timestep: int | None = None,
         adapters: Mapping[str, MergedAdapter] | None = None,
+        method: Method | None = None,
     ) -> None:
         self.vae = vae
         self.unet = unet
@@ -59,6 +64,8 @@ class OneStepGenerator:
         self.timestep = schedule.num_timesteps - 1 if timestep is None else timestep
         self.adapters = dict(adapters or {})
         self.step = 1.0
+        self.method = method or Method()
+        self.set_sliders()
         if not 0 <= self.timestep < schedule.num_timesteps:
             raise OptionError(
                 f"Timestep {timestep} is outside the schedule's 0 to {schedule.num_timesteps - 1}; use "
@@ -75,6 +82,8 @@ class OneStepGenerator:
         device: str | torch.device = "auto",
         strength: float | tuple[float, float] = 1.0,
         fidelity: float = 0.0,
+        sliders: Mapping[str, float] | None = None,
+        method: str | None = None,
         keep_base: bool = True,
         allow_download: bool = False,
         revision: str | None = None,
@@ -83,11 +92,14 @@ class OneStepGenerator:
         """Load a base model and merge the weights of a one-step method into it.
 
         base: a diffusers folder, a single-file Stable Diffusion checkpoint, a hub id, or "tiny".
-        weights: an official .pkl or our .safetensors; None takes the base's own, if it has some.
+        weights: a file or folder of a method's weights, as it is published or as we write it; None takes the base's
+            own, if it has some.
         dtype: auto, fp32, fp16, bf16; what is merged is merged in fp32 and then rounded to it.
         device: auto, cpu, cuda, mps, xpu.
         strength: of the weights, for UNet and VAE alike or as (unet, vae); 1 is the official result, 0 none.
         fidelity: as in `set_fidelity`; its strengths are multiplied with `strength`.
+        sliders: as in `set_sliders`, instead of fidelity.
+        method: the name of the weights' method, where their file could be of several.
         keep_base: keep the base's values of the adapted tensors, so that the strength can be changed later.
             They stay in the base's file, which must then not be overwritten, and cost no memory; only those
             of a torch file older than 2020 cost up to the UNet's size, in system memory.
@@ -95,23 +107,31 @@ class OneStepGenerator:
         speed: what makes it faster; the defaults cost nothing.
         Raises BaseModelError, CheckpointError or OptionError, each before any network is changed.
         """
-        from .load import load_parts
+        from .load import load_parts, read_weights_for
 
-        chosen = strengths(fidelity)
+        if fidelity and sliders:
+            raise OptionError(
+                f"Fidelity sets {' and '.join(sliders)} itself; give either the one or the others."
+            )
+        source, one_step, facts = read_weights_for(base, weights, method, allow_download, revision)
+        chosen, numbers = strengths(fidelity), sliders or {}
+        if facts.fidelity is not None:
+            numbers = numbers or facts.fidelity(fidelity)
+            chosen = strengths(0)
+        facts.settle(numbers)
         for_unet, for_vae = (strength, strength) if isinstance(strength, int | float) else strength
         parts = load_parts(
-            base,
-            weights,
+            source,
+            one_step,
             dtype=dtype,
             device=device,
             strength=(for_unet * chosen.unet, for_vae * chosen.vae),
-            keep_base=keep_base,
-            allow_download=allow_download,
-            revision=revision,
+            keep_base=keep_base or bool(facts.sliders),  # whose passes are of different sets
             speed=speed,
         )
-        generator = cls(*parts)
+        generator = cls(*parts, method=facts)
         generator.set_strength(step=chosen.step)
+        generator.set_sliders(**numbers)
         return generator
 
     def set_strength(
@@ -137,9 +157,18 @@ class OneStepGenerator:
     def set_fidelity(self, fidelity: float) -> None:
         """Set all strengths by one slider: -1 more detail, 0 as trained, 1 nothing but the input (fidelity.py).
 
-        Raises OptionError as `set_strength` does, and outside [-1, 1].
+        Of a method with sliders of that meaning, these. Raises OptionError as `set_strength` does, and outside [-1, 1].
         """
-        self.set_strength(**strengths(fidelity)._asdict())
+        chosen = strengths(fidelity)
+        if self.method.fidelity is None:
+            self.set_strength(**chosen._asdict())
+        else:
+            self.set_sliders(**self.method.fidelity(fidelity))
+
+    def set_sliders(self, **numbers: float) -> None:
+        """Set the method's own sliders; those not given get their defaults. Raises OptionError for one it has not."""
+        self.sliders = self.method.settle(numbers)
+        self._passes = self.method.passes(**self.sliders)
 
     def encode(
         self,
@@ -175,9 +204,11 @@ class OneStepGenerator:
             self.timestep,
             latents,
             prompt_embeds,
-            tiling=tiling,
+            tiling=replace(tiling, centred=self.method.centred_tiles),
             step=self.step,
             progress=progress,
+            passes=self._passes,
+            enter=lambda one: self._enter(one, prompt_embeds),
         )
 
     def predict(
@@ -189,7 +220,22 @@ class OneStepGenerator:
         progress: Progress | None = None,
     ) -> Tensor:
         """The UNet's output at timestep T, fp32; arguments as in `denoise`."""
-        return predict(self.unet, self.timestep, latents, prompt_embeds, tiling=tiling, progress=progress)
+        return predict(
+            self.unet,
+            self.timestep,
+            latents,
+            prompt_embeds,
+            tiling=replace(tiling, centred=self.method.centred_tiles),
+            progress=progress,
+            passes=self._passes,
+            enter=lambda one: self._enter(one, prompt_embeds),
+        )
+
+    def _enter(self, one: Pass, prompt_embeds: Tensor | None) -> Tensor | None:
+        """The UNet made ready for a pass; the pass's prompt_embeds."""
+        if one.sets is not None:
+            self.adapters["unet"].select(one.sets)
+        return prompt_embeds if one.prompt is None else self.encode_prompt([one.prompt])
 
     def decode(
         self, latents: Tensor, *, tiling: VAETiling = AUTO, progress: Progress | None = None
@@ -216,6 +262,7 @@ class OneStepGenerator:
         each. Other arguments as in `encode` and `denoise`. Raises ImageError, OptionError.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        prompts = [text or self.method.default_prompt for text in prompts]
         check_rgb(lq)
         padded, size = pad_to_multiple(lq, self.vae.downscale)
         prompt_embeds = self.encode_prompt(prompts)

@@ -14,9 +14,11 @@ from .backends.networks import DiffusersUNet, DiffusersVAE
 from .backends.speed import Speed, apply_speed
 from .backends.text import ClipPromptEncoder
 from .errors import BaseModelError, CheckpointError
+from .method import Method
 from .runtime.device import parse_device, parse_dtype
 from .schedule import NoiseSchedule
 from .weights.checkpoint import read_weights
+from .weights.formats import facts_of
 from .weights.identify import identify
 from .weights.merge import MergedAdapter, merge_weights
 from .weights.one_step_weights import OneStepWeights
@@ -35,24 +37,34 @@ class Parts(NamedTuple):
     adapters: dict[str, MergedAdapter]
 
 
-@torch.inference_mode(False)  # weights that are loaded within an inference mode serve outside of it, too
-def load_parts(
+def read_weights_for(
     base: str | Path,
     weights: str | Path | None,
+    method: str | None,
+    allow_download: bool,
+    revision: str | None,
+) -> tuple[Source, OneStepWeights, Method]:
+    """Where the base is, the weights for it, and the facts of their method; as in `OneStepGenerator.load`."""
+    source = find_base(base, allow_download, revision)
+    with torch.inference_mode(False):  # what is loaded within an inference mode serves outside of it, too
+        one_step = _weights_for(source, weights, method)
+    return source, one_step, facts_of(one_step.method)
+
+
+@torch.inference_mode(False)
+def load_parts(
+    source: Source,
+    one_step: OneStepWeights,
     *,
     dtype: str | torch.dtype,
     device: str | torch.device,
     strength: tuple[float, float],
     keep_base: bool,
-    allow_download: bool,
-    revision: str | None,
     speed: Speed | None,
 ) -> Parts:
     """Arguments and errors as in `OneStepGenerator.load`; strength is (unet, vae)."""
     device = parse_device(device)
     dtype = parse_dtype(dtype, device)
-    source = find_base(base, allow_download, revision)
-    one_step = _weights_for(source, weights)
     loaded = load_base(source, None, "cpu", prediction_type=one_step.prediction_type)
     _check_timestep(one_step, loaded.schedule)
     unet, vae = merge_weights(
@@ -71,7 +83,7 @@ def load_parts(
     return Parts(loaded.vae, loaded.unet, loaded.text, schedule, one_step.timestep, adapters)
 
 
-def _weights_for(source: Source, path: str | Path | None) -> OneStepWeights:
+def _weights_for(source: Source, path: str | Path | None, method: str | None) -> OneStepWeights:
     """The weights in the file at `path`, or those that lie beside the base."""
     path = path if path is not None else source.default_weights
     if path is None:
@@ -82,7 +94,7 @@ def _weights_for(source: Source, path: str | Path | None) -> OneStepWeights:
             f"The base {source.name} brings no OSEDiff weights of its own; give some (--weights), for "
             "example the official osediff.pkl."
         )
-    return read_weights(path)
+    return read_weights(path, method)
 
 
 def _check_timestep(weights: OneStepWeights, schedule: NoiseSchedule) -> None:

@@ -7,7 +7,8 @@ together with them; the loaded weights themselves are never touched.
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import comfy.model_base
@@ -16,7 +17,10 @@ import comfy.sd
 from comfy.weight_adapter import LoRAAdapter
 
 from ...osediff_core.errors import BaseModelError, OptionError
+from ...osediff_core.method import Method
+from ...osediff_core.passes import Pass
 from ...osediff_core.weights.fit import check_fits
+from ...osediff_core.weights.formats import facts_of
 from ...osediff_core.weights.one_step_weights import LoRAPair, OneStepWeights
 from ...osediff_core.weights.tensor_file import Shape
 from .names import unet_names, vae_names
@@ -34,13 +38,22 @@ _PREDICTS = {
 class Attachment:
     """Facts of the weights on a patched MODEL or VAE, which it carries along, whatever is done to it afterwards.
 
-    timestep, rule: of the weights. patches: what was added to it, at `strength`.
+    timestep, rule: of the weights. patches: what was added to it, at `strength`, but for the LoRA of a UNet, which is
+    in `sets` by the names that the weights give them. method: facts of it. sliders: its sliders as they are set.
     """
 
     timestep: int
     rule: str
     patches: tuple[dict[str, Any], ...]
     strength: float
+    method: Method
+    sets: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+    sliders: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def passes(self) -> tuple[Pass, ...]:
+        """The passes of the prediction, by the sliders."""
+        return self.method.passes(**self.method.settle(self.sliders))
 
 
 def attachment_of(
@@ -80,9 +93,34 @@ def _scaled(
 
 def _attach(patcher: comfy.model_patcher.ModelPatcher, attachment: Attachment, added: float) -> None:
     """added: the strength at which its patches are added now."""
-    for part in attachment.patches:
+    for part in (*attachment.patches, *attachment.sets.values()):
         patcher.add_patches(part, added)
     patcher.set_attachments(_KEY, attachment)
+
+
+def set_sliders(
+    model: comfy.model_patcher.ModelPatcher, numbers: Mapping[str, float]
+) -> comfy.model_patcher.ModelPatcher:
+    """The MODEL with its method's sliders at these numbers; the one given stays as it is.
+
+    Raises OptionError for a method without them.
+    """
+    found = attachment_of(model)
+    model = model.clone()
+    model.set_attachments(_KEY, replace(found, sliders=found.method.settle(numbers)))
+    return model
+
+
+def with_sets(
+    patcher: comfy.model_patcher.ModelPatcher, names: tuple[str, ...]
+) -> comfy.model_patcher.ModelPatcher:
+    """A clone on which only the LoRA sets of these names act, and whatever else there is."""
+    found = attachment_of(patcher)
+    patcher = patcher.clone()
+    for name, patches in found.sets.items():
+        if name not in names:
+            patcher.add_patches(patches, -found.strength)  # strengths of patches add up
+    return patcher
 
 
 def apply_weights(
@@ -109,20 +147,21 @@ def apply_weights(
         for name, tensor in weights.conv_in.items()
         for key in [_PREFIX + names[f"conv_in.{name}"]]
     }
-    sets = [
-        {_PREFIX + names[f"{name}.weight"]: _adapter(pair, lora.scale) for name, pair in lora.items()}
+    sets = {
+        lora.name: {
+            _PREFIX + names[f"{name}.weight"]: _adapter(pair, lora.scale) for name, pair in lora.items()
+        }
         for lora in weights.unet_sets
-    ]
-    patches = (differences, *sets)
-    _attach(model, Attachment(weights.timestep, weights.rule, patches, unet_strength), unet_strength)
+    }
+    facts = (weights.timestep, weights.rule)
+    method = facts_of(weights.method)
+    _attach(model, Attachment(*facts, (differences,), unet_strength, method, sets), unet_strength)
 
     vae = copy.copy(vae)
     vae.patcher = vae.patcher.clone()
     scale = weights.vae_lora.scale
     of_encoder = {of_vae[name]: _adapter(pair, scale) for name, pair in weights.vae_lora.items()}
-    _attach(
-        vae.patcher, Attachment(weights.timestep, weights.rule, (of_encoder,), vae_strength), vae_strength
-    )
+    _attach(vae.patcher, Attachment(*facts, (of_encoder,), vae_strength, method), vae_strength)
     return model, vae
 
 

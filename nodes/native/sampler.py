@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import comfy.conds
+import comfy.model_management
+import comfy.model_patcher
 import comfy.samplers
 import torch
 from torch import Tensor
 
 from ...osediff_core.denoise import denoise
 from ...osediff_core.errors import OptionError
+from ...osediff_core.passes import Pass
 from ...osediff_core.tiles.unet import UNetTiling
-from .lora import attachment_of
+from .lora import attachment_of, with_sets
 from .unet import NativeUNet, native_schedule
 
 # What a conditioning may hold that lies somewhere in the picture, and that a tile would see in the wrong place.
@@ -47,10 +51,13 @@ class OneStepSampler(comfy.samplers.Sampler):
         Raises OptionError for a MODEL without OSEDiff, impossible tiles, or conditioning that tiles cannot follow.
         """
         # a guider may have been given another MODEL than the sampler
-        predicts = "residual" if attachment_of(model_wrap.model_patcher).rule == "residual" else "sample"
+        found = attachment_of(model_wrap.model_patcher)
+        predicts = "residual" if found.rule == "residual" else "sample"
+        tiling = replace(self.tiling, centred=found.method.centred_tiles)
+        passes = found.passes
         model = model_wrap.inner_model
         frames, _, height, width = latent_image.shape
-        tiles = len(self.tiling.lay(height, width))
+        tiles = len(tiling.lay(height, width))
         if tiles > 1:
             _refuse_regional(model_wrap)
         unet = NativeUNet(model_wrap, model, extra_args, predicts)
@@ -66,16 +73,18 @@ class OneStepSampler(comfy.samplers.Sampler):
                     callback(frame * tiles + step - 1, restored[frame : frame + 1], latent_image, total)
 
             latents = latent_image[frame : frame + 1]
-            with _conds_of_frame(model_wrap, frame, frames):
+            with _conds_of_frame(model_wrap, frame, frames), _sets_of_passes(model_wrap) as enter:
                 x0 = denoise(
                     unet,
                     schedule,
                     timestep,
                     latents,
                     None,
-                    tiling=self.tiling,
+                    tiling=tiling,
                     step=self.strength,
                     progress=show,
+                    passes=passes,
+                    enter=enter,
                 )
             if denoise_mask is not None:
                 x0 = torch.lerp(latents, x0, denoise_mask[frame % denoise_mask.shape[0]][None].to(x0))
@@ -84,6 +93,33 @@ class OneStepSampler(comfy.samplers.Sampler):
                 shown = restored if frame + 1 == frames else restored[frame : frame + 1]
                 callback((frame + 1) * tiles - 1, shown, latent_image, total)
         return restored
+
+
+@contextmanager
+def _sets_of_passes(guider: comfy.samplers.CFGGuider) -> Iterator[Callable[[Pass], None]]:
+    """Inside this context, what readies the guider's MODEL for a pass: the LoRA sets that act in it."""
+    own = current = guider.model_patcher
+    of_sets = {}  # ComfyUI holds patchers weakly, and one that is gone is one to unload
+
+    def load(patcher: comfy.model_patcher.ModelPatcher) -> None:
+        nonlocal current
+        if patcher is not current:
+            comfy.model_management.load_models_gpu([patcher])
+            patcher.pre_run()
+            current = patcher
+
+    def enter(one: Pass) -> None:
+        if one.sets is None:
+            load(own)
+            return
+        if one.sets not in of_sets:
+            of_sets[one.sets] = with_sets(own, one.sets)
+        load(of_sets[one.sets])
+
+    try:
+        yield enter
+    finally:
+        load(own)
 
 
 def _refuse_regional(guider: comfy.samplers.CFGGuider) -> None:

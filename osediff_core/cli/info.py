@@ -14,7 +14,10 @@ HELP = "what a checkpoint or base model is and holds"
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of this command."""
-    parser.add_argument("path", metavar="PATH", help="a checkpoint file, a diffusers folder, or tiny")
+    parser.add_argument(
+        "path", metavar="PATH", help="a checkpoint file, a folder of a model or adapters, or tiny"
+    )
+    parser.add_argument("--method", metavar="NAME", help="of weights that do not say their method themselves")
 
 
 def run(args: argparse.Namespace) -> Outcome:
@@ -22,7 +25,7 @@ def run(args: argparse.Namespace) -> Outcome:
     from ..backends.find_base import PACKAGED
     from ..weights.describe import describe
 
-    facts = describe(PACKAGED.get(args.path, Path(args.path)))
+    facts = describe(PACKAGED.get(args.path, Path(args.path)), args.method)
     return Outcome(DONE, _as_text(facts), {"command": "info", **facts})
 
 

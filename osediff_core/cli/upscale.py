@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,6 +40,11 @@ logger = logging.getLogger(__name__)
 
 HELP = "restore pictures"
 
+_SLIDERS = {  # of methods that have such
+    "pixel": "PiSA-SR: how much of the degradation to remove; 0: none, above 1: over-smooth",
+    "semantic": "PiSA-SR: how much detail to add; 0: none, above 1: more than trained for",
+}
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of this command."""
@@ -62,13 +67,22 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         metavar="BASE",
         help="tiny, a diffusers folder, an SD checkpoint, or a hub id",
     )
-    add("--weights", metavar="FILE", help="OSEDiff weights, .pkl or .safetensors (default: the base's own)")
+    add(
+        "--weights",
+        metavar="FILE",
+        help="weights of a one-step method, a file or folder (default: the base's own)",
+    )
+    add(
+        "--method",
+        metavar="NAME",
+        help="the method of weights that do not say it themselves, for example hypir",
+    )
     add(
         "--strength",
         type=_strength,
         default=1.0,
         metavar="S",
-        help="of the OSEDiff weights; S or UNET,VAE (default: 1)",
+        help="of the weights; S or UNET,VAE (default: 1)",
     )
     add(
         "--compile",
@@ -90,11 +104,12 @@ def _add_restoration(parser: argparse.ArgumentParser) -> None:
         metavar="F",
         help="-1: more detail; 0: as trained; 1: nothing but the input (default: 0)",
     )
+    for slider, meaning in _SLIDERS.items():
+        add(f"--{slider}", type=number, metavar="X", help=f"{meaning} (default: 1)")
     add(
         "--color-fix",
         choices=color.METHODS,
-        default="adain",
-        help="give back the input's colours (default: adain)",
+        help="give back the input's colours (default: the method's; OSEDiff's is adain)",
     )
     add(
         "--color-weight",
@@ -232,6 +247,8 @@ class _Run:
             device=args.device,
             strength=args.strength,
             fidelity=args.fidelity,
+            sliders={name: value for name in _SLIDERS if (value := getattr(args, name)) is not None},
+            method=args.method,
             keep_base=False,  # the strength stays during a run: no need for the base's values
             allow_download=args.allow_download,
             revision=args.revision,
@@ -265,6 +282,7 @@ class _Run:
             logger.warning("%s: %s", job.source, note)
         # outside of the blocks: without a model no picture can be restored
         tagger, generator = self.tagger, self.generator
+        options = replace(options, color_fix=self.args.color_fix or generator.method.color_fix)
         with may_fail(result, "restored", self.args.debug):
             result.prompt = options.prompt
             restored = restore_picture(
@@ -289,7 +307,6 @@ class _Run:
             scale=args.scale,
             size=args.size,
             prompt=args.prompt,
-            color_fix=args.color_fix,
             color_weight=args.color_weight,
             tile=args.tile,
             overlap=args.overlap,

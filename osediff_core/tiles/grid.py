@@ -108,11 +108,11 @@ def lay_tiles(name: str, height: int, width: int, tile: int | None, overlap: int
     return grid if needs_tiles(height, width, tile) else whole
 
 
-def gaussian_weights(height: int, width: int) -> Tensor:
+def gaussian_weights(height: int, width: int, centred: bool = False) -> Tensor:
     """The official blend weights (height, width), float64: a Gaussian of variance 0.01 squared tile sizes.
 
     x is centred on (width - 1) / 2 but y on height / 2. That half-pixel shift is the official code's
-    (osediff.py, _gaussian_weights) and is kept, as the blended result depends on it.
+    (osediff.py, _gaussian_weights) and is kept, as the blended result depends on it. centred: without it, as PiSA-SR's.
     """
     import torch
 
@@ -121,7 +121,9 @@ def gaussian_weights(height: int, width: int) -> Tensor:
         exponent = -((position - centre) ** 2) / (n * n) / (2 * GAUSSIAN_VARIANCE)
         return torch.exp(exponent) / math.sqrt(2 * math.pi * GAUSSIAN_VARIANCE)
 
-    return torch.outer(bell(height, height / 2), bell(width, (width - 1) / 2))
+    return torch.outer(
+        bell(height, (height - 1) / 2 if centred else height / 2), bell(width, (width - 1) / 2)
+    )
 
 
 def _offsets(length: int, tile: int, overlap: int) -> list[int]:

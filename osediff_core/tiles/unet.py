@@ -37,13 +37,14 @@ class UNetTiling:
 
     tile: the tiles' side in latents, at most: it is made smaller where memory is short. Areas up to tile * tile go
     whole. None: always whole. overlap: None is a third of the tile. grid: a name in `tiling.GRIDS`.
-    batch: tiles at once; None: as many as suit the device.
+    batch: tiles at once; None: as many as suit the device. centred: as in `gaussian_weights`.
     """
 
     tile: int | None = None
     overlap: int | None = None
     grid: str = "official"
     batch: int | None = None
+    centred: bool = False
 
     def lay(self, height: int, width: int) -> list[Tile]:
         """The tiles of an area. Raises OptionError for impossible sizes or an unknown grid."""
@@ -102,7 +103,14 @@ def predict(
                 if len(tiles) == 1:
                     return unet(latents, timesteps, prompt_embeds).float()
                 return predict_tiled(
-                    unet, latents, timesteps, prompt_embeds, tiles, tiling.batch or 1, progress
+                    unet,
+                    latents,
+                    timesteps,
+                    prompt_embeds,
+                    tiles,
+                    tiling.batch or 1,
+                    progress,
+                    tiling.centred,
                 )
         except OutOfMemory:
             if tiling.tile is None or with_gradients:
@@ -146,6 +154,7 @@ def predict_tiled(
     tiles: Sequence[Tile],
     batch: int = 1,
     progress: Progress | None = None,
+    centred: bool = False,
 ) -> Tensor:
     """The prediction for whole latents, blended from tiles with the official Gaussian weights.
 
@@ -153,13 +162,13 @@ def predict_tiled(
     network answers on.
     tiles: equally large and together covering the latents. batch: how many tiles go through the UNet at once
     (more is faster on an accelerator and takes more memory).
-    progress(done, total) is called after each batch; it may raise to stop the work.
+    progress(done, total) is called after each batch; it may raise to stop the work. centred: as in `gaussian_weights`.
     With a single tile over everything the result is that of the UNet itself.
     """
     n = latents.shape[0]
     # The weights fall to 1e-11 at a tile's corners, so they are normalised in float64 before they meet the
     # prediction; what is then summed lies in [0, 1].
-    weights = gaussian_weights(tiles[0].height, tiles[0].width)
+    weights = gaussian_weights(tiles[0].height, tiles[0].width, centred)
     total = torch.zeros(latents.shape[-2:], dtype=torch.float64)
     for tile in tiles:
         total[tile.window] += weights

@@ -10,28 +10,39 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 from .formats import format_of, writers
-from .identify import identify_file
+from .identify import identify, identify_file
 from .one_step_weights import OneStepWeights, common_rank
-from .tensor_file import TensorFile
+from .tensor_file import TensorFile, has_adapters
 from .write_file import stored_dtype, write_file
 
 
-def read_weights(path: str | os.PathLike[str]) -> OneStepWeights:
-    """One-step weights, on the CPU and in memory of their own, from a file of any known format.
+def read_weights(path: str | os.PathLike[str], method: str | None = None) -> OneStepWeights:
+    """One-step weights, on the CPU and in memory of their own, from a file or folder of any known format.
+
+    method: the name of the method, where the content alone does not say it (`formats.methods`).
 
     Code in a pickle is never run. Tensors that the file's own lists promise or do not know are kept in
     `missing` and `unexpected` for `fit.check_fits`, which reports them with everything that does not fit the
     base. Raises CheckpointError, one sentence, for a file that is missing, empty, damaged, of another model,
-    holds code or non-finite values, or contradicts itself about its ranks.
+    holds code or non-finite values, or contradicts itself about its ranks; OptionError for an unknown method.
     """
-    return weights_in(TensorFile.open(Path(path)))
+    path = Path(path)
+    if path.is_dir() and not has_adapters(path):
+        identity = identify(path)
+        raise CheckpointError(f"{path} is {identity.what}, not OSEDiff weights; {identity.use}.")
+    return weights_in(TensorFile.open(path), method)
 
 
-def weights_in(file: TensorFile) -> OneStepWeights:
+def weights_in(file: TensorFile, method: str | None = None) -> OneStepWeights:
     """The one-step weights in an opened file; as `read_weights`."""
-    known = format_of(file)
+    known = format_of(file, method)
     if known is None:
         identity = identify_file(file)
+        if method is not None:
+            remedy = "leave out the method" if identity.is_weights else identity.use
+            raise CheckpointError(
+                f"{file.path} is {identity.what}, not weights of the method {method}; {remedy}."
+            )
         raise CheckpointError(f"{file.path} is {identity.what}, not OSEDiff weights; {identity.use}.")
     weights = known.read(file)
     _check_metadata(weights)

@@ -9,19 +9,21 @@ from pathlib import Path
 from typing import Any
 
 from .checkpoint import weights_in
+from .formats import facts_of
 from .identify import identify, identify_file
 from .one_step_weights import OneStepWeights
-from .tensor_file import TensorFile, shapes_of
+from .tensor_file import TensorFile, has_adapters, shapes_of
 
 
-def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
+def describe(path: str | os.PathLike[str], method: str | None = None) -> dict[str, Any]:
     """JSON-ready facts: path, kind, what, use, container, details, bytes; for files tensors, parameters, dtypes.
 
-    For one-step weights `weights` holds ranks, scales, adapted modules by group, conv_in, metadata, missing,
-    unexpected. Raises CheckpointError as `identify` and `checkpoint.read_weights` do.
+    For one-step weights `method` holds the facts of their method, and `weights` ranks, scales, adapted modules by
+    group, conv_in, metadata, missing, unexpected. method: as in `read_weights`. Raises CheckpointError as `identify`
+    and `checkpoint.read_weights` do.
     """
     path = Path(path)
-    file = None if path.is_dir() else TensorFile.open(path)
+    file = None if path.is_dir() and not has_adapters(path) else TensorFile.open(path)
     identity = identify(path) if file is None else identify_file(file)
     facts: dict[str, Any] = {
         "path": str(path),
@@ -31,16 +33,16 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
         "container": identity.container,
         "details": identity.details,
     }
+    facts["bytes"] = sum(part.stat().st_size for part in [path, *path.rglob("*")] if part.is_file())
     if file is None:
-        facts["bytes"] = sum(part.stat().st_size for part in path.rglob("*") if part.is_file())
         return facts
-    facts["bytes"] = path.stat().st_size
     shapes, dtypes = file.shapes, file.dtypes
-    if identity.is_weights:
-        weights = weights_in(file)
+    if identity.is_weights or method is not None:
+        weights = weights_in(file, method)
         tensors = weights.tensors()  # wherever the format keeps them
         shapes = shapes_of(tensors)
         dtypes = {name: str(tensor.dtype).removeprefix("torch.") for name, tensor in tensors.items()}
+        facts["method"] = _method(weights)
         facts["weights"] = _weights(weights)
     return facts | {
         "tensors": len(shapes),
@@ -49,9 +51,26 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
     }
 
 
+def _method(weights: OneStepWeights) -> dict[str, Any]:
+    about = facts_of(weights.method)
+    return {
+        "name": weights.method,
+        "title": about.title,
+        "base": weights.metadata.get("base", "unknown"),
+        "timestep": weights.timestep,
+        "sliders": {s.name: f"{s.meaning} (default {s.default:g})" for s in about.sliders},
+        "prompt": about.prompt,
+        "color_fix": about.color_fix,
+        "licence": about.licence,
+        "source": about.source,
+        **({"advice": about.advice} if about.advice else {}),
+    }
+
+
 def _weights(weights: OneStepWeights) -> dict[str, Any]:
     sets = {"_".join(filter(None, ("unet", lora.name))): lora for lora in weights.unet_sets}
-    sets["vae"] = weights.vae_lora
+    if weights.vae_lora or weights.vae_modules:
+        sets["vae"] = weights.vae_lora
     by_group = {group: len(modules) for group, modules in weights.unet_groups.items()}
     return {
         **{f"rank_{name}": lora.rank for name, lora in sets.items()},

@@ -10,8 +10,9 @@ from typing import Any
 
 from torch import Tensor
 
-from .formats import format_of
-from .tensor_file import TensorFile
+from .formats import format_of, peft_names, resembled
+from .other_methods import other_method
+from .tensor_file import TensorFile, has_adapters
 
 _AS_WEIGHTS = "pass it as the weights, beside a base"
 _AS_BASE = "pass it as the base, and OSEDiff weights as the weights"
@@ -33,8 +34,9 @@ TAGGER_FORMAT = "osediff-tagger"  # in the metadata of a tagger's .safetensors
 class Identity:
     """Identity of a file.
 
-    `kind`: a method's name (osediff) for its weights, or sd_checkpoint | diffusers_folder | diffusers_model |
-    text_encoder | tagger | dape | ram | lora | related_one_step | upscaler | unknown. `what` is a noun phrase and `use`
+    `kind`: a method's name (osediff, pisa-sr, …) for its weights, also where it does not run here, or unet_lora |
+    vae_lora | sd_checkpoint | diffusers_folder | diffusers_model | text_encoder | tagger | dape | ram | lora |
+    related_one_step | upscaler | unknown. `what` is a noun phrase and `use`
     a clause of advice, both for messages: f"{path} is {what}; {use}.". `details` holds facts of the kind, e.g.
     {"family": "sd2", "prediction_type": ...}. `is_weights`: whether these are weights of a one-step method.
     """
@@ -53,7 +55,9 @@ def identify(path: str | Path) -> Identity:
     Raises CheckpointError if it is missing, empty, damaged, not a file of tensors, or holds code.
     """
     path = Path(path)
-    return _identify_folder(path) if path.is_dir() else identify_file(TensorFile.open(path))
+    if path.is_dir() and not has_adapters(path):
+        return _identify_folder(path)
+    return identify_file(TensorFile.open(path))
 
 
 def identify_file(file: TensorFile) -> Identity:
@@ -61,7 +65,7 @@ def identify_file(file: TensorFile) -> Identity:
     known = format_of(file)
     if known is not None:
         return Identity(known.method, known.what, _AS_WEIGHTS, file.container, is_weights=True)
-    for recognise in (_related, _sd_checkpoint, _tagger, _lora, _parts):
+    for recognise in (_other_method, _related, _sd_checkpoint, _tagger, _peft_dump, _lora, _parts):
         found = recognise(file)
         if found is not None:
             kind, what, use, details = found
@@ -71,6 +75,12 @@ def identify_file(file: TensorFile) -> Identity:
 
 
 _Found = tuple[str, str, str, dict[str, Any]] | None
+
+
+def _other_method(file: TensorFile) -> _Found:
+    """Weights of a one-step method that does not run here."""
+    found = other_method(file)
+    return None if found is None else (found.kind, found.what, found.use, found.details)
 
 
 def _related(file: TensorFile) -> _Found:
@@ -129,6 +139,31 @@ def _tagger(file: TensorFile) -> _Found:
             return "ram", "a RAM++ or other RAM-like tagger", "the tagger needs ram_swin_large_14m", details
         return "ram", "the RAM tagger", "pass it as RAM, not as the weights", details
     return None
+
+
+def _peft_dump(file: TensorFile) -> _Found:
+    """LoRA as one-step methods save theirs, without a word of which it is."""
+    possible = [known.method for known in resembled(file)]
+    if possible:
+        what = f"a LoRA of a diffusion UNet, as {' and '.join(possible)} and others save it"
+        names = " or ".join(f"--method {name}" for name in possible)
+        use = f"say that it is of that method, if you know it ({names}; in a graph the input method)"
+        return "unet_lora", what, use, {"methods": possible}
+    if peft_names.is_unet(file):
+        use = "OMGSR-S needs the folder that holds unet_lora_adapter and vae_encoder_lora_adapter"
+        return "unet_lora", "a LoRA of a diffusion UNet, probably one half of a method's weights", use, {}
+    modules = peft_names.modules_in(file.shapes) or set()
+    if any(m.startswith("down_blocks.") and ".resnets." in m for m in modules):
+        use = "give the folder that holds unet_lora_adapter and vae_encoder_lora_adapter"
+        return "vae_lora", "a LoRA of a VAE's encoder, probably one half of OMGSR-S's weights", use, {}
+    if file.container == "folder":
+        use = "for OMGSR-S it must hold unet_lora_adapter and vae_encoder_lora_adapter"
+        return "unknown", f"a folder of LoRA adapters ({_folders(file)})", use, {}
+    return None
+
+
+def _folders(file: TensorFile) -> str:
+    return ", ".join(sorted({name.partition("/")[0] for name in file.shapes}))
 
 
 def _lora(file: TensorFile) -> _Found:

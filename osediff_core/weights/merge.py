@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,8 @@ class MergedAdapter:
     Each layer is computed from the untouched W0 in fp32 and rounded once, to the parameter's dtype: s = 0
     gives W0 itself, rounded, s = 1 the official merge, any other s interpolates or extrapolates, and changes
     never add up rounding errors.
+
+    `select` lets only some of the sets act.
 
     W0 stays as and where it was when the adapter was made (in a memory-mapped file, say), whatever becomes of
     the module; the parameters' data are replaced, not written into. At s = 0 a parameter may share its memory
@@ -44,10 +46,13 @@ class MergedAdapter:
     ) -> None:
         self.keep_base = keep_base
         self._module = module
-        self._updates: dict[str, list[tuple[LoRAPair, float]]] = {}  # parameter -> pairs and their scales
+        self._updates: dict[
+            str, list[tuple[LoRAPair, LoRASet]]
+        ] = {}  # parameter -> pairs and the sets they are of
         for lora in sets:
             for name, pair in lora.items():
-                self._updates.setdefault(f"{name}.weight", []).append((pair, lora.scale))
+                self._updates.setdefault(f"{name}.weight", []).append((pair, lora))
+        self._selected: frozenset[str] | None = None
         self._replacements = dict(replacements or {})
         self._names = list(dict.fromkeys([*self._updates, *self._replacements]))
         parameters = dict(module.named_parameters())
@@ -65,14 +70,24 @@ class MergedAdapter:
     @strength.setter
     def strength(self, value: float) -> None:
         value = _finite(value)
-        if value == self._strength:
-            return
+        if value != self._strength:
+            self._check_base_is_kept()
+            self._apply(value)
+
+    def select(self, names: Collection[str] | None) -> None:
+        """Let the sets of these names act, and no others; None: all. OptionError if the base was not kept."""
+        chosen = None if names is None else frozenset(names)
+        if chosen != self._selected:
+            self._check_base_is_kept()
+            self._selected = chosen
+            self._apply(self._strength)
+
+    def _check_base_is_kept(self) -> None:
         if not self.keep_base:
             raise OptionError(
                 f"The strength is fixed at {self._strength:g}, as the base's weights were not kept; "
                 "load with keep_base=True."
             )
-        self._apply(value)
 
     def _apply(self, strength: float, dtype: torch.dtype | None = None) -> None:
         parameters = dict(self._module.named_parameters())  # anew: moving a module may make new Parameters
@@ -101,9 +116,11 @@ class MergedAdapter:
         new = self._replacements.get(name)
         if new is not None:  # this form is exact at s = 1, W0 + s (W_new - W0) would not be
             weight.mul_(1 - strength).add_(new.to(**exact), alpha=strength)
-        for pair, scale in self._updates.get(name, ()):
+        for pair, lora in self._updates.get(name, ()):
+            if self._selected is not None and lora.name not in self._selected:
+                continue
             delta = pair.B.to(**exact).flatten(1) @ pair.A.to(**exact).flatten(1)  # (out, r) @ (r, in kh kw)
-            weight.add_(delta.view_as(weight), alpha=strength * scale)
+            weight.add_(delta.view_as(weight), alpha=strength * lora.scale)
         return weight.to(dtype)
 
 

@@ -24,6 +24,8 @@ from ..errors import CheckpointError, explained
 Shape = tuple[int, ...]
 Tensors = dict[str, Tensor]
 
+ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"  # in a folder of peft's
+
 _OTHER_FILES = (  # first bytes -> what it is; met where a download went wrong or a wrong file was picked
     (b"\x89PNG", "a PNG image"),
     (b"\xff\xd8\xff", "a JPEG image"),
@@ -47,8 +49,10 @@ class TensorFile:
     """A file of tensors, opened once: to be recognised by its names and shapes, and then read.
 
     container: "safetensors", "torch-zip", or "torch-legacy", which torch wrote before 2020 and which is read whole;
-    the data of the others stay on the disk. shapes, dtypes ("float32"): by tensor name. metadata: strings, which only
-    a .safetensors has. content: the object in a torch file, whose tensors may be nested.
+    the data of the others stay on the disk. Or "folder", of peft's adapters, as if it were one file: tensors are named
+    "ADAPTER/NAME", and metadata are the text of "ADAPTER/adapter_config.json". shapes, dtypes ("float32"): by tensor
+    name. metadata: strings, which else only a .safetensors has. content: the object in a torch file, whose tensors may
+    be nested.
     """
 
     path: Path
@@ -63,8 +67,10 @@ class TensorFile:
         """Open a .safetensors or torch file, told apart by content and never by suffix.
 
         wanted: what a user should give instead of a foreign file. Raises CheckpointError for a file that is missing,
-        empty, unreadable, damaged or foreign or that holds code, and for a folder.
+        empty, unreadable, damaged or foreign or that holds code, and for a folder without adapters.
         """
+        if has_adapters(path):
+            return _open_adapters(path)
         container = _container_of(path, wanted)
         if container == "safetensors":
             shapes, dtypes, metadata = safetensors_header(path)
@@ -95,7 +101,7 @@ class TensorFile:
         For files larger than what is used of them: a piece is mapped at a time and let go again, so that memory holds
         no more than that. Raises CheckpointError.
         """
-        if self.container == "torch-legacy":
+        if self.container in ("torch-legacy", "folder"):
             held = self.tensors()
             yield from ((name, held[name]) for name in names)
             return
@@ -131,6 +137,29 @@ class TensorFile:
             if isinstance(error, RuntimeError) or _lacks_memory(error):
                 raise _too_large(self.path) from error
             raise _damaged(self.path) from error
+
+
+def has_adapters(path: Path) -> bool:
+    """Whether `path` is a folder of peft's adapters, each a folder of its own."""
+    return path.is_dir() and any(path.glob(f"*/{ADAPTER}"))
+
+
+def _open_adapters(path: Path) -> TensorFile:
+    shapes: dict[str, Shape] = {}
+    dtypes: dict[str, str] = {}
+    metadata: dict[str, str] = {}
+    tensors: Tensors = {}
+    for weights in sorted(path.glob(f"*/{ADAPTER}")):
+        file, folder = TensorFile.open(weights), weights.parent
+        shapes |= {f"{folder.name}/{name}": shape for name, shape in file.shapes.items()}
+        dtypes |= {f"{folder.name}/{name}": dtype for name, dtype in file.dtypes.items()}
+        tensors |= {f"{folder.name}/{name}": tensor for name, tensor in file.tensors().items()}
+        config = folder / ADAPTER_CONFIG
+        if config.is_file():
+            with explained(CheckpointError, f"{config} cannot be read", "check its permissions"):
+                text = config.read_text(encoding="utf-8", errors="replace")
+            metadata[f"{folder.name}/{ADAPTER_CONFIG}"] = text
+    return TensorFile(path, "folder", shapes, dtypes, metadata, tensors)
 
 
 def safetensors_header(path: Path) -> tuple[dict[str, Shape], dict[str, str], dict[str, str]]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from ...method import Method
 from ..one_step_weights import OneStepWeights
 from ..tensor_file import TensorFile
 
@@ -17,6 +18,8 @@ class Format:
     recognise: whether a file is of this format, by its names, shapes and metadata; no other format's may be.
     read: the weights in a file that was recognised, their tensors still mapped. Raises CheckpointError, one sentence.
     write, suffix: the content of a file, and the suffix that asks for it; None where the format is only read.
+    about: facts of the method. resembles: whether a file that no format recognises could be of this one, so that it may
+    be read as one when the user names the method; None: none could.
     """
 
     method: str
@@ -25,3 +28,5 @@ class Format:
     read: Callable[[TensorFile], OneStepWeights]
     write: Callable[[OneStepWeights], bytes] | None = None
     suffix: str | None = None
+    about: Method = field(default_factory=Method)
+    resembles: Callable[[TensorFile], bool] | None = None

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from torch import Tensor
-
 from ...errors import CheckpointError
 from ..one_step_weights import LoRAPair, OneStepWeights
 from ..tensor_file import TensorFile
@@ -34,7 +32,7 @@ def read(file: TensorFile) -> OneStepWeights:
     content = file.content
     groups = {group: osediff.module_names(file.path, key, content[key]) for group, key in _UNET_LISTS.items()}
     vae_modules = osediff.module_names(file.path, _VAE_LIST, content[_VAE_LIST])
-    unet, vae = (_state_dict(file, key, content[key]) for key in ("state_dict_unet", "state_dict_vae"))
+    unet, vae = (osediff.state_dict(file, key) for key in ("state_dict_unet", "state_dict_vae"))
     conv_in, rest = {}, {}
     for name, tensor in unet.items():  # "conv_in.weight" is how conv_in is called where no adapter wraps it
         short = name.removeprefix("conv_in.").removeprefix("base_layer.")
@@ -43,8 +41,10 @@ def read(file: TensorFile) -> OneStepWeights:
         else:
             rest[name] = tensor
     adapters = {module: ADAPTER_OF_GROUP[group] for group, modules in groups.items() for module in modules}
-    of_unet, missing, unexpected = osediff.pairs(rest, adapters, _key)
-    of_vae, vae_missing, vae_unexpected = osediff.pairs(vae, dict.fromkeys(vae_modules, VAE_ADAPTER), _key)
+    of_unet, missing, unexpected = osediff.pairs(rest, adapters, osediff.peft_key)
+    of_vae, vae_missing, vae_unexpected = osediff.pairs(
+        vae, dict.fromkeys(vae_modules, VAE_ADAPTER), osediff.peft_key
+    )
     missing = [f"conv_in.base_layer.{name}" for name in CONV_IN if name not in conv_in] + missing
     return OneStepWeights(
         osediff.METHOD,
@@ -89,11 +89,11 @@ def write(weights: OneStepWeights) -> bytes:
     unet.update({f"{base}.{name}": weights.conv_in[name] for name in CONV_IN})
     for module, pair in weights.unet_lora.items():
         for factor, tensor in zip("AB", pair, strict=True):
-            unet[_key(module, factor, ADAPTER_OF_GROUP[group_of[module]])] = tensor
+            unet[osediff.peft_key(module, factor, ADAPTER_OF_GROUP[group_of[module]])] = tensor
     of_vae = weights.vae_lora or {_QUANT_CONV: _zeros(weights)}
     for module, pair in of_vae.items():
         for factor, tensor in zip("AB", pair, strict=True):
-            vae[_key(module, factor, VAE_ADAPTER)] = tensor
+            vae[osediff.peft_key(module, factor, VAE_ADAPTER)] = tensor
     return torch_bytes(
         {  # in the official order
             _VAE_LIST: list(weights.vae_modules) or [_QUANT_CONV],
@@ -113,14 +113,6 @@ def _zeros(weights: OneStepWeights) -> LoRAPair:
     return LoRAPair(conv_in.new_zeros(rank, channels, 1, 1), conv_in.new_zeros(channels, rank, 1, 1))
 
 
-def _key(module: str, factor: str, adapter: str) -> str:
-    return f"{module}.lora_{factor}.{adapter}.weight"
-
-
-def _state_dict(file: TensorFile, key: str, value: object) -> dict[str, Tensor]:
-    if not isinstance(value, Mapping) or not all(isinstance(tensor, Tensor) for tensor in value.values()):
-        raise CheckpointError(f"{file.path} has no tensors by name in {key}; download or export it again.")
-    return {str(name): tensor for name, tensor in value.items()}
-
-
-FORMAT = Format(osediff.METHOD, "OSEDiff weights in the official format", recognise, read, write, ".pkl")
+FORMAT = Format(
+    osediff.METHOD, "OSEDiff weights in the official format", recognise, read, write, ".pkl", osediff.ABOUT
+)

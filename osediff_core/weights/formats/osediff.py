@@ -9,8 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from ...errors import CheckpointError
+from ...method import Method
 from ..one_step_weights import LoRAPair, LoRASet, OneStepWeights
-from ..tensor_file import Shape
+from ..tensor_file import Shape, TensorFile
 
 METHOD = "osediff"
 CONV_IN = ("weight", "bias")
@@ -23,6 +24,13 @@ KNOWN_BASES: dict[tuple[Shape, int], str] = {
     ((64, 8, 3, 3), 64): "osediff-tiny",
 }
 DEFAULT_METADATA = {"format": METHOD, "version": "1", "timestep": "999", "prediction_type": "epsilon"}
+ABOUT = Method(
+    title="OSEDiff",
+    base="stable-diffusion-2-1-base",
+    prompt="tags of what the picture shows, as DAPE finds them, and words of your own; may be empty",
+    licence="Apache-2.0",
+    source="https://github.com/cswry/OSEDiff",
+)
 LORA_ALPHA = 8  # peft's default; the official code never sets it and its checkpoints do not store it
 
 
@@ -62,6 +70,19 @@ def pairs(
         if a is not None and b is not None:
             found[module] = LoRAPair(a, b)
     return found, [n for n in expected if n not in tensors], [n for n in tensors if n not in expected]
+
+
+def peft_key(module: str, factor: str, adapter: str) -> str:
+    """The name of a tensor in a state dict of peft's."""
+    return f"{module}.lora_{factor}.{adapter}.weight"
+
+
+def state_dict(file: TensorFile, key: str) -> dict[str, Tensor]:
+    """The tensors by name that a torch file has under `key`. Raises CheckpointError if there are none."""
+    value = file.content[key]
+    if not isinstance(value, Mapping) or not all(isinstance(tensor, Tensor) for tensor in value.values()):
+        raise CheckpointError(f"{file.path} has no tensors by name in {key}; download or export it again.")
+    return {str(name): tensor for name, tensor in value.items()}
 
 
 def module_names(path: Path, key: str, value: object) -> list[str]:

@@ -106,4 +106,4 @@ def _listed(file: TensorFile, key: str) -> list[str]:
     return osediff.module_names(file.path, key, value)
 
 
-FORMAT = Format(osediff.METHOD, "OSEDiff weights", recognise, read, write, ".safetensors")
+FORMAT = Format(osediff.METHOD, "OSEDiff weights", recognise, read, write, ".safetensors", osediff.ABOUT)
