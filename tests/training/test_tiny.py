@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,18 +13,19 @@ from torch import nn
 
 pytest.importorskip("efficientnet_lite_pytorch", reason="the train extra is not installed")
 
+from osediff_core.errors import CheckpointError
 from osediff_core.evaluate.perceptual import FeatureDistance
 from osediff_core.evaluate.psnr_ssim import psnr, psnr_y
+from osediff_core.generator import OneStepGenerator
 from training.data.appearance import appearance_tags
 from training.data.pictures import to_tensor
-from training.recipes.tiny import fetch_photos
-from training.recipes.tiny.architecture import VOCABULARY, build_vae
+from training.recipes.tiny import distil, fetch_photos, pairs, pixels, prior, teacher, train
+from training.recipes.tiny.architecture import build_unet, build_vae
 from training.recipes.tiny.degrade import INTERNET, degrade, enlarge
 from training.recipes.tiny.linear_start import linear_start
 from training.recipes.tiny.loop import Stage, StageOptions
 from training.recipes.tiny.photos import PhotoPool
 from training.recipes.tiny.tiles import cut, soften
-from training.recipes.tiny.tokenizer import train_tokenizer
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "photos"
 
@@ -109,17 +111,6 @@ def test_appearance_tags_name_colour_and_brightness():
     )
 
 
-def test_tokenizer_folder_is_a_clip_tokenizer(tmp_path):
-    from transformers import CLIPTokenizer
-
-    train_tokenizer(["great white shark", "golden retriever", "retriever"], tmp_path)
-    tokenizer = CLIPTokenizer.from_pretrained(tmp_path)
-    ids = tokenizer("Retriever, ünknown", padding="max_length", max_length=77).input_ids
-    assert len(tokenizer) == VOCABULARY and len(ids) == 77
-    assert ids[0] == VOCABULARY - 2 and VOCABULARY - 1 in ids and ids[-1] == 0
-    assert tokenizer.decode(ids, skip_special_tokens=True).startswith("retriever , ünknown")
-
-
 class _Interrupted(Exception):
     pass
 
@@ -197,15 +188,104 @@ def test_validation_folders_are_never_trained_on(photos, tmp_path):
     assert {path.parent.name for path in PhotoPool([tmp_path]).paths} == {"mine"}
 
 
-def test_the_whole_chain_gives_a_folder_that_the_core_loads(photos, tmp_path, monkeypatch):
-    from osediff_core.generator import OneStepGenerator
-    from training.recipes.tiny import prior, train
+def _rrdbnet() -> dict[str, torch.Tensor]:
+    """Random weights of Real-ESRGAN x4plus, in the order it calls them, in half precision."""
+    widths = {
+        f"body.{block}.rdb{dense}.conv{conv}": (64 + 32 * (conv - 1), 64 if conv == 5 else 32)
+        for block in range(23)
+        for dense in (1, 2, 3)
+        for conv in range(1, 6)
+    }
+    last = dict.fromkeys(("conv_body", "conv_up1", "conv_up2", "conv_hr"), (64, 64))
+    widths = {"conv_first": (3, 64), **widths, **last, "conv_last": (64, 3)}
+    generator, state = torch.Generator().manual_seed(0), {}
+    for name, (inputs, outputs) in widths.items():
+        state[f"{name}.weight"] = (
+            (0.01 * torch.randn(outputs, inputs, 3, 3, generator=generator)).half().float()
+        )
+        state[f"{name}.bias"] = torch.randn(outputs, generator=generator)
+    return state
 
-    monkeypatch.setattr(train, "TILES", 12)
-    monkeypatch.setattr(prior, "VALIDATION_TILES", 2)
-    few = StageOptions(steps=2, learning_rate=1e-4, warmup=1, ema_decay=0.5, log_every=1)
-    exported = train.train([photos], None, None, tmp_path, train.Recipe(few, few, few))
+
+def _ncnn_of(state: dict[str, torch.Tensor]) -> tuple[str, bytes]:
+    """ncnn's two files of convolutions, as its converter lays them out."""
+    lines, data = ["7767517", "999 1782", "Input input.1 0 1 data"], []
+    for number, name in enumerate(name.removesuffix(".weight") for name in state if name.endswith(".weight")):
+        weight, bias = state[f"{name}.weight"], state[f"{name}.bias"]
+        size = f"0={len(weight)} 1=3 4=1 5=1 6={weight.numel()} -23310=1,2.000000e-01"
+        lines.append(f"Convolution Conv_{number} 1 1 in{number} out{number} {size}")
+        half = weight.half().numpy().tobytes()
+        data += [bytes.fromhex("476b3001"), half, bytes(-len(half) % 4), bias.numpy().tobytes()]
+    return "\n".join(lines), b"".join(data)
+
+
+def test_the_teacher_is_read_from_ncnn_s_files(tmp_path):
+    from safetensors.torch import save_file
+
+    state = _rrdbnet()
+    param, data = _ncnn_of(state)
+    found = teacher.read_ncnn(param, data)
+    assert list(found) == list(state) and all(torch.equal(found[name], state[name]) for name in state)
+    save_file(found, tmp_path / teacher.FILE)
+    network = teacher.load(teacher.fetch(tmp_path))  # what is there is not fetched again
+    assert network.scale == 4 and network(torch.rand(1, 3, 8, 8)).shape == (1, 3, 32, 32)
+    with pytest.raises(CheckpointError, match="more in the file"):
+        teacher.read_ncnn(param, data + b"1")
+    with pytest.raises(CheckpointError, match="half precision"):
+        teacher.read_ncnn(param, bytes(4) + data[4:])
+    with pytest.raises(CheckpointError, match="350 convolutions"):
+        teacher.read_ncnn(param.rpartition("\n")[0], data)
+
+
+def test_pairs_repeat_with_their_number_and_belong_together(photos):
+    pool, enlarge4 = PhotoPool([photos], pairs.SIDE), nn.Upsample(scale_factor=4, mode="nearest")
+    first, again, other = (pairs.make_shard(number, pool, enlarge4, count=2) for number in (0, 0, 1))
+    assert first["lq"].shape == (2, 3, 80, 80) and first["hq"].shape == first["teacher"].shape == (
+        2,
+        3,
+        320,
+        320,
+    )
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["lq"], other["lq"])
+    assert torch.equal(first["teacher"][..., ::4, ::4], first["lq"])
+    small = nn.functional.avg_pool2d(first["hq"].float(), 4)
+    assert (small - first["lq"]).abs().mean() < 12  # of 255 levels: the same picture, degraded
+
+
+def test_turned_windows_stay_aligned():
+    lq = torch.arange(2 * 3 * 8 * 8).view(2, 3, 8, 8)
+    for variant in range(8):
+        big = distil.turned(lq.repeat_interleave(4, -1).repeat_interleave(4, -2), variant)
+        assert torch.equal(big[..., ::4, ::4], distil.turned(lq, variant))
+    assert len({distil.turned(lq, variant).numpy().tobytes() for variant in range(8)}) == 8
+
+
+def test_the_whole_chain_gives_a_folder_that_the_core_loads(photos, tmp_path, monkeypatch):
+    from safetensors.torch import save_file
+
+    pool, enlarge4 = PhotoPool([photos], pairs.SIDE), nn.Upsample(scale_factor=4, mode="nearest")
+    (tmp_path / "pairs").mkdir()
+    save_file(pairs.make_shard(0, pool, enlarge4, count=4), tmp_path / "pairs" / "0000.safetensors")
+    for module in (distil, pixels, prior):
+        monkeypatch.setattr(module, "HELD_OUT", 1)
+    few = StageOptions(steps=2, learning_rate=1e-3, warmup=1, log_every=1)
+    slow = replace(few, learning_rate=1e-5)
+    exported = train.train(
+        [photos], tmp_path / "pairs", None, None, tmp_path, train.Recipe(slow, few, few, few)
+    )
     generator = OneStepGenerator.load(exported, dtype="fp32", device="cpu")
-    assert generator.timestep == train.TIMESTEP
-    lq = to_tensor(np.full((1, 20, 30, 3), 128, np.uint8))
-    assert generator.restore(lq, "red").shape == lq.shape
+    assert generator.timestep == distil.TIMESTEP
+    lq = to_tensor(np.random.default_rng(0).integers(0, 256, (1, 32, 40, 3), np.uint8))
+    restored = generator.restore(lq, "red")
+    assert restored.shape == lq.shape
+
+    # base and weights together are the restorer, as it was before the base was made of it
+    saved = torch.load(tmp_path / "pixels.pt", weights_only=True)["modules"]
+    unet = build_unet()
+    unet.load_state_dict(saved["unet"])
+    parts = generator.vae, type(generator.unet)(unet), generator.text, generator.schedule
+    exact = OneStepGenerator(*parts, distil.TIMESTEP)
+    assert (exact.restore(lq, "red") - restored).abs().max() < 2 / 255
+    generator.set_strength(0, 0)
+    assert (generator.restore(lq, "red") - restored).abs().mean() > 1 / 255

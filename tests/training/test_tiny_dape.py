@@ -5,7 +5,6 @@ import pytest
 from PIL import Image
 
 from osediff_core.dape import tag_names
-from training.recipes.tiny.tags import imagenet_names
 from training.recipes.tiny_dape import class_tags as classes
 from training.recipes.tiny_dape.calibrate import threshold_for, thresholds
 from training.recipes.tiny_dape.colours import colour_tags
@@ -61,7 +60,7 @@ def test_a_class_has_the_tags_it_is_a_kind_of_in_their_usual_sense(nouns):
 
 
 def test_the_committed_class_tags():
-    listed = dict(zip(imagenet_names(), classes.class_tags(), strict=True))
+    listed = dict(zip(classes.imagenet_names(), classes.class_tags(), strict=True))
     names = tag_names()
     assert [names[tag] for tag in listed["golden retriever"]][:3] == ["golden retriever", "retriever", "dog"]
     assert "water" in [names[tag] for tag in listed["lakeside"]]
@@ -108,7 +107,7 @@ def photograph(key, *tags, split=TRAIN):
 
 def test_targets_say_only_what_is_known():
     listed = [photograph(f"a/{n}", "sky", "dog") for n in range(3)] + [photograph("a/3"), photograph("a/4")]
-    tench, retriever = (imagenet_names().index(name) for name in ("tench", "golden retriever"))
+    tench, retriever = (classes.imagenet_names().index(name) for name in ("tench", "golden retriever"))
     photos = np.repeat(np.arange(5), 10)
     likely = np.zeros((50, 1000), np.float16)
     likely[photos >= 3, tench] = 0.9

@@ -1,5 +1,5 @@
-"""The embedded model `tiny`: SD's own classes at a few million parameters, trained from scratch on free photographs.
+"""The embedded model `tiny`: SD's own classes at a few million parameters, trained on free photographs.
 
-Flow: `fetch_photos` -> `train` (vae -> prior -> onestep -> export) -> `tiles`, and further by training/train.py with
-training/configs/tiny_further.yaml -> `evaluate`.
+Flow: `fetch_photos` -> `pairs` (of the `teacher`) -> `train` (vae -> distil -> pixels -> prior -> export) ->
+`evaluate`; further rounds of the one-step weights are training/train.py with training/configs/tiny_round.yaml.
 """

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from osediff_core.backends.find_base import PACKAGED
 from osediff_core.backends.load_base import load_base
+from osediff_core.ports import LatentCodec
 
 from .photos import PhotoPool
 
@@ -28,10 +29,9 @@ log = logging.getLogger(__name__)
 
 
 @torch.inference_mode()
-def fit(folders: list[Path]) -> tuple[dict[str, list], float]:
+def fit(vae: LatentCodec, pool: PhotoPool) -> tuple[dict[str, list], float]:
     """The map, and the share of the colours' variance that it explains."""
-    vae = load_base("tiny", "fp32", "cpu").vae
-    pool, generator = PhotoPool(folders), torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     latents, colours = [], []
     for index in torch.randint(len(pool.photos), (PICTURES,), generator=generator).tolist():
         photo = pool.photos[index]
@@ -50,6 +50,14 @@ def fit(folders: list[Path]) -> tuple[dict[str, list], float]:
     return {"factors": _rounded(factors), "bias": _rounded(bias)}, float(explained)
 
 
+def write_preview(base: Path, pool: PhotoPool) -> None:
+    """Fit the map for the VAE in the folder `base`, and write it there."""
+    preview, explained = fit(load_base(base, "fp32", "cpu").vae, pool)
+    path = base / "vae" / "latent_rgb.json"
+    path.write_text(json.dumps(preview, indent=2) + "\n", encoding="utf-8")
+    log.info("%s explains %.1f %% of the colours' variance", path, 100 * explained)
+
+
 def _rounded(values: torch.Tensor) -> list:
     return [_rounded(value) if value.ndim else round(float(value), 4) for value in values]
 
@@ -58,11 +66,9 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--photos", type=Path, nargs="+", required=True)
-    parser.add_argument("--out", type=Path, default=PACKAGED["tiny"] / "vae" / "latent_rgb.json")
+    parser.add_argument("--base", type=Path, default=PACKAGED["tiny"], help="the folder")
     args = parser.parse_args()
-    preview, explained = fit(args.photos)
-    args.out.write_text(json.dumps(preview, indent=2) + "\n", encoding="utf-8")
-    log.info("%s explains %.1f %% of the colours' variance", args.out, 100 * explained)
+    write_preview(args.base, PhotoPool(args.photos))
 
 
 if __name__ == "__main__":

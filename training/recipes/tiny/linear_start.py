@@ -27,6 +27,7 @@ CONSTANT = 30.0  # K: large against the data, which lies within about [-3, 3]
 SILU_OFFSET = 3.0  # SiLU is evaluated around this value
 LOG_VARIANCE = -5.0  # of the posterior, everywhere
 PATCH = 48  # values in a 4x4 RGB patch
+KEPT = 24  # of its principal components that the encoder computes; the latents start as the first ones
 
 
 def _silu_value_and_slope() -> tuple[float, float]:
@@ -90,7 +91,7 @@ def linear_start(vae: AutoencoderKL, crops: Tensor) -> None:
             nn.init.zeros_(parameter)
     shallow = F.pixel_unshuffle(crops, 2)
     deep = F.pixel_unshuffle(shallow, 2)
-    components, deviations, mean = _patch_pca(deep, vae.config.latent_channels)
+    components, deviations, mean = _patch_pca(deep, KEPT)
     _start_encoder(vae, components, deviations, mean)
     _start_decoder(vae, components, deviations, mean, crops, shallow, deep)
     for conv in (vae.quant_conv, vae.post_quant_conv):
@@ -121,23 +122,30 @@ def _start_encoder(vae: AutoencoderKL, components: Tensor, deviations: Tensor, m
         first.weight[output, channel, row, column] = 1
     _pass_through(encoder.down_blocks[1].resnets[0].conv_shortcut, 12)
 
-    # The 48 patch values are spread over the last norm's groups: 12 a group, then twice minus half their sum.
-    groups = encoder.conv_norm_out.num_groups
-    per_group, data_per_group = encoder.conv_norm_out.num_channels // groups, PATCH // groups
-    place = [(j // data_per_group) * per_group + j % data_per_group for j in range(PATCH)]
+    # The components fill the second level; the third spreads them over the last norm's groups, each group with its
+    # negative sum.
+    kept = components.shape[1]
     second.weight.zero_()
-    second.bias.zero_()
+    whitened = components / deviations
     for j, (channel, row, column) in enumerate(_space_to_depth_rows(12)):
-        second.weight[place[j], channel, row, column] = 1
-        negative = (j // data_per_group) * per_group + data_per_group
-        second.weight[negative : negative + 2, channel, row, column] = -0.5
+        second.weight[:kept, channel, row, column] = whitened[j]
+    second.bias.zero_()
+    second.bias[:kept] = -whitened.T @ mean
+    groups = encoder.conv_norm_out.num_groups
+    per_group, data_per_group = encoder.conv_norm_out.num_channels // groups, kept // groups
+    place = [(j // data_per_group) * per_group + j % data_per_group for j in range(kept)]
+    shortcut = encoder.down_blocks[2].resnets[0].conv_shortcut
+    shortcut.weight.zero_()
+    shortcut.bias.zero_()
+    for j in range(kept):
+        shortcut.weight[place[j], j] = 1
+        shortcut.weight[(j // data_per_group) * per_group + data_per_group, j] = -1
     _linear_norm(encoder.conv_norm_out, encoder.mid_block.resnets[1])
 
-    project = (components / deviations).T / slope
     out = encoder.conv_out
     out.weight.zero_()
-    out.weight[:latent_channels, place, 1, 1] = project
-    out.bias[:latent_channels] = -value * project.sum(dim=1) - (components / deviations).T @ mean
+    out.weight[range(latent_channels), place[:latent_channels], 1, 1] = 1 / slope
+    out.bias[:latent_channels] = -value / slope
     out.bias[latent_channels:] = LOG_VARIANCE
 
 
@@ -153,12 +161,14 @@ def _start_decoder(
     decoder, latent_channels = vae.decoder, vae.config.latent_channels
     _, slope = _silu_value_and_slope()
     decoder.conv_in.weight[:PATCH] = 0
+    components, deviations = components[:, :latent_channels], deviations[:latent_channels]
     decoder.conv_in.weight[:PATCH, :latent_channels, 1, 1] = components * deviations
     decoder.conv_in.bias[:PATCH] = mean
     mean_image = mean[:, None, None]
     reconstructed = torch.einsum("bchw,cd->bdhw", deep - mean_image, components @ components.T) + mean_image
     first, second = (block.upsamplers[0].conv for block in decoder.up_blocks[:2])
     _fit_upsampler(second, _fit_upsampler(first, reconstructed, shallow), crops)
+    _pass_through(decoder.up_blocks[1].resnets[0].conv_shortcut, 12)
 
     per_group = decoder.conv_norm_out.num_channels // decoder.conv_norm_out.num_groups
     last = decoder.up_blocks[2]

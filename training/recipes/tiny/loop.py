@@ -2,6 +2,9 @@
 
 A stage is a function `loss(step, rng) -> dict of scalar tensors` whose "loss" is minimised. Random numbers come
 from generators seeded by (seed, step), so a resumed run sees the same batches as an uninterrupted one.
+
+Under torchrun every process draws batches of its own and gradients are averaged (`processes`); the first one
+validates and writes.
 """
 
 from __future__ import annotations
@@ -10,13 +13,16 @@ import csv
 import io
 import logging
 import math
+import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from osediff_core.atomic import write_bytes_atomically
@@ -42,6 +48,14 @@ class StageOptions:
     minutes: float = math.inf  # wall time after which the stage ends early, with the cosine squeezed to fit
 
 
+def processes() -> tuple[int, int]:
+    """(number of this process, how many there are), as torchrun says; joins them at the first call."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world > 1 and not dist.is_initialized():
+        dist.init_process_group("gloo", timeout=timedelta(hours=2))
+    return (dist.get_rank(), world) if world > 1 else (0, 1)
+
+
 class Stage:
     """Trains `parameters` (groups as AdamW takes them) of `modules`; state and curve live in `folder`."""
 
@@ -55,6 +69,7 @@ class Stage:
     ) -> None:
         self.name, self.modules, self.options = name, modules, options
         folder.mkdir(parents=True, exist_ok=True)
+        self.rank, self.world = processes()
         self.state_path, self.curve_path = folder / f"{name}.pt", folder / f"{name}.csv"
         self.groups = [{"lr": options.learning_rate, **group} for group in parameters]
         self.scales = [group["lr"] / options.learning_rate for group in self.groups]
@@ -124,6 +139,8 @@ class Stage:
             now = time.monotonic()
             self.elapsed, last = self.elapsed + now - last, now
             done = self.progress() >= 1
+            if self.rank:
+                continue
             if self.step % self.options.log_every == 0 or done:
                 row = {key: float(np.mean(values)) for key, values in running.items()}
                 running.clear()
@@ -136,14 +153,16 @@ class Stage:
 
     def _update(self, loss: LossFunction) -> dict[str, Tensor]:
         options = self.options
-        torch.manual_seed(options.seed * 1_000_003 + self.step)
-        terms = loss(self.step, np.random.default_rng([options.seed, self.step]))
+        own = [self.rank] if self.rank else []
+        torch.manual_seed(options.seed * 1_000_003 + self.step + 500_009 * self.rank)
+        terms = loss(self.step, np.random.default_rng([options.seed, self.step, *own]))
         if not torch.isfinite(terms["loss"]):
             raise FloatingPointError(
                 f"{self.name}: the loss is not finite at step {self.step}; lower the learning rate"
             )
         self.optimizer.zero_grad(set_to_none=True)
         terms["loss"].backward()
+        self._average_gradients()
         norm = nn.utils.clip_grad_norm_(self.trained, options.clip)
         share = self._learning_rate_share()
         for group, scale in zip(self.optimizer.param_groups, self.scales, strict=True):
@@ -154,6 +173,14 @@ class Stage:
         for average, parameter in zip(self.ema, self.trained if self.ema else [], strict=True):
             average.lerp_(parameter.detach(), 1 - decay)
         return {key: value.detach() for key, value in terms.items()} | {"grad_norm": norm}
+
+    def _average_gradients(self) -> None:
+        if self.world > 1:
+            together = torch.cat([parameter.grad.flatten() for parameter in self.trained])
+            dist.all_reduce(together)
+            parts = (together / self.world).split([parameter.numel() for parameter in self.trained])
+            for parameter, part in zip(self.trained, parts, strict=True):
+                parameter.grad.copy_(part.view_as(parameter))
 
     @torch.no_grad()
     def _validated(self, validate: Callable[[], dict[str, float]]) -> dict[str, float]:

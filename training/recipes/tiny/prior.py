@@ -1,7 +1,13 @@
-"""Stage 2: a text-conditioned latent prior (noise prediction at all timesteps), on cached latents of tagged tiles."""
+"""Stage 3: the base is made out of the restorer, so that base and weights together are the restorer exactly.
+
+A latent prior (noise prediction at all timesteps, with prompts) is trained as a LoRA and a conv_in on the restorer's
+UNet. Merged, they are the base; the LoRA taken off again, and the restorer's own conv_in, are the one-step weights.
+"""
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,121 +16,97 @@ import torch
 from torch import Tensor, nn
 
 from osediff_core.schedule import NoiseSchedule
+from osediff_core.weights.formats.osediff import lora_scale
+from osediff_core.weights.one_step_weights import LoRAPair, LoRASet, OneStepWeights
 
-from ...data.pictures import to_tensor
-from .architecture import DOWNSCALE, SCHEDULER_CONFIG, build_text_encoder, build_unet
+from ...adapters import attach_peft, weights_from_peft
+from .architecture import SCHEDULER_CONFIG
+from .distil import HELD_OUT, TIMESTEP, Latents, Prompts
 from .loop import Stage, StageOptions
-from .photos import PhotoPool
-from .tags import TILE, Tile
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import CLIPTextModel, CLIPTokenizer
 
-PROMPT_DROPOUT = 0.1
-BATCH = 24
-WINDOWS = (16, 16, 24, 32)  # latent sides, one drawn each step
-VALIDATION_TILES = 48
-
-
-def prompt_of(tags: list[str], rng: np.random.Generator, dropout: float) -> str:
-    """Tags in random order joined as DAPE joins them; empty with probability `dropout`."""
-    if rng.random() < dropout:
-        return ""
-    return ", ".join(rng.permutation(tags).tolist()) if tags else ""
-
-
-def tokenize(tokenizer: CLIPTokenizer, prompts: list[str]) -> Tensor:
-    """Token ids (B, 77)."""
-    return tokenizer(
-        prompts, padding="max_length", truncation=True, max_length=77, return_tensors="pt"
-    ).input_ids
-
-
-@torch.no_grad()
-def cache_latents(vae: AutoencoderKL, pool: PhotoPool, tiles: list[Tile]) -> Tensor:
-    """Scaled posterior modes (N, C, TILE / f, TILE / f) of all tiles, bf16."""
-    found = []
-    for start in range(0, len(tiles), 4):
-        batch = tiles[start : start + 4]
-        pictures = [pool.photos[t.photo][t.top : t.top + TILE, t.left : t.left + TILE] for t in batch]
-        with torch.autocast("cpu", torch.bfloat16):
-            latents = vae.encode(to_tensor(np.stack(pictures))).latent_dist.mode()
-        found.append((latents * vae.config.scaling_factor).bfloat16())
-    return torch.cat(found)
+RANK = 32  # of the LoRA of UNet and VAE encoder
+WINDOW = 32  # latents
+BATCH = 8
 
 
 class PriorLoss:
-    """The noise prediction error on windows of the cached latents."""
+    """Mean squared error of the noise that `unet` predicts on windows of the good pictures' latents."""
 
-    def __init__(
-        self,
-        unet: UNet2DConditionModel,
-        text_encoder: CLIPTextModel,
-        tokenizer: CLIPTokenizer,
-        tiles: list[Tile],
-    ) -> None:
-        self.unet, self.text_encoder, self.tokenizer, self.tiles = unet, text_encoder, tokenizer, tiles
+    def __init__(self, unet: nn.Module, prompts: Prompts, latents: Latents) -> None:
+        self.unet, self.prompts, self.hq = unet, prompts, latents.hq
         self.schedule = NoiseSchedule.from_config(SCHEDULER_CONFIG)
-        self.latents = torch.empty(0)
 
-    def windows(self, indices: np.ndarray, size: int, rng: np.random.Generator) -> Tensor:
-        """A random (C, size, size) window of each of the tiles `indices`, fp32 (B, C, size, size)."""
-        corners = rng.integers(0, TILE // DOWNSCALE - size + 1, (len(indices), 2))
-        cut = [
-            self.latents[index, :, top : top + size, left : left + size]
-            for index, (top, left) in zip(indices, corners, strict=True)
-        ]
-        return torch.stack(cut).float()
-
-    def error(
-        self, indices: np.ndarray, size: int, timesteps: Tensor, dropout: float, rng: np.random.Generator
-    ) -> Tensor:
-        """Mean squared error of the predicted noise, a scalar; timesteps (B,)."""
-        x0 = self.windows(indices, size, rng)
-        noise = torch.randn(x0.shape)
-        prompts = [prompt_of(self.tiles[index].tags, rng, dropout) for index in indices]
+    def error(self, x0: Tensor, noise: Tensor, timesteps: Tensor, embeds: Tensor) -> Tensor:
+        """x0, noise (B, C, h, w), timesteps (B,), embeds (B, L, D) -> a scalar."""
         with torch.autocast("cpu", torch.bfloat16):
-            embeds = self.text_encoder(tokenize(self.tokenizer, prompts)).last_hidden_state
             predicted = self.unet(self.schedule.add_noise(x0, noise, timesteps), timesteps, embeds).sample
         return (predicted.float() - noise).square().mean()
 
-    def batch(self, step: int, rng: np.random.Generator) -> dict[str, Tensor]:
-        """The loss of one random batch; the first VALIDATION_TILES tiles are held out."""
-        size = int(rng.choice(WINDOWS))
-        count = max(4, BATCH * 16**2 // size**2)
-        timesteps = torch.from_numpy(rng.integers(0, 1000, count))
-        indices = rng.integers(VALIDATION_TILES, len(self.tiles), count)
-        return {"loss": self.error(indices, size, timesteps, PROMPT_DROPOUT, rng)}
+    def batch(self, rng: np.random.Generator) -> dict[str, Tensor]:
+        """The loss of one random batch of pairs that are not held out."""
+        chosen = rng.integers(HELD_OUT, len(self.hq), BATCH)
+        corners = rng.integers(0, self.hq.shape[-1] - WINDOW + 1, (BATCH, 2))
+        x0 = torch.stack(
+            [self.hq[n, :, y : y + WINDOW, x : x + WINDOW] for n, (y, x) in zip(chosen, corners, strict=True)]
+        ).float()
+        timesteps = torch.from_numpy(rng.integers(0, self.schedule.num_timesteps, BATCH))
+        return {"loss": self.error(x0, torch.randn(x0.shape), timesteps, self.prompts.draw(chosen, rng))}
 
+    @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """The error on the held-out tiles with their tags and with empty prompts, on the same noise."""
-        timesteps = torch.linspace(10, 990, VALIDATION_TILES).long()
-        found = {}
-        with torch.random.fork_rng(devices=[]):
-            for name, dropout in (("val_tags", 0.0), ("val_empty", 1.0)):
-                torch.manual_seed(1)
-                rng = np.random.default_rng(1)
-                found[name] = float(self.error(np.arange(VALIDATION_TILES), 24, timesteps, dropout, rng))
-        return found
+        """The error on held-out pictures with their prompts and with empty ones, on the same noise."""
+        x0 = self.hq[:HELD_OUT].float()
+        noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(1))
+        timesteps = torch.linspace(10, 990, len(x0)).long()
+        embeds = {"val_tags": self.prompts.embeds[: len(x0)].float(), "val_empty": self.prompts.none(len(x0))}
+        return {name: float(self.error(x0, noise, timesteps, each)) for name, each in embeds.items()}
 
 
 def train_prior(
+    unet: UNet2DConditionModel,
     vae: AutoencoderKL,
-    tokenizer: CLIPTokenizer,
-    pool: PhotoPool,
-    tiles: list[Tile],
+    prompts: Prompts,
+    latents: Latents,
     folder: Path,
     options: StageOptions,
-) -> tuple[UNet2DConditionModel, CLIPTextModel]:
-    """Train (or resume) UNet and text encoder together; returns both, frozen."""
+) -> OneStepWeights:
+    """Make the base out of the restorer `unet`, in place, and return the one-step weights that lead back to it.
+
+    vae: with the restorer's adapters on its encoder, which are part of the weights.
+    """
     torch.manual_seed(options.seed)
-    unet, text_encoder = build_unet(), build_text_encoder()
-    modules: dict[str, nn.Module] = {"unet": unet, "text_encoder": text_encoder}
-    parameters = [parameter for module in modules.values() for parameter in module.parameters()]
-    stage = Stage("prior", folder, modules, [{"params": parameters}], options)
-    losses = PriorLoss(unet, text_encoder, tokenizer, tiles)
-    if not stage.finished:
-        losses.latents = cache_latents(vae, pool, tiles)
-    stage.run(losses.batch, losses.validate, validate_every=500)
-    return unet.eval().requires_grad_(False), text_encoder.eval().requires_grad_(False)
+    own_conv_in = {name: tensor.detach().clone() for name, tensor in unet.conv_in.named_parameters()}
+    attach_peft(unet, vae, RANK, vae_modules=())
+    scaled_start(unet)
+    unet.conv_in.requires_grad_(False)  # the weights replace it whole, so its LoRA stays zero
+    unet.conv_in.base_layer.requires_grad_(True)
+    trained = [parameter for parameter in unet.parameters() if parameter.requires_grad]
+    stage = Stage("prior", folder, {"unet": unet}, [{"params": trained}], options)
+    losses = PriorLoss(unet, prompts, latents)
+    stage.run(lambda _step, rng: losses.batch(rng), losses.validate, validate_every=500)
+    weights = weights_from_peft(unet, vae, {"timestep": str(TIMESTEP)}, conv_in=own_conv_in)
+    unet.fuse_lora()
+    unet.unload_lora()
+    unet.requires_grad_(False)
+    return _reversed(weights)
+
+
+def scaled_start(module: nn.Module) -> None:
+    """Draw every LoRA A so that scale * A has the variance of a fresh layer; B stays zero.
+
+    The official scale is 8 / rank, and at high rank peft's own start would make the first updates tiny.
+    """
+    for name, parameter in module.named_parameters():
+        if ".lora_A." in name:
+            nn.init.normal_(parameter, std=1 / (lora_scale(RANK) * math.sqrt(parameter[0].numel())))
+
+
+def _reversed(weights: OneStepWeights) -> OneStepWeights:
+    """The UNet's LoRA with its sign changed."""
+    lora = weights.unet_lora
+    pairs = {name: LoRAPair(pair.A, -pair.B) for name, pair in lora.items()}
+    turned = LoRASet(pairs, rank=lora.rank, scale=lora.scale, name=lora.name)
+    return replace(weights, unet_sets=(turned,))

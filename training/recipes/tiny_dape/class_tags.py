@@ -18,10 +18,12 @@ from pathlib import Path
 from osediff_core.atomic import write_bytes_atomically
 from osediff_core.dape.tags import tag_names
 
-from ..tiny.tags import imagenet_names
 from .wordnet import Nouns
 
 PATH = Path(__file__).with_name("class_tags.json")
+CLASSES = Path(__file__).with_name(
+    "imagenet_classes.txt"
+)  # in the classifier's order, lower case: torchvision's list
 TOO_GENERAL = {
     "artifact", "barrier", "beast", "carnivore", "container", "creature", "drop", "equipment", "explorer", "fluid",
     "head", "individual", "instrument", "invertebrate", "liquid", "mole", "participant", "player", "produce", "ridge",
@@ -64,6 +66,11 @@ SCENES = {
     "hen-of-the-woods": ("mushroom",),
     "mushroom": ("mushroom",),
 }  # fmt: skip
+
+
+def imagenet_names() -> list[str]:
+    """The 1000 category names."""
+    return CLASSES.read_text(encoding="utf-8").splitlines()
 
 
 @lru_cache
