@@ -5,7 +5,8 @@ ComfyUI recognises Stable Diffusion's own sizes from a file; a base of other siz
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -20,6 +21,7 @@ import comfy.supported_models
 import comfy.supported_models_base
 import comfy.utils
 import torch
+from comfy.ldm.modules.diffusionmodules.model import Normalize
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
@@ -87,15 +89,23 @@ def load_vae(folder: Path, dtype: torch.dtype | None) -> comfy.sd.VAE:
     tensors = convert_vae(_tensors(folder / _VAE_FILE), levels=len(widths))
     wanted = set(tensors)
     # ComfyUI's own preference for a VAE's precision is bf16; fp32 is what such a small one can afford
-    vae = comfy.sd.VAE(sd=tensors, config={"params": params}, dtype=dtype or torch.float32)
-    network = network_of(vae)
-    _check_whole(wanted, set(network.state_dict()), folder / _VAE_FILE)
-    for module in network.modules():
-        if isinstance(module, torch.nn.GroupNorm):
-            module.num_groups = config["norm_num_groups"]  # built with 32 whatever the config says
+    with _norm_groups(config["norm_num_groups"]):
+        vae = comfy.sd.VAE(sd=tensors, config={"params": params}, dtype=dtype or torch.float32)
+    _check_whole(wanted, set(network_of(vae).state_dict()), folder / _VAE_FILE)
     vae.downscale_ratio = vae.upscale_ratio = 2 ** (len(widths) - 1)
     vae.latent_channels = config["latent_channels"]
     return vae
+
+
+@contextmanager
+def _norm_groups(count: int) -> Iterator[None]:
+    """ComfyUI builds VAEs with 32 groups in every norm whatever their config says; here, with `count`."""
+    usual = Normalize.__defaults__
+    Normalize.__defaults__ = (count,)  # the function itself is the default of others' arguments
+    try:
+        yield
+    finally:
+        Normalize.__defaults__ = usual
 
 
 def load_clip(folder: Path, dtype: torch.dtype | None) -> comfy.sd.CLIP:
@@ -139,18 +149,24 @@ def _model_config(folder: Path) -> comfy.supported_models_base.BASE:
 
 
 def _unet_config(config: dict[str, Any]) -> dict[str, Any]:
-    widths, layers = config["block_out_channels"], config["layers_per_block"]
-    depths = [int(kind.startswith("CrossAttn")) for kind in config["down_block_types"]]
+    widths = config["block_out_channels"]
+    layers = _per_level(config["layers_per_block"], widths)
+    kinds, transformers = config["down_block_types"], config.get("transformer_layers_per_block", 1)
+    depths = [
+        depth if kind.startswith("CrossAttn") else 0
+        for kind, depth in zip(kinds, _per_level(transformers, widths), strict=True)
+    ]
+    by_level = list(zip(depths, layers, strict=True))
     return {
         "image_size": config["sample_size"],
         "in_channels": config["in_channels"],
         "out_channels": config["out_channels"],
         "model_channels": widths[0],
         "channel_mult": [width // widths[0] for width in widths],
-        "num_res_blocks": [layers] * len(widths),
-        "transformer_depth": [depth for depth in depths for _ in range(layers)],
-        "transformer_depth_output": [depth for depth in depths for _ in range(layers + 1)],
-        "transformer_depth_middle": 1,
+        "num_res_blocks": layers,
+        "transformer_depth": [depth for depth, count in by_level for _ in range(count)],
+        "transformer_depth_output": [depth for depth, count in by_level for _ in range(count + 1)],
+        "transformer_depth_middle": _per_level(transformers, widths)[-1],
         "context_dim": config["cross_attention_dim"],
         # diffusers' "attention_head_dim" of Stable Diffusion 2 is the number of heads
         "num_head_channels": widths[0] // config["attention_head_dim"][0],
@@ -160,6 +176,11 @@ def _unet_config(config: dict[str, Any]) -> dict[str, Any]:
         "adm_in_channels": None,
         "legacy": False,
     }
+
+
+def _per_level(value: int | list[int], widths: list[int]) -> list[int]:
+    """What diffusers' configs give once, or once a level."""
+    return list(value) if isinstance(value, list) else [value] * len(widths)
 
 
 def _clip_parts(

@@ -16,7 +16,23 @@ _CONVERTER_LEVELS = 4  # of the VAE that ComfyUI's converter assumes
 
 def unet_names(unet_config: Mapping[str, Any]) -> dict[str, str]:
     """diffusers' tensor name -> ComfyUI's, within the diffusion model; {} if it is not Stable Diffusion's UNet."""
-    return comfy.utils.unet_to_diffusers(unet_config)
+    counts = [count + 1 for count in unet_config.get("num_res_blocks", ())]
+    names = comfy.utils.unet_to_diffusers(unet_config)
+    for part, sizes in (("down", counts), ("up", counts[::-1])):
+        for level, size in enumerate(sizes):
+            # ComfyUI's own map takes all levels before this one to be of its size
+            names = _renumbered(names, f"{part}_blocks.{level}.", sum(sizes[:level]) - size * level)
+    return names
+
+
+def _renumbered(names: dict[str, str], lead: str, shift: int) -> dict[str, str]:
+    """The same, with the number of the block moved on where the key begins with `lead`."""
+    return {
+        key: re.sub(r"\d+", lambda found: str(int(found[0]) + shift), name, count=1)
+        if key.startswith(lead)
+        else name
+        for key, name in names.items()
+    }
 
 
 def convert_vae(tensors: Mapping[str, Tensor], levels: int) -> dict[str, Tensor]:
