@@ -1,4 +1,4 @@
-"""SD 2.1-base and OSEDiff weights of the true size with random values: what speed and memory are measured on.
+"""SD 2.1-base and OSEDiff weights with random values, of the true size or narrow: what is measured on.
 
 Matrices are normal with variance 1 / fan-in, as in an untrained but well-scaled network; the last convolutions are
 smaller, so that images stay in range and the noise prediction is the size of the latents.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -20,6 +21,22 @@ from osediff_core.weights.checkpoint import write_weights
 from training.adapters import attach_peft, weights_from_peft
 
 _CONFIGS = Path(osediff_core.__file__).parent / "backends/sd21_base"
+# SD 2.1's topology, a tenth as wide, for `write_full_size`
+NARROW = {
+    "unet": {
+        "attention_head_dim": [2, 4, 4, 8],
+        "block_out_channels": [32, 64, 64, 64],
+        "cross_attention_dim": 64,
+        "norm_num_groups": 8,
+    },
+    "vae": {"block_out_channels": [32, 32, 64, 64]},
+    "text_encoder": {
+        "hidden_size": 64,
+        "intermediate_size": 256,
+        "num_attention_heads": 4,
+        "num_hidden_layers": 3,
+    },
+}
 _SMALLER = {
     "unet": {"conv_out.weight": 0.1},
     "vae": {"encoder.conv_out.weight": 0.5, "decoder.conv_out.weight": 0.5},
@@ -27,17 +44,25 @@ _SMALLER = {
 
 
 @torch.no_grad()
-def write_full_size(folder: Path) -> tuple[Path, Path]:
-    """Write a diffusers folder (4.9 GB, fp32) and OSEDiff weights of rank 4: (base, weights)."""
+def write_full_size(
+    folder: Path, sizes: Mapping[str, Mapping[str, object]] | None = None
+) -> tuple[Path, Path]:
+    """Write a diffusers folder (4.9 GB, fp32) and OSEDiff weights of rank 4: (base, weights).
+
+    sizes: changes to the configurations by part, such as NARROW.
+    """
     base, weights = folder / "base", folder / "osediff.safetensors"
     shutil.copytree(_CONFIGS, base)
+    for part, changes in (sizes or {}).items():
+        config = base / part / "config.json"
+        config.write_text(json.dumps(json.loads(config.read_text()) | dict(changes)))
     networks = {}
     for part, stem in (
         ("unet", "diffusion_pytorch_model"),
         ("vae", "diffusion_pytorch_model"),
         ("text_encoder", "model"),
     ):
-        network = on_meta(part)
+        network = on_meta(part, base)
         generator = torch.Generator().manual_seed(0)
         tensors = {}
         for name, parameter in network.named_parameters():
@@ -55,12 +80,12 @@ def write_full_size(folder: Path) -> tuple[Path, Path]:
     return base, weights
 
 
-def on_meta(part: str) -> nn.Module:
-    """unet, vae or text_encoder of SD 2.1-base, without memory for its weights."""
+def on_meta(part: str, base: Path = _CONFIGS) -> nn.Module:
+    """unet, vae or text_encoder of a diffusers folder, SD 2.1-base's by default, without memory for its weights."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    config = json.loads((_CONFIGS / part / "config.json").read_text())
+    config = json.loads((base / part / "config.json").read_text())
     with torch.device("meta"):
         if part == "text_encoder":
             return CLIPTextModel(CLIPTextConfig(**config))

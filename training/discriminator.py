@@ -37,7 +37,7 @@ class Discriminator(nn.Module):
         model(z_t, timesteps, prompt_embeds)
         (features,) = self._features
         self._features.clear()
-        return self.head(features.float()).mean(dim=(1, 2, 3))
+        return self.head(features.float()).float().mean(dim=(1, 2, 3))
 
 
 def adversarial_gradient(

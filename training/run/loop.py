@@ -144,7 +144,7 @@ def _log(
 ) -> dict[str, float]:
     """Means since the last time, over all ranks; and how the updaters and the data stand."""
     names = sorted(running)
-    means = torch.stack([torch.stack(running[name]).float().mean() for name in names])
+    means = torch.stack([_mean(running[name]) for name in names])
     means = run.accelerator.reduce(means, "mean")
     running.clear()
     values = dict(zip(names, means.tolist(), strict=True))
@@ -155,6 +155,12 @@ def _log(
     if run_log is not None:
         run_log.log(run.step, values)
     return values
+
+
+def _mean(values: list[Tensor]) -> Tensor:
+    """Over what is finite: an overflow makes a gradient's norm infinite, which is counted elsewhere."""
+    stacked = torch.stack(values).float()
+    return stacked[torch.isfinite(stacked)].mean()
 
 
 def _save(run: Run, data: Data, kept: Mapping[str, Kept], weights: bytes) -> None:
