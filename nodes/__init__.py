@@ -13,6 +13,7 @@ from .download import Download
 from .encode import EncodeLQ
 from .evaluate import Evaluate
 from .fidelity import Fidelity
+from .light_decoder import LightDecoder
 from .load import ApplyOSEDiff, LoadOSEDiff
 from .prompt import DAPEPrompt, LoadDAPE
 from .save import SaveOSEDiff
@@ -31,6 +32,7 @@ NODES: list[type[io.ComfyNode]] = [
     EncodeLQ,
     OneStepDenoise,
     OSEDiffSampler,
+    LightDecoder,
     TiledDecode,
     ColourFix,
     Upscale,

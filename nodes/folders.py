@@ -16,7 +16,7 @@ FOLDER = "osediff"
 EMBEDDED = "tiny (embedded)"
 NONE = "none"
 TINY = PACKAGED["tiny"]
-_SUFFIXES = {".safetensors", ".pkl", ".pt", ".pth"}
+_SUFFIXES = {".safetensors", ".pkl", ".pt", ".pth", ".ckpt"}
 _SOURCE = "preset/models of https://github.com/cswry/OSEDiff"
 
 
@@ -56,6 +56,14 @@ def weights_path(name: str) -> Path:
         raise CheckpointError(
             missing_file(FOLDER, name, f"OSEDiff weights (osediff.pkl, from {_SOURCE})", "others")
         )
+    return Path(path)
+
+
+def decoder_path(name: str) -> Path:
+    """The file of a light decoder. Raises CheckpointError, with the folders, if it is gone."""
+    path = folder_paths.get_full_path(FOLDER, name)
+    if path is None:
+        raise CheckpointError(missing_file(FOLDER, name, "AdcSR's or VOSR's light decoder", "another"))
     return Path(path)
 
 

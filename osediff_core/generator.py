@@ -84,6 +84,7 @@ class OneStepGenerator:
         fidelity: float = 0.0,
         sliders: Mapping[str, float] | None = None,
         method: str | None = None,
+        decoder: str | Path | None = None,
         keep_base: bool = True,
         allow_download: bool = False,
         revision: str | None = None,
@@ -100,6 +101,7 @@ class OneStepGenerator:
         fidelity: as in `set_fidelity`; its strengths are multiplied with `strength`.
         sliders: as in `set_sliders`, instead of fidelity.
         method: the name of the weights' method, where their file could be of several.
+        decoder: a file of a light decoder, in the place of the base's own: less work, at some cost in quality.
         keep_base: keep the base's values of the adapted tensors, so that the strength can be changed later.
             They stay in the base's file, which must then not be overwritten, and cost no memory; only those
             of a torch file older than 2020 cost up to the UNet's size, in system memory.
@@ -127,6 +129,7 @@ class OneStepGenerator:
             device=device,
             strength=(for_unet * chosen.unet, for_vae * chosen.vae),
             keep_base=keep_base or bool(facts.sliders),  # whose passes are of different sets
+            decoder=decoder,
             speed=speed,
         )
         generator = cls(*parts, method=facts)

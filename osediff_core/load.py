@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 
 from .backends.find_base import Source, find_base
+from .backends.light_decoder import use_decoder
 from .backends.load_base import load_base
 from .backends.networks import DiffusersUNet, DiffusersVAE
 from .backends.speed import Speed, apply_speed
@@ -17,7 +18,7 @@ from .errors import BaseModelError, CheckpointError
 from .method import Method
 from .runtime.device import parse_device, parse_dtype
 from .schedule import NoiseSchedule
-from .weights.checkpoint import read_weights
+from .weights.checkpoint import read_decoder, read_weights
 from .weights.formats import facts_of
 from .weights.identify import identify
 from .weights.merge import MergedAdapter, merge_weights
@@ -60,6 +61,7 @@ def load_parts(
     device: str | torch.device,
     strength: tuple[float, float],
     keep_base: bool,
+    decoder: str | Path | None,
     speed: Speed | None,
 ) -> Parts:
     """Arguments and errors as in `OneStepGenerator.load`; strength is (unet, vae)."""
@@ -67,6 +69,8 @@ def load_parts(
     dtype = parse_dtype(dtype, device)
     loaded = load_base(source, None, "cpu", prediction_type=one_step.prediction_type)
     _check_timestep(one_step, loaded.schedule)
+    if decoder is not None:
+        use_decoder(loaded.vae, read_decoder(decoder))
     unet, vae = merge_weights(
         one_step,
         loaded.unet.module,

@@ -123,6 +123,11 @@ def network_of(vae: comfy.sd.VAE) -> nn.Module:
     return cast("nn.Module", vae.first_stage_model)
 
 
+def is_known(vae: comfy.sd.VAE) -> bool:
+    """Whether the VAE is of Stable Diffusion's architecture."""
+    return _known_model(vae) is not None
+
+
 def encoder_layers(model: AutoencodingEngine, device: torch.device) -> list[Layer]:
     """Image -> moments."""
     encoder, quant_conv = cast("ldm.Encoder", model.encoder), getattr(model, "quant_conv", None)

@@ -14,8 +14,10 @@ from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
 
 from ..layers import Attention, Convolution, Head, Layer, Norm, Resnet
+from .tiny_decoder import TinyDecoder
 
 if TYPE_CHECKING:
+    from diffusers.models.autoencoders.vae import Decoder
     from diffusers.models.unets.unet_2d_blocks import DownEncoderBlock2D, UpDecoderBlock2D
 
 
@@ -37,8 +39,10 @@ def encoder_layers(vae: AutoencoderKL) -> list[Layer]:
 
 def decoder_layers(vae: AutoencoderKL) -> list[Layer]:
     """Latents -> image. Raises UnknownLayer."""
-    decoder = vae.decoder
+    decoder = cast("Decoder | TinyDecoder", vae.decoder)
     layers: list[Layer] = [] if vae.post_quant_conv is None else [_conv(vae.post_quant_conv)]
+    if isinstance(decoder, TinyDecoder):
+        return [*layers, *decoder.layers()]
     layers.append(_conv(decoder.conv_in))
     layers += _blocks(decoder.mid_block.resnets, decoder.mid_block.attentions)
     for block in cast("Iterable[UpDecoderBlock2D]", decoder.up_blocks):

@@ -78,6 +78,11 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         help="the method of weights that do not say it themselves, for example hypir",
     )
     add(
+        "--decoder",
+        metavar="FILE",
+        help="a light decoder instead of the base's own (AdcSR's, VOSR's, TAESD's): faster, less fine",
+    )
+    add(
         "--strength",
         type=_strength,
         default=1.0,
@@ -249,6 +254,7 @@ class _Run:
             fidelity=args.fidelity,
             sliders={name: value for name in _SLIDERS if (value := getattr(args, name)) is not None},
             method=args.method,
+            decoder=args.decoder,
             keep_base=False,  # the strength stays during a run: no need for the base's values
             allow_download=args.allow_download,
             revision=args.revision,

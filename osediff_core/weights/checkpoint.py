@@ -1,4 +1,4 @@
-"""One-step weights from a file and into one, in the formats of the table `formats.FORMATS`."""
+"""One-step weights from a file and into one, in the formats of the table `formats.FORMATS`; light decoders."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
+from .decoder_file import DecoderWeights, decoder_in, decoder_kind
 from .formats import format_of, writers
 from .identify import identify, identify_file
 from .one_step_weights import OneStepWeights, common_rank
 from .tensor_file import TensorFile, has_adapters
 from .write_file import stored_dtype, write_file
+
+_DECODERS = "AdcSR's halfDecoder.ckpt, VOSR's sd21_lwdecoder.pth or TAESD's decoder"
 
 
 def read_weights(path: str | os.PathLike[str], method: str | None = None) -> OneStepWeights:
@@ -49,6 +52,20 @@ def weights_in(file: TensorFile, method: str | None = None) -> OneStepWeights:
     _check_finite(weights)
     _check_ranks(weights)
     return weights.map(lambda _, tensor: tensor.detach().clone())  # the file may be replaced meanwhile
+
+
+def read_decoder(path: str | os.PathLike[str]) -> DecoderWeights:
+    """The light decoder in a file, its tensors mapped. Raises CheckpointError for any other file."""
+    file = TensorFile.open(Path(path), _DECODERS)
+    kind = decoder_kind(file)
+    if kind is None:
+        raise CheckpointError(f"{path} is {identify_file(file).what}, not a light decoder; give {_DECODERS}.")
+    if kind == "":
+        raise CheckpointError(
+            f"{path} is a light decoder that does not say whose it is, AdcSR's or VOSR's; give the published file, "
+            "halfDecoder.ckpt or sd21_lwdecoder.pth."
+        )
+    return decoder_in(file, kind)
 
 
 def write_weights(

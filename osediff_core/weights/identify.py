@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from .decoder_file import decoder_kind
 from .formats import format_of, peft_names, resembled
 from .other_methods import other_method
 from .tensor_file import TensorFile, has_adapters
@@ -36,7 +37,7 @@ class Identity:
 
     `kind`: a method's name (osediff, pisa-sr, …) for its weights, also where it does not run here, or unet_lora |
     vae_lora | sd_checkpoint | diffusers_folder | diffusers_model | text_encoder | tagger | dape | ram | lora |
-    related_one_step | upscaler | unknown. `what` is a noun phrase and `use`
+    light_decoder | related_one_step | upscaler | unknown. `what` is a noun phrase and `use`
     a clause of advice, both for messages: f"{path} is {what}; {use}.". `details` holds facts of the kind, e.g.
     {"family": "sd2", "prediction_type": ...}. `is_weights`: whether these are weights of a one-step method.
     """
@@ -65,7 +66,7 @@ def identify_file(file: TensorFile) -> Identity:
     known = format_of(file)
     if known is not None:
         return Identity(known.method, known.what, _AS_WEIGHTS, file.container, is_weights=True)
-    for recognise in (_other_method, _related, _sd_checkpoint, _tagger, _peft_dump, _lora, _parts):
+    for recognise in (_other_method, _related, _sd_checkpoint, _tagger, _peft_dump, _lora, _decoder, _parts):
         found = recognise(file)
         if found is not None:
             kind, what, use, details = found
@@ -182,6 +183,15 @@ def _lora(file: TensorFile) -> _Found:
     style = "kohya" if kohya else "diffusers or ComfyUI"
     use = "OSEDiff needs its own weights; such a LoRA belongs on a text-to-image model"
     return "lora", f"a LoRA in the {style} format", use, {"style": style}
+
+
+def _decoder(file: TensorFile) -> _Found:
+    """A light decoder for Stable Diffusion's latents."""
+    kind = decoder_kind(file)
+    if kind is None:
+        return None
+    use = "pass it as the decoder (--decoder; in a graph Light Decoder), beside weights and a base"
+    return "light_decoder", kind or "a light decoder, AdcSR's or VOSR's", use, {}
 
 
 def _parts(file: TensorFile) -> _Found:
