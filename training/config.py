@@ -53,14 +53,16 @@ class ModelConfig:
 
     base: str = "tiny"  # tiny, a diffusers folder, an SD checkpoint; what `osediff upscale --base` takes
     base_dtype: Literal["fp32", "bf16", "fp16"] = "fp32"  # of frozen weights; trained ones are always fp32
-    start_from: str | None = None  # OSEDiff weights to train further, .pkl or .safetensors
+    # OSEDiff weights to train further, .pkl or .safetensors, or `base` for those beside the base; of another rank they
+    # are reduced to the nearest, or extended
+    start_from: str | None = None
     timestep: int | None = None  # T; None: that of start_from, else the schedule's last, 999
     rank_unet: int = 4
     rank_vae: int = 4
     rank_regulariser: int = 4
     lora_init: Literal["gaussian", "fan_in"] = "gaussian"  # fan_in: for high ranks, where 8 / rank is small
     tune_vae: Literal["none", "encoder", "decoder", "both"] = "encoder"
-    regulariser: Literal["vsd", "vsd-pixel", "csd", "sds", "gan", "none"] = "vsd"
+    regulariser: Literal["vsd", "vsd-pixel", "csd", "sds", "sds-dreamfusion", "gan", "none"] = "vsd"
     # mid: only the mid block of the regulariser acts and learns, as in the released script (peft leaves the adapter
     # that was added last active); None: all of it, which the paper describes
     official: Literal["mid"] | None = None

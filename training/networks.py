@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from osediff_core.backends.find_base import find_base
 from osediff_core.backends.load_base import Base, load_base
+from osediff_core.errors import OptionError
 from osediff_core.generator import OneStepGenerator
 from osediff_core.weights.checkpoint import read_weights
+from osediff_core.weights.formats import osediff
 from osediff_core.weights.formats.osediff import ADAPTER_OF_GROUP, VAE_ADAPTER, lora_scale
 from osediff_core.weights.lora_targets import vae_targets
 from osediff_core.weights.one_step_weights import OneStepWeights
@@ -26,8 +30,11 @@ from .adapters import (
 from .config import TRAINED_REGULARISERS, ModelConfig
 from .discriminator import Discriminator
 from .losses.projected import ProjectedDiscriminator
+from .ranks import at_ranks
 from .roles import GENERATOR, REGULARISER, TEACHER, OwnConv, RoleSwitch, checkpoint_gradients, fp32_norms
 from .run.errors import TrainingError
+
+OF_BASE = "base"  # as model.start_from: the weights that lie beside the base, as the embedded one has
 
 
 @dataclass
@@ -90,7 +97,7 @@ def build_networks(config: ModelConfig, device: torch.device, seed: int = 0) -> 
         groups = _attach(unet, vae, config)
         discriminator = Discriminator(unet).to(device) if config.regulariser == "gan" else None
     unet.conv_in.base_layer = OwnConv(unet.conv_in.base_layer)
-    weights = read_weights(config.start_from) if config.start_from else None
+    weights = _start(config, seed)
     if weights is not None:
         copy_into_peft(weights, unet, vae)
     if config.base_dtype != "fp32":
@@ -108,6 +115,31 @@ def build_networks(config: ModelConfig, device: torch.device, seed: int = 0) -> 
     return Networks(
         base, generator, unet_roles, vae_roles, generator_parameters, regulariser_parameters, discriminator
     )
+
+
+def _start(config: ModelConfig, seed: int) -> OneStepWeights | None:
+    """What is trained further, at the ranks of now; None to begin from nothing. Raises CheckpointError, OptionError."""
+    if config.start_from is None:
+        return None
+    path: str | Path = config.start_from
+    if path == OF_BASE:
+        own = find_base(config.base).default_weights
+        if own is None:
+            raise OptionError(
+                f"The base {config.base} has no weights of its own; give a file as model.start_from."
+            )
+        path = own
+    weights = read_weights(path)
+    if weights.method != osediff.METHOD:
+        return weights  # which the adapters then refuse
+    if config.tune_vae in ("none", "decoder"):
+        kept = {
+            name: pair
+            for name, pair in weights.vae_lora.items()
+            if not name.startswith(("encoder.", "quant"))
+        }
+        weights = replace(weights, vae_lora=osediff.lora(kept, weights.rank_vae), vae_modules=list(kept))
+    return at_ranks(weights, config.rank_unet, config.rank_vae, seed)
 
 
 def _attach(unet: nn.Module, vae: nn.Module, config: ModelConfig) -> dict[str, list[str]]:

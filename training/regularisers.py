@@ -143,8 +143,8 @@ def regularisers_of(kind: str, networks: Networks, loss: LossConfig) -> dict[str
     if kind == "gan":
         found["regulariser"] = LatentGAN(networks)
     elif kind != "none":
-        name, _, place = kind.partition("-")
-        found["regulariser"] = ScoreDistillation(networks, name, loss.guidance, in_pixels=place == "pixel")
+        name = kind.removesuffix("-pixel")
+        found["regulariser"] = ScoreDistillation(networks, name, loss.guidance, in_pixels=name != kind)
     if networks.projected is not None:
         found["adversarial"] = ImageGAN(networks, loss.adversarial_kind)
     return found

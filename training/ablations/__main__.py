@@ -31,6 +31,7 @@ from .report import PAGE, write_report
 log = logging.getLogger("training.ablations")
 
 JOB = (sys.executable, "-m", "training.ablations.job")
+_QUICK_STEPS, _QUICK_IMAGES = 10, 4
 _OF_THE_FOLDER = ("output", "resume")  # settings that may differ between two starts of a run
 
 
@@ -58,12 +59,18 @@ def main(argv: Sequence[str] | None = None, job: Sequence[str] = JOB) -> int:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="N")
     parser.add_argument("--steps", type=int, help="of each training (default: those of ablation.yaml)")
     parser.add_argument(
+        "--quick", action="store_true", help="ten steps and four images of each set: whether all of it works"
+    )
+    parser.add_argument(
         "--processes", type=int, default=2, help="runs at a time, of one thread each (default: 2)"
     )
     parser.add_argument(
         "--page", type=Path, default=PAGE, metavar="FILE", help="the report (default: docs/ablations.md)"
     )
     args = parser.parse_args(argv)
+
+    if args.quick:
+        args.steps, args.limit = args.steps or _QUICK_STEPS, min(args.limit, _QUICK_IMAGES)
 
     def work() -> int:
         failed = run(args, job)

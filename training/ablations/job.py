@@ -38,7 +38,8 @@ def do(run: Path, training: str, pictures: Pictures, settings: Sequence[str]) ->
             return status
     evaluation = pictures.evaluation(training)
     if not evaluation.is_done(run):
-        evaluate_run(run, config_of(training, settings).model.base, evaluation)
+        config = config_of(training, settings)
+        evaluate_run(run, config.model.base, config.data.degradation, evaluation)
     return 0
 
 

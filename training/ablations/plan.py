@@ -2,37 +2,45 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..config import TrainConfig, load_config
+from .prompting import DAPE, NONE, PROMPTINGS, RICH, WRONG
 
 CONFIG = Path(__file__).parents[1] / "configs" / "ablation.yaml"
 
-REFERENCE = "reference"
+REFERENCE, MSE, PLAIN = "reference", "mse", "plain"
+SHARE = 0.2  # of the gradient, that every regulariser gets
+
+
+def _regulariser(kind: str, share: float = SHARE) -> dict[str, Any]:
+    return {"model.regulariser": kind, "loss.shares": {"regulariser": share}}
+
 
 # name of a training -> changes to ablation.yaml
 TRAININGS: dict[str, dict[str, Any]] = {
     REFERENCE: {},
-    "regulariser-none": {"model.regulariser": "none"},
-    "regulariser-sds": {"model.regulariser": "sds"},
-    "regulariser-csd": {"model.regulariser": "csd"},
-    "regulariser-gan": {"model.regulariser": "gan"},
-    "regulariser-vsd-pixel": {"model.regulariser": "vsd-pixel"},
+    PLAIN: {"model.regulariser": "none", "loss.shares": {}},
+    MSE: {"model.regulariser": "none", "loss.shares": {}, "loss.perceptual_kind": "none"},
+    "sds": _regulariser("sds"),
+    "sds-dreamfusion": _regulariser("sds-dreamfusion"),
+    "csd": _regulariser("csd"),
+    "vsd-pixel": _regulariser("vsd-pixel"),
+    "gan-pixel": {"model.regulariser": "none", "loss.shares": {"adversarial": SHARE}},
+    "share-5": {"loss.shares": {"regulariser": 0.05}},
+    "share-50": {"loss.shares": {"regulariser": 0.5}},
     "prompts-none": {"data.captions": "none"},
     "rank-2": {"model.rank_unet": 2, "model.rank_vae": 2},
+    "rank-4": {"model.rank_unet": 4, "model.rank_vae": 4},
     "rank-8": {"model.rank_unet": 8, "model.rank_vae": 8},
     "rank-16": {"model.rank_unet": 16, "model.rank_vae": 16},
     "vae-frozen": {"model.tune_vae": "none"},
     "vae-both": {"model.tune_vae": "both"},
     "official-mid": {"model.official": "mid"},
 }
-
-# How a picture that is restored gets its prompt. none: it gets none. dape: tags of the low-quality picture by the
-# embedded tagger with its LoRA, as the paper's inference. hq: tags of the good picture by the tagger without it, which
-# no user has: what a perfect extractor could give at most.
-PROMPTINGS = ("none", "dape", "hq")
 
 
 @dataclass(frozen=True)
@@ -41,97 +49,145 @@ class Row:
 
     label: str
     training: str
-    prompting: str = "dape"
+    prompting: str = DAPE
 
     @property
-    def is_reference(self) -> bool:
-        """Whether it is what the others are compared with, whatever it is called there."""
-        return (self.training, self.prompting) == (REFERENCE, "dape")
+    def place(self) -> tuple[str, str]:
+        """What is measured, whatever it is called in a study."""
+        return self.training, self.prompting
 
 
 @dataclass(frozen=True)
 class Study:
-    """Rows that differ in one thing from `REFERENCE_ROW`, which is one of them. about: Markdown, what is changed."""
+    """Rows that differ in one thing from `reference`, which is one of them.
+
+    question: what a reader wants to know. about: Markdown, what is changed.
+    """
 
     name: str
     title: str
+    question: str
     about: str
     rows: tuple[Row, ...]
+    reference: Row
 
 
-REFERENCE_ROW = Row("reference", REFERENCE)
+_REFERENCE = Row("VSD in latents, a fifth of the gradient", REFERENCE)
+
+
+def _called(label: str) -> Row:
+    return Row(label, REFERENCE)
+
 
 STUDIES: dict[str, Study] = {
     study.name: study
     for study in (
         Study(
-            "regulariser",
-            "Regulariser",
-            "`model.regulariser`, each with the same weight. The GAN here judges noised latents; the paper's judges "
-            "pixels.",
+            "blur",
+            "What MSE alone does",
+            "Does MSE alone blur, and what sharpens again?",
+            "MSE alone; with the perceptual distance; and with VSD beside both.",
             (
-                Row("none", "regulariser-none"),
-                Row("SDS", "regulariser-sds"),
-                Row("CSD", "regulariser-csd"),
-                Row("GAN in latents", "regulariser-gan"),
-                Row("VSD in pixels", "regulariser-vsd-pixel"),
-                Row("VSD in latents", REFERENCE),
+                Row("MSE", MSE),
+                Row("MSE + perceptual", PLAIN),
+                _called("MSE + perceptual + VSD"),
             ),
+            _called("MSE + perceptual + VSD"),
+        ),
+        Study(
+            "regulariser",
+            "Regularisers",
+            "Which regulariser adds most, at the same share of the gradient?",
+            "`model.regulariser`, each with a fifth of the gradient at the latents. *SDS, DreamFusion's weighting* is "
+            "that of the literature; the others divide by the teacher's distance, as OSEDiff does. *GAN in pixels* is "
+            "a discriminator on EfficientNet-Lite0's features (`loss.adversarial`).",
+            (
+                Row("none", PLAIN),
+                Row("SDS", "sds"),
+                Row("SDS, DreamFusion's weighting", "sds-dreamfusion"),
+                Row("CSD", "csd"),
+                Row("GAN in pixels", "gan-pixel"),
+                Row("VSD in pixels", "vsd-pixel"),
+                _called("VSD in latents"),
+            ),
+            _called("VSD in latents"),
+        ),
+        Study(
+            "share",
+            "How much VSD",
+            "How large should VSD's share of the gradient be?",
+            "`loss.shares.regulariser` of VSD in latents.",
+            (
+                Row("0", PLAIN),
+                Row("5 %", "share-5"),
+                _called("20 %"),
+                Row("50 %", "share-50"),
+            ),
+            _called("20 %"),
         ),
         Study(
             "prompts",
             "Prompts",
+            "Do prompts matter, and must they be right?",
             "Trained with the tags of the HQ crop by the tagger without DAPE, as the official code, or without text. "
-            "*DAPE* restores with tags of the low-quality picture by the tagger with DAPE's LoRA. *HQ tags* are the "
-            "same weights with tags of the good picture by the tagger alone: no user has these, they stand for the "
-            "best that a richer extractor could say. *Text in training only* restores by the same weights without "
-            "a prompt.",
+            "*DAPE* restores with tags of the low-quality image by the tagger with DAPE's LoRA; *another image's* with "
+            "those of the next one in the set; *richer* with tags of the good image and its colours and texture, which "
+            "no user has; *none* with the same weights and no text.",
             (
-                Row("no text", "prompts-none", "none"),
-                Row("text in training only", REFERENCE, "none"),
-                Row("HQ tags", REFERENCE, "hq"),
-                Row("DAPE", REFERENCE),
+                Row("no text in training either", "prompts-none", NONE),
+                Row("none", REFERENCE, NONE),
+                Row("another image's", REFERENCE, WRONG),
+                Row("richer", REFERENCE, RICH),
+                _called("DAPE"),
             ),
+            _called("DAPE"),
         ),
         Study(
             "rank",
             "Rank of LoRA",
-            "`model.rank_unet` and `model.rank_vae` together; the regulariser keeps 4. The factor 8 / rank and the "
-            "start are the official ones, so that a higher rank also takes smaller steps at first.",
+            "Which rank is enough?",
+            "`model.rank_unet` and `model.rank_vae` together, from the nearest weights of that rank to the shipped "
+            "ones; the regulariser keeps its own.",
             (
                 Row("2", "rank-2"),
-                Row("4", REFERENCE),
+                Row("4", "rank-4"),
                 Row("8", "rank-8"),
                 Row("16", "rank-16"),
             ),
+            Row("4", "rank-4"),
         ),
         Study(
             "vae",
             "Tuning the VAE",
-            "`model.tune_vae`: none of it, the encoder (the paper), encoder and decoder.",
+            "Which half of the VAE should be tuned?",
+            "`model.tune_vae`: none of it, the encoder (the paper), encoder and decoder. The encoder's LoRA starts "
+            "from the shipped one, or is left out.",
             (
                 Row("frozen", "vae-frozen"),
-                Row("encoder", REFERENCE),
+                _called("encoder"),
                 Row("encoder and decoder", "vae-both"),
             ),
+            _called("encoder"),
         ),
         Study(
             "official",
             "The released script's regulariser",
+            "Does it matter that the released script trains a part of its regulariser only?",
             "`model.official: mid`. In the released script only the mid block's adapters of the regulariser act and "
             "learn; the paper describes all of them.",
             (
                 Row("mid block only", "official-mid"),
-                Row("all adapters", REFERENCE),
+                _called("all adapters"),
             ),
+            _called("all adapters"),
         ),
     )
 }
 
 
 def trainings(studies: list[str]) -> list[str]:
-    """The trainings that these studies need, the shared reference first and each once."""
-    rows = [REFERENCE_ROW, *(row for name in studies for row in STUDIES[name].rows)]
+    """The trainings that these studies need, the reference first and each once."""
+    rows = [_REFERENCE, *(row for name in studies for row in STUDIES[name].rows)]
     return list(dict.fromkeys(row.training for row in rows))
 
 
@@ -148,4 +204,4 @@ def config_of(training: str, overrides: list[str]) -> TrainConfig:
 
 def settings_of(training: str) -> list[str]:
     """The changes to ablation.yaml as "section.key=value"."""
-    return [f"{key}={value}" for key, value in TRAININGS[training].items()]
+    return [f"{key}={json.dumps(value)}" for key, value in TRAININGS[training].items()]

@@ -1,15 +1,13 @@
-"""A study in one picture: how far each row is from the reference."""
+"""A study in one figure: how far each row is from the reference."""
 
 from __future__ import annotations
 
 import io
 from typing import TYPE_CHECKING
 
-from osediff_core.evaluate.metrics import METRICS
-
 from ..run.curves import FAINT, GRID, INK, OURS
-from .figures import SET_TITLES
-from .plan import REFERENCE_ROW, Study
+from .figures import METRICS
+from .plan import Study
 from .results import Difference, Results
 
 if TYPE_CHECKING:
@@ -17,15 +15,14 @@ if TYPE_CHECKING:
 
 
 def draw_study(study: Study, results: Results, dpi: int = 110) -> bytes | None:
-    """A PNG: one panel a metric and set, one line a row; None where there is nothing to compare.
+    """A PNG: one panel a metric, over all sets, one line a row; None where there is nothing to compare.
 
     Raises ImportError without matplotlib.
     """
-    rows = [row for row in study.rows if not row.is_reference]
-    panels = [(name, metric) for name in results.sets for metric in results.metrics]
+    rows = [row for row in study.rows if row.place != study.reference.place]
     found = {
-        (*panel, row): results.difference(row, REFERENCE_ROW, panel[1], panel[0])
-        for panel in panels
+        (metric, row): results.difference(row, study.reference, metric)
+        for metric in results.metrics
         for row in rows
     }
     if not any(found.values()):
@@ -34,16 +31,15 @@ def draw_study(study: Study, results: Results, dpi: int = 110) -> bytes | None:
     from matplotlib.figure import Figure
 
     columns = len(results.metrics)
-    lines = len(panels) // columns
-    size = 4.6 * columns, lines * (1.1 + 0.34 * len(rows))
-    figure = Figure(figsize=size, layout="constrained", facecolor="white")
-    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)
+    figure = Figure(
+        figsize=(1.6 + 2.5 * columns, 1.2 + 0.36 * len(rows)), layout="constrained", facecolor="white"
+    )
     FigureCanvasAgg(figure)
-    grid = figure.subplots(lines, columns, squeeze=False).flatten()
-    for axes, (name, metric) in zip(grid, panels, strict=True):
-        _style(axes, name, metric)
+    panels = figure.subplots(1, columns, squeeze=False, sharey=True).flatten()
+    for axes, metric in zip(panels, results.metrics, strict=True):
+        _style(axes, metric)
         for place, row in enumerate(rows):
-            difference = found[name, metric, row]
+            difference = found[metric, row]
             if difference is not None:
                 _draw(axes, place, difference.times(1 if METRICS[metric].higher else -1))
         axes.set_yticks(range(len(rows)), [row.label for row in rows], color=INK)
@@ -53,12 +49,12 @@ def draw_study(study: Study, results: Results, dpi: int = 110) -> bytes | None:
     return buffer.getvalue()
 
 
-def _style(axes: Axes, name: str, metric: str) -> None:
-    title = f"{METRICS[metric].title}, {SET_TITLES[name]}"
-    axes.set_title(title, loc="left", fontsize=10.5, color=INK, fontweight="bold")
-    unit = METRICS[metric].unit
-    axes.set_xlabel(f"gain over the reference{f' in {unit}' if unit else ''} →", fontsize=8.5, color=FAINT)
-    axes.locator_params(axis="x", nbins=6)
+def _style(axes: Axes, metric: str) -> None:
+    described = METRICS[metric]
+    axes.set_title(described.title, loc="left", fontsize=10.5, color=INK, fontweight="bold")
+    unit = f" in {described.unit}" if described.unit else ""
+    axes.set_xlabel(f"{'gain' if metric != 'sharpness' else 'more'}{unit} →", fontsize=8.5, color=FAINT)
+    axes.locator_params(axis="x", nbins=5)
     axes.axvline(0, color=FAINT, linewidth=1.2)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color(GRID)

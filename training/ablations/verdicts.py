@@ -1,4 +1,4 @@
-"""The paper's claims against what was measured, by one rule.
+"""Claims against what was measured, by one rule.
 
 Of the paper only the conclusions are used, none of its figures; what is compared is always two rows of the plan.
 """
@@ -8,27 +8,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from osediff_core.evaluate.metrics import METRICS
+from .figures import KID, METRICS, SHARPNESS
+from .plan import MSE, PLAIN, REFERENCE, Row
+from .prompting import DAPE, NONE, RICH, WRONG
+from .results import IDENTITY, Difference, Results
 
-from .plan import REFERENCE, REFERENCE_ROW, Row
-from .results import Difference, Results
-
-AGREES, DISAGREES, UNCLEAR, UNMEASURED = "agrees", "disagrees", "cannot tell", "not measured"
+AGREES, DISAGREES, UNCLEAR, UNMEASURED = "yes", "no", "cannot tell", "not measured"
 
 # What a claim of "no difference" allows: above it a difference would be worth something.
-MARGIN = {"psnr": 0.05, "d2": 0.01, "niqe": 0.05}  # dB; of D2's range of about 1; NIQE's units
+MARGIN = {"psnr": 0.05, "d2": 0.01, "niqe": 0.1, KID: 1.0, SHARPNESS: 0.03}
 
 FULL_REFERENCE = ("psnr",)
-NO_REFERENCE = ("d2", "niqe")  # D2 stands in: it does look at the truth
+NO_REFERENCE = ("d2", "niqe", KID)  # D2 stands in: it does look at the truth
 
 
 @dataclass(frozen=True)
 class Claim:
-    """One sentence of the paper as a comparison of two rows.
+    """One sentence as a comparison of two rows.
 
     better, worse: the claim says that the first is better than the second, or, where `equal`, that they are about as
-    good. untried: why the comparison is not the paper's; there is no verdict then. of_paper: False for a question that
-    the paper does not answer.
+    good. of_paper: False for a question that the paper does not answer.
     """
 
     study: str
@@ -37,7 +36,6 @@ class Claim:
     worse: Row
     metrics: tuple[str, ...]
     equal: bool = False
-    untried: str = ""
     of_paper: bool = True
 
 
@@ -55,95 +53,160 @@ class Finding:
     why: str = ""
 
 
-def _row(training: str, prompting: str = "dape") -> Row:
+def _row(training: str, prompting: str = DAPE) -> Row:
     return Row(training, training, prompting)
 
 
+_REFERENCE = _row(REFERENCE)
+
 CLAIMS = (
     Claim(
+        "blur",
+        "MSE alone blurs: the enlarged input is sharper than its result.",
+        IDENTITY,
+        _row(MSE),
+        (SHARPNESS,),
+        of_paper=False,
+    ),
+    Claim(
+        "blur",
+        "VSD sharpens what MSE and the perceptual distance give.",
+        _REFERENCE,
+        _row(PLAIN),
+        (SHARPNESS,),
+        of_paper=False,
+    ),
+    Claim(
         "regulariser",
-        "VSD helps the no-reference metrics against no regulariser.",
-        REFERENCE_ROW,
-        _row("regulariser-none"),
+        "VSD is better than no regulariser in the no-reference metrics.",
+        _REFERENCE,
+        _row(PLAIN),
         NO_REFERENCE,
     ),
     Claim(
         "regulariser",
         "VSD in latent space is better than VSD in pixel space.",
-        REFERENCE_ROW,
-        _row("regulariser-vsd-pixel"),
+        _REFERENCE,
+        _row("vsd-pixel"),
         NO_REFERENCE,
     ),
     Claim(
         "regulariser",
         "In pixel space VSD and GAN are about equal.",
-        _row("regulariser-vsd-pixel"),
-        _row("regulariser-gan"),
+        _row("vsd-pixel"),
+        _row("gan-pixel"),
         NO_REFERENCE,
         equal=True,
-        untried="the GAN here works in latents, so this is not the paper's comparison",
+    ),
+    Claim(
+        "regulariser",
+        "VSD is better than SDS, weighted alike.",
+        _REFERENCE,
+        _row("sds"),
+        NO_REFERENCE,
+        of_paper=False,
+    ),
+    Claim(
+        "regulariser",
+        "VSD is better than SDS as the literature weights it.",
+        _REFERENCE,
+        _row("sds-dreamfusion"),
+        NO_REFERENCE,
+        of_paper=False,
+    ),
+    Claim(
+        "regulariser",
+        "VSD, which trains a regulariser, is better than CSD, which trains none.",
+        _REFERENCE,
+        _row("csd"),
+        NO_REFERENCE,
+        of_paper=False,
+    ),
+    Claim(
+        "share",
+        "VSD helps more with a fifth of the gradient than with a twentieth.",
+        _REFERENCE,
+        _row("share-5"),
+        NO_REFERENCE,
+        of_paper=False,
+    ),
+    Claim(
+        "share",
+        "Half of the gradient is too much: a fifth is better.",
+        _REFERENCE,
+        _row("share-50"),
+        FULL_REFERENCE + NO_REFERENCE,
+        of_paper=False,
     ),
     Claim(
         "prompts",
         "Without text the full-reference metrics are better.",
-        _row("prompts-none", "none"),
-        REFERENCE_ROW,
+        _row("prompts-none", NONE),
+        _REFERENCE,
         FULL_REFERENCE,
     ),
     Claim(
         "prompts",
         "With text the no-reference metrics are better.",
-        REFERENCE_ROW,
-        _row("prompts-none", "none"),
+        _REFERENCE,
+        _row("prompts-none", NONE),
         NO_REFERENCE,
     ),
     Claim(
         "prompts",
-        "Richer extractors than DAPE bring little.",
-        _row(REFERENCE, "hq"),
-        REFERENCE_ROW,
+        "Richer prompts than DAPE's bring little.",
+        _row(REFERENCE, RICH),
+        _REFERENCE,
         NO_REFERENCE,
         equal=True,
     ),
     Claim(
+        "prompts",
+        "The prompt must be right: DAPE's is better than another image's.",
+        _REFERENCE,
+        _row(REFERENCE, WRONG),
+        FULL_REFERENCE + NO_REFERENCE,
+        of_paper=False,
+    ),
+    Claim(
         "rank",
-        "A rank of 2 is too low: it does not converge as 4 does.",
-        REFERENCE_ROW,
+        "A rank of 2 is too low: 4 is better.",
+        _row("rank-4"),
         _row("rank-2"),
         FULL_REFERENCE + NO_REFERENCE,
     ),
     Claim(
         "rank",
-        "A rank of 8 is too high: it overfits, and 4 is better.",
-        REFERENCE_ROW,
+        "A rank of 8 is too high: 4 is better.",
+        _row("rank-4"),
         _row("rank-8"),
         FULL_REFERENCE + NO_REFERENCE,
     ),
     Claim(
         "rank",
-        "A rank of 16 is too high: it overfits, and 4 is better.",
-        REFERENCE_ROW,
+        "A rank of 16 is too high: 4 is better.",
+        _row("rank-4"),
         _row("rank-16"),
         FULL_REFERENCE + NO_REFERENCE,
     ),
     Claim(
         "vae",
-        "Tuning the VAE's encoder helps strongly.",
-        REFERENCE_ROW,
+        "Tuning the VAE's encoder helps.",
+        _REFERENCE,
         _row("vae-frozen"),
         FULL_REFERENCE + NO_REFERENCE,
     ),
     Claim(
         "vae",
-        "A frozen decoder is better than a tuned one for the no-reference metrics.",
-        REFERENCE_ROW,
+        "A frozen decoder is better than a tuned one in the no-reference metrics.",
+        _REFERENCE,
         _row("vae-both"),
         NO_REFERENCE,
     ),
     Claim(
         "official",
         "All adapters of the regulariser (the paper) are better than the mid block's alone (the released script).",
-        REFERENCE_ROW,
+        _REFERENCE,
         _row("official-mid"),
         NO_REFERENCE,
         of_paper=False,
@@ -152,7 +215,7 @@ CLAIMS = (
 
 
 def judge(claim: Claim, results: Results) -> Finding:
-    """The claim against all pictures of all sets."""
+    """The claim against all images of all sets."""
     gains = {}
     for metric in claim.metrics:
         found = results.difference(claim.better, claim.worse, metric)
@@ -162,7 +225,7 @@ def judge(claim: Claim, results: Results) -> Finding:
         metric: equality(gain, MARGIN[metric]) if claim.equal else superiority(gain)
         for metric, gain in gains.items()
     }
-    why = claim.untried or _same_twice(claim, results)
+    why = _same_twice(claim, results)
     return Finding(claim, gains, UNMEASURED if why else joint(list(by_metric.values())), by_metric, why)
 
 
@@ -171,7 +234,7 @@ def _same_twice(claim: Claim, results: Results) -> str:
     if claim.better.training != claim.worse.training:
         return ""
     same, total = results.same_prompts(claim.better, claim.worse)
-    return f"both prompts are equal in {same} of {total} pictures" if 2 * same > total else ""
+    return f"both prompts are equal in {same} of {total} images" if 2 * same > total else ""
 
 
 def superiority(gain: Difference) -> str:
@@ -197,8 +260,10 @@ def equality(gain: Difference, margin: float) -> str:
 
 
 def joint(verdicts: Sequence[str]) -> str:
-    """Of several metrics: what all of them say."""
-    said = set(verdicts)
-    if not said:
+    """Of several metrics: what more than half of them say, if none says the contrary."""
+    if not verdicts:
         return UNMEASURED
-    return said.pop() if len(said) == 1 else UNCLEAR
+    for said, contrary in ((AGREES, DISAGREES), (DISAGREES, AGREES)):
+        if 2 * verdicts.count(said) > len(verdicts) and contrary not in verdicts:
+            return said
+    return UNCLEAR

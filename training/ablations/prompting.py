@@ -1,0 +1,40 @@
+"""Prompts to restore with, of the kinds that the studies compare."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from osediff_core.dape import Tag, fitting_prompt
+from osediff_core.dape.choice import TINY, open_tagger
+
+from ..data.appearance import appearance_tags
+from ..data.pictures import to_tensor
+from ..validate import ValidationPair
+
+NONE, DAPE, RICH, WRONG = "none", "dape", "rich", "wrong"
+# none: no text. dape: tags of the low-quality image by the embedded tagger with its LoRA, as the paper's inference.
+# rich: tags of the good image by the tagger alone, and its measured colours and texture, which no user has: more than
+# an extractor could give. wrong: the "dape" prompt of the next picture, which says what is not there.
+PROMPTINGS = (NONE, DAPE, RICH, WRONG)
+
+
+def prompts_of(
+    prompting: str, pairs: Sequence[ValidationPair], fits: Callable[[str], bool]
+) -> dict[str, str]:
+    """Name of the picture -> prompt. fits: whether the text encoder takes all of a prompt."""
+    if prompting == NONE:
+        return {pair.name: "" for pair in pairs}
+    if prompting == WRONG:
+        right = list(prompts_of(DAPE, pairs, fits).values())
+        return {pair.name: right[(place + 1) % len(right)] for place, pair in enumerate(pairs)}
+    on_lq = prompting == DAPE
+    tagger = open_tagger(TINY if on_lq else None, None if on_lq else TINY, dtype="fp32", device="cpu")
+
+    def prompt(pair: ValidationPair) -> str:
+        image: np.ndarray = pair.lq if on_lq else pair.hq
+        tags: list[Tag | str] = list(tagger.tag(to_tensor(image[None]))[0])
+        return fitting_prompt(tags if on_lq else appearance_tags(image) + tags, "", fits)
+
+    return {pair.name: prompt(pair) for pair in pairs}
