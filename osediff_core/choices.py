@@ -5,6 +5,9 @@ evaluate.metrics.METRICS.
 """
 
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}  # our name -> torch's
+JPEG_QUALITY = 95
+LEAST_VAE_MEMORY = 64 * 2**20  # bytes; within less, or in smaller tiles, the VAE takes very long
+LEAST_VAE_TILE = 64  # px
 VAE_ATTENTIONS = ("auto", "exact", "pooled")
 # degrade/presets/NAME.yaml
 DEGRADATIONS = ("realesrgan", "light", "jpeg", "blur", "codeformer", "bsrgan", "bsrgan_plus")

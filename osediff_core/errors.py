@@ -47,8 +47,8 @@ class OutOfDisk(OSEDiffError):
     """Intermediate results that do not fit in memory do not fit on the disk either."""
 
 
-class DiskFull(ImageError, CheckpointError):
-    """The disk takes no further result, picture or weights: it is full, over its quota, read-only or failing."""
+class DiskFull(ImageError, CheckpointError, DownloadError):
+    """The disk takes no further result, picture or file: it is full, over its quota, read-only or failing."""
 
 
 class NonFiniteError(OSEDiffError):

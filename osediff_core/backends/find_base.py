@@ -7,7 +7,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import BaseModelError, first_line
+from ..errors import BaseModelError, OptionError, first_line
+from ..printable import quoted
 
 logger = logging.getLogger(__name__)
 
@@ -47,9 +48,11 @@ def find_base(base: str | Path, allow_download: bool = False, revision: str | No
 
     A file is not opened here. A hub id is looked for in the local cache; it is downloaded (resumably, with a
     progress bar) only with allow_download. revision: the hub's commit or branch, for hub ids only.
-    Raises BaseModelError if nothing is found.
+    Raises BaseModelError if nothing is found, OptionError for a revision of anything but a hub id.
     """
     name = str(base)
+    if revision is not None:
+        check_revision(base)
     if name in PACKAGED:
         if not PACKAGED[name].is_dir():
             raise BaseModelError(
@@ -72,6 +75,15 @@ def find_base(base: str | Path, allow_download: bool = False, revision: str | No
         f"There is no base model at {name}; give a diffusers folder, a single-file checkpoint, a hub id, or "
         f"{' or '.join(repr(n) for n in PACKAGED)}."
     )
+
+
+def check_revision(base: str | Path) -> None:
+    """Raises OptionError for a base that no revision can be of."""
+    name = str(base)
+    if name in PACKAGED or Path(base).expanduser().exists() or not _HUB_ID.fullmatch(name):
+        raise OptionError(
+            f"A revision is that of a hub id, which the base {quoted(name)} is not; leave it out."
+        )
 
 
 def _snapshot(repo: str, allow_download: bool, revision: str | None) -> Path:

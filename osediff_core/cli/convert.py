@@ -10,6 +10,9 @@ from ..errors import OptionError
 from .outcome import DONE, Outcome, megabytes
 
 HELP = "OSEDiff weights: .pkl <-> .safetensors; RAM and DAPE in one file"
+EXAMPLES = """osediff convert osediff.pkl osediff.safetensors
+osediff convert ram_swin_large_14m.pth tagger.safetensors --dape DAPE.pth
+"""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -41,7 +44,7 @@ def run(args: argparse.Namespace) -> Outcome:
 
         write_weights(output, read_weights(source), dtype=args.dtype)
     data = {"command": "convert", "input": str(source), "output": str(output), "bytes": output.stat().st_size}
-    return Outcome(DONE, f"{source} -> {output} ({megabytes(data['bytes'])})", data)
+    return Outcome(DONE, [], data, [f"{source} -> {output} ({megabytes(data['bytes'])})"])
 
 
 def _convert_tagger(source: Path, output: Path, args: argparse.Namespace) -> None:

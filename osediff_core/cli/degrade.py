@@ -11,19 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from ..choices import DEGRADATIONS
 from ..errors import ImageError, OptionError
-from .jobs import Job, check_outputs, make_plan
-from .options import add_pictures, natural, positive
-from .outcome import Outcome
-from .results import (
-    Result,
-    ends_early,
-    failed,
-    interrupt_waits,
-    may_fail,
-    progress_bar,
-    skip_existing,
-    summary,
-)
+from ..printable import printable
+from .jobs import Job, check_outputs, make_plan, read_source, write_result, written_as
+from .options import add_pictures, check_pictures, natural, positive
+from .outcome import FAILED, Outcome
+from .progress import Progress
+from .results import Result, ends_early, may_fail, planned, skip_existing, summary, unreadable_results
+from .signals import held
 
 if TYPE_CHECKING:
     from ..degrade import Degradation
@@ -32,6 +26,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 HELP = "make good pictures bad"
+EXAMPLES = """osediff degrade photo.png -o bad.png
+osediff degrade photos/ -o bad/ --preset codeformer --resize-back --seed 7 --sheet sheet.png
+"""
 
 _LONGEST_SHEET = 64  # pairs; more cannot be looked at
 
@@ -75,12 +72,14 @@ def run(args: argparse.Namespace) -> Outcome:
 
     find_preset(args.preset)
     plan = make_plan(
-        [Path(p) for p in args.inputs], Path(args.output), recursive=args.recursive, file_format=args.format
+        args.inputs, args.output, recursive=args.recursive, file_format=args.format, name=args.name
     )
+    check_pictures(args, plan.jobs)
     sheet = _sheet_job(args, plan.jobs)
-    results: list[Result] = [failed(DegradeResult(str(path), None), text) for path, text in plan.unreadable]
+    results = unreadable_results(plan.unreadable, DegradeResult)
     jobs = skip_existing(plan.jobs, results, DegradeResult) if args.skip_existing else plan.jobs
-    check_outputs([*jobs, *sheet])
+    if not args.dry_run:
+        check_outputs([*jobs, *sheet])
     options = {
         "preset": args.preset,
         "scale": args.scale,
@@ -91,9 +90,18 @@ def run(args: argparse.Namespace) -> Outcome:
     }
     pairs: list[Cell] = []
     interrupted = ends_early(lambda: _degrade_all(args, plan.jobs, jobs, results, pairs))
+    outcome = summary("degrade", "degraded", results, plan.total, interrupted, options, plan.left_out)
+    if args.dry_run:
+        return planned(outcome, results)
     if args.sheet and pairs:
-        _write_sheet(Path(args.sheet), pairs)
-    return summary("degrade", "degraded", results, plan.total, interrupted, options)
+        try:
+            _write_sheet(Path(args.sheet), pairs)
+        except ImageError as error:  # what was done is still told
+            logger.error("%s", error)
+            return replace(
+                outcome, status=outcome.status or FAILED, data={**outcome.data, "error": str(error)}
+            )
+    return outcome
 
 
 def _sheet_job(args: argparse.Namespace, jobs: list[Job]) -> list[Job]:
@@ -118,35 +126,47 @@ def _degrade_all(
 ) -> None:
     """Appends one result per job when it begins. A picture's number is its place among all, skipped ones too."""
     number = {job: index for index, job in enumerate(numbered)}
-    for job in progress_bar(jobs, "degrading"):
-        result = DegradeResult(str(job.source), str(job.output))
-        results.append(result)
-        with may_fail(result, "degraded", args.debug):
-            _degrade_one(args, job, number[job], result, pairs)
+    with Progress(args, jobs, "degrading") as progress:
+        for job in progress:
+            result = DegradeResult(str(job.source), str(job.output))
+            results.append(result)
+            progress.begin(result.input)
+            with may_fail(result, "degraded", args.debug):
+                _degrade_one(args, job, number[job], result, pairs)
+            progress.end(result)
 
 
 def _degrade_one(
     args: argparse.Namespace, job: Job, index: int, result: DegradeResult, pairs: list[Cell]
 ) -> None:
-    from ..images import check_format, read_image, write_image
+    from ..images import check_format
 
     start = time.perf_counter()
-    picture = read_image(job.source)
+    picture = read_source(job)
     result.input_size, result.notes = list(picture.size), list(picture.notes)
-    check_format(job.output, alpha=picture.alpha is not None)
+    check_format(written_as(job, args.format), alpha=picture.alpha is not None)
     if picture.bits == 16:
         result.notes.append("its 16 bits per channel become 8, as degraded pictures have no more")
+    if args.dry_run:
+        result.status, result.output_size = "planned", _size_of(args, picture)
+        return
     lq, degradation = _degraded(args, picture, index)
     for note in result.notes:
         logger.warning("%s: %s", job.source, note)
-    with interrupt_waits():
-        write_image(job.output, lq)
+    with held():
+        write_result(job, lq, args)
         result.status, result.output_size = "degraded", list(lq.size)
         result.degradation = degradation.as_dict()
         result.seconds = round(time.perf_counter() - start, 3)
     logger.info("%s -> %s (%s)", job.source, job.output, degradation.describe())
     if args.sheet and len(pairs) < _LONGEST_SHEET:
-        pairs.append(_pair(picture, lq, f"{job.source.name}: {degradation.describe()}"))
+        pairs.append(_pair(picture, lq, printable(f"{job.source.name}: {degradation.describe()}")))
+
+
+def _size_of(args: argparse.Namespace, picture: Picture) -> list[int]:
+    from ..geometry import target_size
+
+    return list(picture.size if args.resize_back else target_size(*picture.size, scale=1 / args.scale))
 
 
 def _degraded(args: argparse.Namespace, picture: Picture, index: int) -> tuple[Picture, Degradation]:

@@ -8,7 +8,9 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from ..errors import OptionError, OSEDiffError
-from .outcome import DONE, FAILED, INTERRUPTED, USAGE
+from ..interrupts import pass_on
+from .outcome import DONE, FAILED, USAGE
+from .signals import ending
 
 T = TypeVar("T")
 
@@ -17,7 +19,7 @@ def run_main(
     work: Callable[[], int | None],
     log: logging.Logger,
     *,
-    interrupted: str = "interrupted",
+    interrupted: str | None = None,
     level: int = logging.INFO,
     line: str = "%(message)s",
 ) -> int:
@@ -35,12 +37,17 @@ def run_main(
 
 
 def explained(
-    work: Callable[[], T], tell: Callable[[BaseException, int, str], T], interrupted: str = "interrupted"
+    work: Callable[[], T], tell: Callable[[BaseException, int, str], T], interrupted: str | None = None
 ) -> T:
     """The result of `work`, or of `tell(error, exit code, sentence)` for an error that has an explanation."""
     try:
-        return work()
+        try:
+            return work()
+        except Exception as error:
+            pass_on(error)
+            raise
     except OSEDiffError as error:
         return tell(error, USAGE if isinstance(error, OptionError) else FAILED, str(error))
     except KeyboardInterrupt as error:
-        return tell(error, INTERRUPTED, interrupted)
+        word, status = ending()
+        return tell(error, status, interrupted or word)

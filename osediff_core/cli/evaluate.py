@@ -5,26 +5,31 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..atomic import write_bytes_atomically
-from ..errors import ImageError, OSEDiffError, explained
+from ..errors import ImageError, OSEDiffError, writing
 from ..evaluate.metrics import DEFAULT, METRICS
 from ..version import __version__
 from .jobs import Job, check_outputs
-from .options import add_device, natural
-from .outcome import DONE, FAILED, INTERRUPTED, Outcome
-from .results import progress_bar
+from .naming import output_folder
+from .options import add_device, natural, without_effect
+from .outcome import DONE, FAILED, SCHEMA_VERSION, Outcome
+from .progress import Progress
+from .signals import ending
 
 if TYPE_CHECKING:
     from ..evaluate.evaluation import Evaluation
-    from ..evaluate.folders import Pairing
+    from ..evaluate.folders import Pairing, PicturePair
 
 logger = logging.getLogger(__name__)
 
 HELP = "measure results against ground truth"
+EXAMPLES = """osediff evaluate results/ HR/ --lq LR/ -o evaluation/
+osediff evaluate restored.png original.png --metrics psnr,ssim
+"""
 
 FILES = ("evaluation.json", "evaluation.csv", "evaluation.md", "report.html")
 
@@ -50,7 +55,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_device(add)
     add("--allow-download", action="store_true", help="let pyiqa fetch the weights of metrics")
     add("--seed", type=natural, default=0, metavar="N", help="of the bootstrap intervals (default: 0)")
-    add("--title", metavar="TEXT", help="of the report (default: the folder's name)")
+    add("--title", type=str, metavar="TEXT", help="of the report (default: the folder's name)")
     add(
         "--report-pictures",
         type=natural,
@@ -71,10 +76,12 @@ def run(args: argparse.Namespace) -> Outcome:
     results = Path(args.results)
     truth, lq = (None if path is None else Path(path) for path in (args.truth, args.lq))
     output = None if args.output is None else Path(args.output)
+    without_effect(args.title is not None and output is None, "--title", "no report is written without -o")
     if output is not None:
+        output_folder(str(args.output))
         check_outputs([Job(results, output / name) for name in FILES])
     pairing = pair_up(results, truth, lq)
-    for sentence in pairing.unpaired:
+    for sentence in (*pairing.left_out, *pairing.unpaired):
         logger.warning("%s", sentence)
     found = evaluate(
         pairing.pairs,
@@ -82,7 +89,7 @@ def run(args: argparse.Namespace) -> Outcome:
         device,
         allow_download=args.allow_download,
         seed=args.seed,
-        progress=lambda pairs: iter(progress_bar(pairs, "evaluating")),
+        progress=lambda pairs: _telling(args, pairs),
     )
     data = {
         "command": "evaluate",
@@ -90,9 +97,10 @@ def run(args: argparse.Namespace) -> Outcome:
         "ground_truth": args.truth,
         "lq": args.lq,
         "unpaired": pairing.unpaired,
+        "left_out": pairing.left_out,
         **found.as_dict(),
     }
-    lines = [as_text(found), _counts(found, pairing)]
+    lines = [*as_text(found).splitlines(), *_counts(found, pairing)]
     status = FAILED if found.failed or pairing.unpaired else DONE
     if output is not None:
         data["files"] = [str(output / name) for name in FILES]
@@ -107,18 +115,24 @@ def run(args: argparse.Namespace) -> Outcome:
             status = FAILED
         if written:
             lines.append(f"written to {output}: {', '.join(written)}")
-    return Outcome(INTERRUPTED if found.interrupted else status, "\n".join(lines), data)
+    return Outcome(ending()[1] if found.interrupted else status, lines, data)
 
 
-def _counts(found: Evaluation, pairing: Pairing) -> str:
+def _telling(args: argparse.Namespace, pairs: Sequence[PicturePair]) -> Iterator[PicturePair]:
+    with Progress(args, pairs, "evaluating") as progress:
+        for pair in progress:
+            progress.begin(str(pair.result))
+            yield pair
+
+
+def _counts(found: Evaluation, pairing: Pairing) -> list[str]:
     text = f"{len(found.cases)} measured, {len(found.failed)} failed"
     if found.interrupted:
         left = len(pairing.pairs) - len(found.cases) - len(found.failed)
-        text += f", {left} not done: interrupted"
+        text += f", {left} not done: {ending()[0]}"
     lines = [text, *(f"  {sentence}" for sentence in pairing.unpaired)]
     lines += [f"  failed: {error}" for error in found.failed.values()]
-    lines += [f"  skipped: {reason}" for reason in found.skipped.values()]
-    return "\n".join(lines)
+    return [*lines, *(f"  skipped: {reason}" for reason in found.skipped.values())]
 
 
 def _contents(
@@ -134,7 +148,9 @@ def _contents(
     about += [f"LQ: {args.lq}"] if args.lq else []
     about += data["unpaired"]
     makers = (
-        lambda: json.dumps({"version": __version__, **data}, indent=2) + "\n",
+        lambda: (
+            json.dumps({"version": __version__, "schema_version": SCHEMA_VERSION, **data}, indent=2) + "\n"
+        ),
         lambda: as_csv(found),
         lambda: markdown(found, title),
         lambda: render_report(found, title, about, args.report_pictures),
@@ -143,5 +159,5 @@ def _contents(
 
 
 def _write(path: Path, text: str) -> None:
-    with explained(ImageError, f"{path} cannot be written", "free space or choose another -o"):
+    with writing(ImageError, f"{path} cannot be written", "choose another -o"):
         write_bytes_atomically(path, text.encode())

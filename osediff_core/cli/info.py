@@ -1,15 +1,23 @@
-"""`osediff info`: what a checkpoint or a base model is and holds."""
+"""`osediff info`: what a checkpoint or a base model is and holds, and whether it is a published one."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
 from .outcome import DONE, Outcome, megabytes
 
+logger = logging.getLogger(__name__)
+
 HELP = "what a checkpoint or base model is and holds"
+EXAMPLES = """osediff info osediff.pkl
+osediff info path/to/sd21-base --json
+"""
+
+_WEIGHTS = frozenset({".safetensors", ".pkl", ".pth", ".pt", ".bin", ".ckpt"})
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -25,16 +33,44 @@ def run(args: argparse.Namespace) -> Outcome:
     from ..backends.find_base import PACKAGED
     from ..weights.describe import describe
 
-    facts = describe(PACKAGED.get(args.path, Path(args.path)), args.method)
+    path = PACKAGED.get(args.path, Path(args.path))
+    facts = describe(path, args.method)
+    facts |= _checksums(path) if path.is_dir() else _checksum(path)
     return Outcome(DONE, _as_text(facts), {"command": "info", **facts})
 
 
-def _as_text(facts: dict[str, Any]) -> str:
+def _checksum(path: Path) -> dict[str, Any]:
+    """The file's SHA-256, and which published file it is or has the name of."""
+    from ..weights.digest import check_published
+
+    found = check_published(path)
+    if found.namesake is not None:
+        logger.warning(
+            "%s has the name of the published %s, but another content (expected %s, found %s); if it came from %s, "
+            "download it again",
+            path,
+            found.namesake.name,
+            found.namesake.digest,
+            found.digests[found.namesake.digest.kind],
+            found.namesake.place,
+        )
+    name = None if found.file is None else found.file.name
+    return {"sha256": found.digests["sha256"].value, "published": name}
+
+
+def _checksums(folder: Path) -> dict[str, Any]:
+    from ..weights.digest import digest_of
+
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _WEIGHTS and path.is_file())
+    return {"sha256": {str(path.relative_to(folder)): digest_of(path).value for path in files}}
+
+
+def _as_text(facts: dict[str, Any]) -> list[str]:
     lines = [f"{facts['path']}: {facts['what']} ({megabytes(facts['bytes'])})", f"  use: {facts['use']}"]
     for key, value in facts.items():
         if key not in ("path", "what", "use", "bytes"):
             lines += _lines(key, value, "  ")
-    return "\n".join(lines)
+    return lines
 
 
 def _lines(key: str, value: Any, indent: str) -> list[str]:  # noqa: ANN401 - any JSON value

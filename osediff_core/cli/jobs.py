@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import argparse
+import logging
 import os
+import sys
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ..errors import ImageError, OptionError, explained
+from ..choices import JPEG_QUALITY
+from ..errors import ImageError, OptionError, explained, writing
+from .naming import Template, output_folder
+
+if TYPE_CHECKING:
+    from ..images import Picture
+
+logger = logging.getLogger(__name__)
 
 # Formats that are written without loss keep their suffix; a JPEG result would lose what was just restored.
 _KEPT_SUFFIXES = frozenset({".png", ".tif", ".tiff", ".webp"})
 FORMATS = {"png": ".png", "tiff": ".tif", "webp": ".webp", "jpeg": ".jpg"}
+STREAM = Path("-")  # standard input as a source, standard output as an output
+
+Unreadable = tuple[Path, str]  # an input that gives no job, and the sentence that says why
 
 
 @dataclass(frozen=True)
@@ -23,11 +38,21 @@ class Job:
 
 
 @dataclass(frozen=True)
+class Inputs:
+    """pictures: (path, path relative to its folder). left_out: pictures in folders whose format is not read."""
+
+    pictures: list[tuple[Path, Path]]
+    unreadable: list[Unreadable]
+    left_out: list[Path]
+
+
+@dataclass(frozen=True)
 class Plan:
-    """jobs in the order they are done; unreadable: inputs that give no job, each with the sentence that says why."""
+    """jobs in the order they are done; unreadable and left_out as in `Inputs`."""
 
     jobs: list[Job]
-    unreadable: list[tuple[Path, str]]
+    unreadable: list[Unreadable]
+    left_out: list[Path] = field(default_factory=list)
 
     @property
     def total(self) -> int:
@@ -36,91 +61,130 @@ class Plan:
 
 
 def make_plan(
-    inputs: list[Path], output: Path, *, recursive: bool = False, file_format: str | None = None
+    inputs: Sequence[str],
+    output: str,
+    *,
+    recursive: bool = False,
+    file_format: str | None = None,
+    name: Template | None = None,
 ) -> Plan:
     """Pairs every picture in `inputs` (files, or folders of pictures) with its output file.
 
-    `output` is a file if there is one input that is no folder and `output` has an image suffix; else a
-    folder. In a folder the result is called like the input, with the suffix of `file_format`, or the input's
-    own if that format is written without loss, or .png. With `recursive`, sub-folders are searched and kept
-    in the output. Raises OptionError if one output would come from two inputs or overwrite an input.
+    `output` is "-", a file if there is one input that is no folder and `output` has an image suffix, or a folder. In a
+    folder the result is called like the input or as `name` makes it, with the suffix of `file_format`, or the input's
+    own if that format is written without loss, or .png. With `recursive`, sub-folders are searched and kept in the
+    output. Raises OptionError if one output would come from two inputs or overwrite an input, and for an output that is
+    neither.
     """
-    to_file = _is_file_output(inputs, output)
-    if to_file and file_format and output.suffix.lower() != FORMATS[file_format]:
+    sources = [Path(one) for one in inputs]
+    to_file = _is_file_output(sources, output)
+    target = Path(output)
+    if to_file and name is not None:
+        raise OptionError(f"--name is for results in a folder, but the output {output} is one file.")
+    if to_file and file_format and target != STREAM and target.suffix.lower() != FORMATS[file_format]:
         raise OptionError(
             f"--format {file_format} does not suit the output {output}; leave out one of the two."
         )
-    found, unreadable = find_inputs(inputs, recursive=recursive, results=output)
-    jobs = [
-        Job(source, output if to_file else output / relative.with_suffix(_suffix(relative, file_format)))
-        for source, relative in found
-    ]
+    found = find_inputs(sources, recursive=recursive, results=target)
+    jobs = []
+    for number, (source, relative) in enumerate(found.pictures, 1):
+        if to_file:
+            jobs.append(Job(source, target))
+            continue
+        stem = relative.stem if name is None else name.of(relative.stem, number)
+        jobs.append(Job(source, target / relative.with_name(stem + _suffix(relative, file_format))))
     _check_clashes(jobs)
-    return Plan(jobs, unreadable)
+    return Plan(jobs, found.unreadable, found.left_out)
 
 
-def find_inputs(
-    inputs: list[Path], *, recursive: bool = False, results: Path | None = None
-) -> tuple[list[tuple[Path, Path]], list[tuple[Path, str]]]:
-    """Every picture of files and folders as (path, path relative to its folder), once, without those below `results`.
+def find_inputs(inputs: Sequence[Path], *, recursive: bool = False, results: Path | None = None) -> Inputs:
+    """Every picture of files and folders once, without those below `results`; what is left out is said."""
+    from ..images import left_out_words
 
-    Second, the inputs that give no picture, each with the sentence that says why.
-    """
     pictures: list[tuple[Path, Path]] = []
-    unreadable: list[tuple[Path, str]] = []
+    unreadable: list[Unreadable] = []
+    left_out: list[Path] = []
+    if recursive and not any(os.path.isdir(given) for given in inputs):
+        logger.warning("--recursive has no effect, as no input is a folder")
     for given in inputs:
+        if given == STREAM:
+            pictures.append((STREAM, Path("stdin")))
+            continue
         if not os.path.exists(given):
             unreadable.append((given, f"{given} does not exist; check the path."))
             continue
+        found, refused, others = [(given, Path(given.name))], [], []
         if os.path.isdir(given):
-            found, refused = _pictures(given, results, recursive)
+            found, refused, others = _pictures(given, results, recursive)
             unreadable += refused
-        else:
-            found, refused = [(given, Path(given.name))], []
+            left_out += others
+        if others:
+            logger.warning("%s: %s", given, left_out_words(others))
         if not found and not refused:
-            more = "" if recursive else ", or use --recursive for its sub-folders"
-            unreadable.append((given, f"The folder {given} holds no pictures; check the path{more}."))
+            unreadable.append((given, _no_pictures(given, recursive, others)))
         pictures += found
     once = {_same(picture[0]): picture for picture in reversed(pictures)}  # named twice is one
-    return list(once.values())[::-1], unreadable
+    return Inputs(list(once.values())[::-1], unreadable, left_out)
 
 
-def _is_file_output(inputs: list[Path], output: Path) -> bool:
+def _no_pictures(folder: Path, recursive: bool, others: list[Path]) -> str:
+    if others:
+        return (
+            f"The folder {folder} holds no pictures that can be read; save them as PNG, JPEG, WebP or TIFF."
+        )
+    more = "" if recursive else ", or use --recursive for its sub-folders"
+    return f"The folder {folder} holds no pictures; check the path{more}."
+
+
+def _is_file_output(inputs: list[Path], output: str) -> bool:
+    """Whether there is one result and no folder for it. Raises OptionError where it can be neither."""
     from ..images import WRITE_FORMATS
 
-    if os.path.isdir(output) or output.suffix.lower() not in WRITE_FORMATS:
+    if output == str(STREAM):
+        if len(inputs) > 1 or os.path.isdir(inputs[0]):
+            raise OptionError(
+                "The output - is one picture; give one input that is no folder, or a folder as output."
+            )
+        return True
+    if output_folder(output, WRITE_FORMATS):
         return False
-    if len(inputs) > 1:
+    if len(inputs) > 1 or os.path.isdir(inputs[0]):
+        many = f"There are {len(inputs)} inputs" if len(inputs) > 1 else f"The input {inputs[0]} is a folder"
         raise OptionError(
-            f"There are {len(inputs)} inputs, but the output {output} is one file; give a folder."
+            f"{many}, but the output {output} is one file; give a folder, or end it with {os.sep} to make one of that "
+            "name."
         )
-    return not os.path.isdir(inputs[0])
+    return True
 
 
 def _pictures(
     folder: Path, results: Path | None, recursive: bool
-) -> tuple[list[tuple[Path, Path]], list[tuple[Path, str]]]:
+) -> tuple[list[tuple[Path, Path]], list[Unreadable], list[Path]]:
     """The pictures of a folder as (path, path relative to it), sorted, without earlier results and hidden files.
 
-    Second, the folders that could not be looked into, each with the sentence that says why.
+    Second, the folders that could not be looked into, each with the sentence that says why; third, pictures that are
+    left out for their format.
     """
     from ..images import find_pictures
 
-    refused: list[tuple[Path, str]] = []
+    refused: list[Unreadable] = []
+    left_out: list[Path] = []
 
     def refuse(error: OSError) -> None:
         why = error.strerror or error
         text = f"The folder {error.filename} cannot be read ({why}); change its permissions or leave it out."
         refused.append((Path(error.filename), text))
 
-    left_out = None if results is None else _same(results)
+    own = None if results is None else _same(results)
 
     def enter(below: Path) -> bool:
         # results of an earlier run may lie below the input folder; they are no input
-        return recursive and not below.name.startswith(".") and _same(below) != left_out
+        return recursive and not below.name.startswith(".") and _same(below) != own
 
-    found = [(path, path.relative_to(folder)) for path in find_pictures(folder, enter, refuse)]
-    return found, refused
+    found = [
+        (path, path.relative_to(folder)) for path in find_pictures(folder, enter, refuse, left_out.append)
+    ]
+    return found, refused, left_out
 
 
 def _suffix(source: Path, file_format: str | None) -> str:
@@ -131,11 +195,11 @@ def _suffix(source: Path, file_format: str | None) -> str:
 
 def _same(path: Path) -> str:
     """Equal for two spellings of one path."""
-    return os.path.normcase(os.path.realpath(path))
+    return str(path) if path == STREAM else os.path.normcase(os.path.realpath(path))
 
 
 def _check_clashes(jobs: list[Job]) -> None:
-    sources = {_same(job.source): job.source for job in jobs}
+    sources = {_same(job.source): job.source for job in jobs if job.source != STREAM}
     outputs: dict[str, Path] = {}
     for job in jobs:
         key = _same(job.output)
@@ -151,16 +215,57 @@ def _check_clashes(jobs: list[Job]) -> None:
         outputs[key] = job.source
 
 
-def check_outputs(jobs: list[Job]) -> None:
+def check_outputs(jobs: Sequence[Job]) -> None:
     """Makes the output folders and tries to write in each. Raises ImageError where that fails."""
-    for folder in dict.fromkeys(job.output.parent for job in jobs):
-        with explained(ImageError, f"Nothing can be written to {folder}", "choose another output (-o)"):
+    files = [job for job in jobs if job.output != STREAM]
+    for folder in dict.fromkeys(job.output.parent for job in files):
+        with writing(ImageError, f"Nothing can be written to {folder}", "choose another output (-o)"):
             folder.mkdir(parents=True, exist_ok=True)
             # only an attempt tells: permission bits say nothing about read-only disks or network shares
             with tempfile.TemporaryFile(dir=folder):
                 pass
-    for job in jobs:
+    for job in files:
         if os.path.isdir(job.output):
             raise ImageError(
                 f"The output {job.output} is a folder; remove it or choose another output with -o."
             )
+
+
+def is_done(job: Job) -> bool:
+    """Whether the output is there and begins as a picture does, which an empty file of a full disk does not."""
+    from ..images import is_picture
+
+    return job.output != STREAM and is_picture(job.output)
+
+
+def read_source(job: Job) -> Picture:
+    """The picture of a job. Raises ImageError."""
+    from ..images import decode_image, read_image
+
+    if job.source != STREAM:
+        return read_image(job.source)
+    with explained(ImageError, "Standard input cannot be read", "give a file instead of -"):
+        if sys.stdin.isatty():
+            raise ImageError(
+                "Standard input is a terminal; pipe a picture into it, or give a file instead of -."
+            )
+        return decode_image(sys.stdin.buffer.read(), "standard input")
+
+
+def written_as(job: Job, file_format: str | None) -> Path:
+    """The output, with the suffix of the format that it will have: on standard output PNG unless another is asked."""
+    return STREAM.with_suffix(FORMATS[file_format or "png"]) if job.output == STREAM else job.output
+
+
+def write_result(job: Job, picture: Picture, args: argparse.Namespace) -> None:
+    """Writes the result of a job as the options of `add_pictures` say. Raises ImageError, DiskFull."""
+    from ..images import encode_image, write_image
+
+    options = {"quality": args.jpeg_quality or JPEG_QUALITY, "metadata": args.keep_metadata}
+    if job.output != STREAM:
+        write_image(job.output, picture, **options)
+        return
+    data = encode_image(written_as(job, args.format).suffix, picture, **options)
+    with writing(ImageError, "Standard output takes no picture", "give a file instead of -"):
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()

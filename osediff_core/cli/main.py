@@ -1,8 +1,8 @@
 """The command `osediff`: its commands in a table, how one is run, and how it is shown what came of it.
 
-Another command is a module with HELP, `add_options(parser)` and `run(args)`, and its line in COMMANDS. Heavy packages
-are imported by the commands when they run, so that help and errors in options come at once. Results go to stdout,
-everything else (progress, warnings, errors) to stderr.
+Another command is a module with HELP, EXAMPLES, `add_options(parser)` and `run(args)`, and its line in COMMANDS. Heavy
+packages are imported by the commands when they run, so that help and errors in options come at once. Results go to
+stdout, everything else (progress, warnings, errors) to stderr.
 """
 
 from __future__ import annotations
@@ -10,17 +10,23 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import os
+import re
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
-from ..errors import first_line
+from ..errors import OptionError, unforeseen
+from ..interrupts import heard
+from ..printable import quoted
 from ..version import __version__
-from . import convert, degrade, download, evaluate, info, tag, upscale
+from . import completion, convert, degrade, doctor, download, evaluate, info, tag, upscale
 from .entry import explained
-from .options import Parser
-from .outcome import FAILED, INTERRUPTED, Outcome
+from .options import Parser, add_common
+from .outcome import DONE, FAILED, SCHEMA_VERSION, Outcome
+from .progress import tell
+from .signals import listening
+from .streams import Handler, complain, open_missing, say
 
 logger = logging.getLogger("osediff_core")
 
@@ -32,100 +38,119 @@ COMMANDS = {
     "convert": convert,
     "info": info,
     "download": download,
+    "doctor": doctor,
+    "completion": completion,
 }
+EXAMPLES = """osediff upscale photo.jpg -o restored.png
+osediff upscale holiday/ -o restored/ --recursive
+osediff info weights.pkl
+osediff doctor
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command line (sys.argv by default); returns the exit code: 0 done, 1 failed, 2 usage, 130 Ctrl-C."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    as_json, debug = "--json" in argv, "--debug" in argv
-    handler = _start_logging(debug)
+    open_missing()
+    before = set(argv[: argv.index("--")] if "--" in argv else argv)
+    # until the line is parsed, and where it cannot be
+    shown = argparse.Namespace(
+        json="--json" in before,
+        json_lines="--json-lines" in before,
+        quiet=bool(before & {"-q", "--quiet"}),
+        debug="--debug" in before,
+    )
+    handler = Handler()
+    logger.addHandler(handler)
+    logger.propagate = False
     try:
-        outcome = _outcome(argv, debug)
-        _show(outcome, as_json)
-        return outcome.status
-    except BrokenPipeError:
-        # the reader of our output left, as `| head` does; keep Python from complaining at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED
+        with listening():
+            _set_levels(shown)
+            return _show(_outcome(argv, shown), shown)
     finally:
         logger.removeHandler(handler)
         logger.propagate = True
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """Its error is an OptionError, but for --help and --version, which print and exit. `run` is the command's."""
     root = Parser(
         prog="osediff",
         description="Restore and enlarge photos with one diffusion step (OSEDiff, arXiv 2406.08177).",
+        examples=EXAMPLES,
     )
     root.add_argument("--version", action="version", version=f"osediff {__version__}")
-    commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    common = Parser(add_help=False)
-    common.add_argument(
-        "--json", action="store_true", help="print one JSON document on stdout and nothing else"
-    )
-    common.add_argument("--debug", action="store_true", help="log more, and show tracebacks of errors")
+    add_common(root)
+    commands = root.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     for name, command in COMMANDS.items():
-        options = commands.add_parser(name, parents=[common], help=command.HELP)
+        said = f"{command.HELP[:1].upper()}{command.HELP[1:]}."
+        options = commands.add_parser(name, help=command.HELP, description=said, examples=command.EXAMPLES)
         command.add_options(options)
+        add_common(options, default=argparse.SUPPRESS)  # one that was given before the name stays
         options.set_defaults(run=command.run)
+        root.commands[name] = options
     return root
 
 
-def _outcome(argv: list[str], debug: bool) -> Outcome:
+def _outcome(argv: list[str], shown: argparse.Namespace) -> Outcome:
     """The outcome of a command line; an error is logged and becomes an outcome too."""
+    tell_failure = partial(_failure, shown)
     try:
-        return explained(lambda: _run(argv), partial(_failure, debug))
+        return explained(lambda: _run(argv, shown), tell_failure)
     except Exception as error:  # the last resort: one sentence instead of a traceback
-        text = f"{type(error).__name__}: {first_line(error)}"
-        message = f"Something unforeseen went wrong ({text}); add --debug for the details."
-        return _failure(debug, error, FAILED, message)
+        message = f"Something unforeseen went wrong ({unforeseen(error)}); add --debug for the details."
+        return tell_failure(error, FAILED, message)
 
 
-def _run(argv: list[str]) -> Outcome:
-    args = parser().parse_args(argv)
-    return args.run(args)
+def _run(argv: list[str], shown: argparse.Namespace) -> Outcome:
+    for word in argv:
+        if re.fullmatch(
+            r"--?[a-z-]+=--", word
+        ):  # argparse takes that for the mark behind which no options are
+            raise OptionError(f"{quoted(word)} gives no value; write one behind the =.")
+    reader = parser()
+    args = reader.parse_args(argv)
+    for name in vars(shown):
+        setattr(shown, name, getattr(args, name))
+    _set_levels(shown)
+    if args.json and args.json_lines:
+        raise OptionError("--json-lines ends with the document of --json; give one of the two.")
+    args.parser = reader
+    if args.command is not None:
+        return args.run(args)
+    if args.json or args.json_lines:
+        raise OptionError(f"Name a command: {', '.join(COMMANDS)}; see osediff --help.")
+    return Outcome(DONE, reader.format_help().splitlines(), {})
 
 
-def _failure(debug: bool, error: BaseException, status: int, message: str) -> Outcome:
-    logger.error("%s", message, exc_info=error if debug and status != INTERRUPTED else None)
-    return Outcome(status, "", {"error": message, "kind": type(error).__name__})
+def _failure(shown: argparse.Namespace, error: BaseException, status: int, message: str) -> Outcome:
+    logger.error("%s", message, exc_info=error if shown.debug and not heard else None)
+    kind = KeyboardInterrupt.__name__ if heard else type(error).__name__
+    return Outcome(status, [], {"error": message, "kind": kind})
 
 
-def _show(outcome: Outcome, as_json: bool) -> None:
-    if as_json:  # in ASCII: file names may hold what stdout's encoding cannot
-        print(json.dumps({"version": __version__, **outcome.data}, indent=2), flush=True)
-    elif outcome.text:
-        encoding = sys.stdout.encoding or "utf-8"
-        print(outcome.text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+def _show(outcome: Outcome, shown: argparse.Namespace) -> int:
+    """Prints what came of it, and gives back the exit code: that of the work, unless nothing could be shown."""
+    document = {"version": __version__, "schema_version": SCHEMA_VERSION, **outcome.data}
+    if shown.json_lines:
+        tell("end", **document)
+        return outcome.status
+    if shown.json:  # in ASCII: file names may hold what stdout's encoding cannot
+        text = json.dumps(document, indent=2).replace("\x7f", r"\u007f")
+    else:
+        text = (replace(outcome, summary=()) if shown.quiet else outcome).text
+    error = say(text) if text else None
+    if error is not None:
+        complain(
+            f"osediff: error: Standard output takes no more ({error.strerror}); what was done stays done."
+        )
+        return outcome.status or FAILED
+    return outcome.status
 
 
-class _Handler(logging.StreamHandler):
-    """Lines on stderr that leave the progress bar whole."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if "tqdm" not in sys.modules:
-            super().emit(record)
-            return
-        sys.modules["tqdm"].tqdm.write(self.format(record), file=sys.stderr)
-
-
-class _Formatter(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        line = super().format(record)
-        lead = "osediff: " if record.levelno <= logging.INFO else f"osediff: {record.levelname.lower()}: "
-        return lead + line
-
-
-def _start_logging(debug: bool) -> logging.Handler:
-    handler = _Handler()
-    handler.setFormatter(_Formatter("%(message)s"))
-    logger.addHandler(handler)
-    logger.setLevel(logging.DEBUG if debug else logging.INFO)
-    logger.propagate = False
-    if not debug:
+def _set_levels(shown: argparse.Namespace) -> None:
+    logger.setLevel(logging.DEBUG if shown.debug else logging.WARNING if shown.quiet else logging.INFO)
+    if not shown.debug:
         # what these say about a damaged file is in our own sentence
         logging.getLogger("tifffile").setLevel(logging.CRITICAL)
         logging.getLogger("PIL").setLevel(logging.ERROR)
-    return handler

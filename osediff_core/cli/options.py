@@ -3,48 +3,134 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import math
-from collections.abc import Callable
+import re
+import textwrap
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from ..choices import DTYPES
+from ..choices import DTYPES, JPEG_QUALITY
 from ..errors import OptionError
-from .jobs import FORMATS
+from ..printable import quoted
+from .jobs import FORMATS, STREAM, Job
+from .naming import Template
+
+logger = logging.getLogger(__name__)
+
+_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,4})?", re.ASCII)
+
+
+DOCS = "https://github.com/osediff/ComfyUI-OSEDiff/blob/main/docs/cli.md"
+EXIT_CODES = """exit codes:
+  0 all done   1 something failed   2 the options make no sense, nothing was done
+  130 interrupted (Ctrl-C), 143 terminated; what was finished is kept"""
 
 
 class Parser(argparse.ArgumentParser):
-    """Reports a wrong command line as every other error: one sentence, and JSON where that was asked for."""
+    """Reports a wrong command line as every other error: one sentence, and JSON where that was asked for.
 
-    def __init__(self, *args: Any, **options: Any) -> None:  # noqa: ANN401 - argparse's own
+    commands: the parsers of the commands, by name.
+    """
+
+    def __init__(self, *args: Any, examples: str = "", **options: Any) -> None:  # noqa: ANN401 - argparse's own
+        options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        if examples:
+            options["epilog"] = f"examples:\n{textwrap.indent(examples, '  ')}\n{EXIT_CODES}\n\nmore: {DOCS}"
         super().__init__(*args, allow_abbrev=False, **options)
+        self.commands: dict[str, Parser] = {}
+        self.register("type", None, filled)  # of all values that have no type of their own
 
     def error(self, message: str) -> NoReturn:
         raise OptionError(f"{message[:1].upper()}{message[1:].rstrip('.')}; see {self.prog} --help.")
 
 
+def filled(text: str) -> str:
+    """Any text but none: that is what an unset variable of a shell leaves."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError(
+            "is empty (an unset variable?); give a value, or leave the option out"
+        )
+    return text
+
+
+filled.__name__ = "text"
+
+
+def add_common(parser: argparse.ArgumentParser, **options: Any) -> None:  # noqa: ANN401 - argparse's own
+    """Options of every command, before its name or behind it. options: further ones of `add_argument`."""
+    add = parser.add_argument_group("output").add_argument
+    add("--json", action="store_true", help="print one JSON document on stdout and nothing else", **options)
+    add(
+        "--json-lines",
+        action="store_true",
+        help="print progress as lines of JSON on stdout, the document last, and nothing else",
+        **options,
+    )
+    add("-q", "--quiet", action="store_true", help="say nothing but warnings and errors", **options)
+    add("--no-progress", action="store_true", help="show no progress bar", **options)
+    add("--debug", action="store_true", help="log more, and show tracebacks of errors", **options)
+
+
 def add_pictures(parser: argparse.ArgumentParser) -> None:
     """Options for the pictures to read, and for the results: where and in which format."""
-    add = parser.add_argument
     add_inputs(parser)
+    add = parser.add_argument_group("results").add_argument
     add(
         "-o",
         "--output",
         metavar="OUT",
         required=True,
-        help="a file (for one picture) or a folder, made if missing",
+        help="a file (for one picture), a folder, made if missing, or - for standard output",
     )
     add(
         "--format",
         choices=FORMATS,
-        help="file format in an output folder (default: the input's, JPEG becomes PNG)",
+        help="file format in an output folder or on standard output (default: the input's, JPEG becomes PNG)",
     )
-    add("--recursive", action="store_true", help="search sub-folders, and keep them in the output")
+    add(
+        "--name",
+        type=template,
+        metavar="TEMPLATE",
+        help="names in an output folder, of {stem} and {number}, as {stem}_x4 (default: {stem})",
+    )
+    add(
+        "--jpeg-quality",
+        type=whole(1, 100),
+        metavar="N",
+        help=f"of results in JPEG, 1 to 100 (default: {JPEG_QUALITY})",
+    )
+    add("--keep-metadata", action="store_true", help="carry over EXIF (camera, date, place) and resolution")
     add("--skip-existing", action="store_true", help="leave out pictures whose output is there")
+    add(
+        "--dry-run",
+        action="store_true",
+        help="read the pictures and say what would be written; write nothing",
+    )
 
 
 def add_inputs(parser: argparse.ArgumentParser) -> None:
     """The pictures to read."""
-    parser.add_argument("inputs", metavar="IN", nargs="+", help="pictures, or folders of pictures")
+    add = parser.add_argument
+    add("inputs", metavar="IN", nargs="+", help="pictures, folders of pictures, or - for standard input")
+    add("--recursive", action="store_true", help="search sub-folders, and keep them in the output")
+
+
+def check_pictures(args: argparse.Namespace, jobs: Sequence[Job]) -> None:
+    """Refuses and warns of options of `add_pictures` that make no sense. Raises OptionError."""
+    if STREAM in (job.output for job in jobs) and (args.json or args.json_lines):
+        raise OptionError(
+            "Standard output takes the picture (-o -) or JSON, not both; write the picture to a file."
+        )
+    suffixes = {job.output.suffix.lower() for job in jobs if job.output != STREAM}
+    jpeg = bool(suffixes & {".jpg", ".jpeg", ".jpe", ".jfif"}) or args.format == "jpeg"
+    without_effect(args.jpeg_quality is not None and not jpeg, "--jpeg-quality", "no result is a JPEG")
+
+
+def without_effect(given: bool, option: str, why: str) -> None:
+    """Warns of an option that changes nothing."""
+    if given:
+        logger.warning("%s has no effect, as %s", option, why)
 
 
 def add_tagger(parser: argparse.ArgumentParser) -> None:
@@ -63,6 +149,14 @@ def add_tagger(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help='as the official test code: "a, b, TEXT,", without TEXT "a, b, ,"',
     )
+
+
+def check_tags(args: argparse.Namespace) -> None:
+    """Refuses tags to exclude that there are not. Raises OptionError."""
+    if args.exclude_tags:
+        from ..dape.tags import check_names
+
+        check_names(args.exclude_tags)
 
 
 def add_dtype_and_device(add: Callable[..., object]) -> None:
@@ -84,13 +178,14 @@ def add_device(add: Callable[..., object]) -> None:
 
 
 def number(text: str) -> float:
-    """Any finite number."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
+    """Any finite number, in ASCII and with a point."""
+    if not _NUMBER.fullmatch(text.strip()):
+        comma = text.strip().replace(",", ".", 1)
+        hint = f"; write {comma}" if _NUMBER.fullmatch(comma) else ""
+        raise argparse.ArgumentTypeError(f"{quoted(text)} is not a number{hint}")
+    value = float(text)
     if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number")
+        raise argparse.ArgumentTypeError(f"{quoted(text)} is too large")
     return value
 
 
@@ -98,7 +193,7 @@ def positive(text: str) -> float:
     """A number above 0."""
     value = number(text)
     if value <= 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not above 0")
+        raise argparse.ArgumentTypeError(f"{quoted(text)} is not above 0")
     return value
 
 
@@ -108,7 +203,7 @@ def between(low: int, high: int) -> Callable[[str], float]:
     def parse(text: str) -> float:
         value = number(text)
         if not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"{text!r} is not between {low} and {high}")
+            raise argparse.ArgumentTypeError(f"{quoted(text)} is not between {low} and {high}")
         return value
 
     return parse
@@ -117,10 +212,33 @@ def between(low: int, high: int) -> Callable[[str], float]:
 def natural(text: str) -> int:
     """A whole number of 0 or more."""
     if not text.isascii() or not text.isdigit() or len(text) > 18:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 0 or more")
+        raise argparse.ArgumentTypeError(f"{quoted(text)} is not a whole number of 0 or more")
     return int(text)
 
 
+def whole(low: int, high: int) -> Callable[[str], int]:
+    """The type of a whole number from `low` to `high`."""
+
+    def parse(text: str) -> int:
+        value = natural(text)
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{quoted(text)} is not between {low} and {high}")
+        return value
+
+    return parse
+
+
 def names(text: str) -> tuple[str, ...]:
-    """Words between commas."""
-    return tuple(name.strip() for name in text.split(",") if name.strip())
+    """Words between commas, at least one."""
+    found = tuple(name.strip() for name in text.split(",") if name.strip())
+    if not found:
+        raise argparse.ArgumentTypeError("is empty (an unset variable?); give names, or leave the option out")
+    return found
+
+
+def template(text: str) -> Template:
+    """How results are called."""
+    try:
+        return Template(filled(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{quoted(text)} {error}") from None

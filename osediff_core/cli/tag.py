@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..choices import TAG_LANGUAGES
-from .jobs import find_inputs
-from .options import add_dtype_and_device, add_inputs, add_tagger
+from .jobs import Job, find_inputs, read_source
+from .options import add_dtype_and_device, add_inputs, add_tagger, check_tags
 from .outcome import Outcome
-from .results import Result, ends_early, failed, may_fail, progress_bar, summary
+from .progress import Progress
+from .results import Result, ends_early, may_fail, summary, unreadable_results
 
 if TYPE_CHECKING:
     from ..dape import Tagger
@@ -21,12 +22,14 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 HELP = "say what pictures show"
+EXAMPLES = """osediff tag photo.jpg --dape tagger.safetensors
+osediff tag holiday/ --recursive --dape DAPE.pth --ram ram_swin_large_14m.pth --json
+"""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of this command."""
     add_inputs(parser)
-    parser.add_argument("--recursive", action="store_true", help="search sub-folders")
     add_tagger(parser)
     parser.add_argument("--language", choices=TAG_LANGUAGES, default="en", help="of the tags (default: en)")
     add_dtype_and_device(parser.add_argument)
@@ -44,32 +47,36 @@ def run(args: argparse.Namespace) -> Outcome:
     """Carries out the parsed command line. Raises OSEDiffError for what concerns the whole run."""
     from ..dape.choice import open_tagger
 
-    found, unreadable = find_inputs([Path(p) for p in args.inputs], recursive=args.recursive)
-    results: list[Result] = [failed(TagResult(str(path), None), message) for path, message in unreadable]
+    check_tags(args)
+    found = find_inputs([Path(one) for one in args.inputs], recursive=args.recursive)
+    results = unreadable_results(found.unreadable, TagResult)
     tagger = open_tagger(args.dape, args.ram, dtype=args.dtype, device=args.device)
-    interrupted = ends_early(lambda: _tag_all(args, tagger, [source for source, _ in found], results))
-    total = len(found) + len(unreadable)
+    jobs = [Job(source, source) for source, _ in found.pictures]
+    interrupted = ends_early(lambda: _tag_all(args, tagger, jobs, results))
+    total = len(jobs) + len(found.unreadable)
     options = {"dape": args.dape, "ram": args.ram, "language": args.language}
-    outcome = summary("tag", "tagged", results, total, interrupted, options)
+    outcome = summary("tag", "tagged", results, total, interrupted, options, found.left_out)
     lines = [f"{r.input}: {r.prompt}" for r in results if isinstance(r, TagResult) and r.status == "tagged"]
-    return replace(outcome, text="\n".join([*lines, outcome.text]))
+    return replace(outcome, lines=lines)
 
 
-def _tag_all(args: argparse.Namespace, tagger: Tagger, sources: list[Path], results: list[Result]) -> None:
+def _tag_all(args: argparse.Namespace, tagger: Tagger, jobs: list[Job], results: list[Result]) -> None:
     """Appends one result per picture when it begins."""
-    for source in progress_bar(sources, "tagging"):
-        result = TagResult(str(source), None)
-        results.append(result)
-        with may_fail(result, "tagged", args.debug):
-            _tag_one(args, tagger, source, result)
+    with Progress(args, jobs, "tagging") as progress:
+        for job in progress:
+            result = TagResult(str(job.source), None)
+            results.append(result)
+            progress.begin(result.input)
+            with may_fail(result, "tagged", args.debug):
+                _tag_one(args, tagger, job, result)
+            progress.end(result)
 
 
-def _tag_one(args: argparse.Namespace, tagger: Tagger, source: Path, result: TagResult) -> None:
+def _tag_one(args: argparse.Namespace, tagger: Tagger, job: Job, result: TagResult) -> None:
     from ..dape import prompt_of
-    from ..images import read_image
 
     start = time.perf_counter()
-    picture = read_image(source)
+    picture = read_source(job)
     result.input_size, result.notes = list(picture.size), list(picture.notes)
     (tags,) = tagger.tag(
         [picture.planes()],
@@ -82,4 +89,4 @@ def _tag_one(args: argparse.Namespace, tagger: Tagger, source: Path, result: Tag
     result.status = "tagged"
     result.seconds = round(time.perf_counter() - start, 3)
     for note in result.notes:
-        logger.warning("%s: %s", source, note)
+        logger.warning("%s: %s", job.source, note)

@@ -5,6 +5,7 @@ The lists are recognize-anything's, Apache-2.0; see NOTICE.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from ..choices import TAG_LANGUAGES
 from ..errors import OptionError
+from ..printable import quoted
 from .config import TaggerConfig
 
 _DATA = Path(__file__).parent / "data"
@@ -71,6 +73,20 @@ class TagTable:
             [(self.indices[i], float(row[i])) for i in (row > limits).nonzero().flatten().tolist()]
             for row in scores
         ]
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Raises OptionError for one that no tag has, in English or Chinese, with the nearest that there are."""
+    known = {name.casefold(): name for language in TAG_LANGUAGES for name in tag_names(language)}
+    for name in names:
+        if name.strip().casefold() not in known:
+            near = difflib.get_close_matches(name.strip().casefold(), known, 3, 0.7)
+            hint = (
+                f"did you mean {' or '.join(known[one] for one in near)}"
+                if near
+                else "see RAM's list of tags"
+            )
+            raise OptionError(f"There is no tag {quoted(name)}; {hint}?".replace("tags?", "tags."))
 
 
 def excluded_indices(names: Iterable[str]) -> frozenset[int]:

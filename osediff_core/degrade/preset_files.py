@@ -15,6 +15,7 @@ from typing import Annotated, Any, NoReturn, Union, get_args, get_origin, get_ty
 from ..choices import DEGRADATIONS
 from ..documents import parse_yaml, read_document
 from ..errors import OptionError, first_line
+from ..regular import check_regular
 from .preset import METHODS, Preset
 
 _FOLDER = Path(__file__).parent / "presets"
@@ -36,6 +37,7 @@ def find_preset(name: str) -> tuple[str, Preset]:
             "path of a .yaml file."
         )
     try:
+        check_regular(path, OptionError, "give a .yaml file")
         changed = path.stat().st_mtime_ns
     except (OSError, ValueError) as error:
         raise OptionError(f"The preset {path} cannot be read ({_why(error)}); check the path.") from error

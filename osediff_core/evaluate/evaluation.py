@@ -15,6 +15,7 @@ from PIL import Image
 
 from ..errors import ImageError, OSEDiffError
 from ..images import Picture, read_image
+from ..interrupts import pass_on
 from .bootstrap import Mean, mean_of
 from .fid import TRUTH, WholeSet
 from .folders import PicturePair, of_one_shape
@@ -47,7 +48,7 @@ class Evaluation:
 
     skipped: metric -> why it was left out. failed: name -> why the pair was left out. summary: "result", "bicubic" and
     "difference" (result - bicubic, over the pictures that have both) -> metric -> mean. interrupted: by Ctrl-C, so that
-    the last pictures or FID are missing.
+    the last pictures or FID are missing. kinds: name -> the class of the error, of those that failed.
     """
 
     metrics: list[Metric]
@@ -57,6 +58,7 @@ class Evaluation:
     summary: dict[str, dict[str, Mean]]
     seed: int = 0
     interrupted: bool = False
+    kinds: dict[str, str] = field(default_factory=dict)
 
     @property
     def order_by(self) -> Metric | None:
@@ -101,7 +103,10 @@ class Evaluation:
                 }
                 for case in self.cases
             ],
-            "failed": [{"name": name, "error": error} for name, error in self.failed.items()],
+            "failed": [
+                {"name": name, "error": error, "kind": self.kinds.get(name, ImageError.__name__)}
+                for name, error in self.failed.items()
+            ],
         }
 
 
@@ -127,6 +132,7 @@ def evaluate(
     of_set = {m: f for m, f in measures.items() if m.of_set}
     cases: list[Case] = []
     failed: dict[str, str] = {}
+    kinds: dict[str, str] = {}
     interrupted, together = False, {}
     with WholeSet(of_set, skipped) as whole:
         try:
@@ -136,7 +142,8 @@ def evaluate(
                     whole.keep(case.name, pictures)
                     cases.append(case)
                 except OSEDiffError as error:
-                    failed[pair.name] = str(error)
+                    pass_on(error)
+                    failed[pair.name], kinds[pair.name] = str(error), type(error).__name__
                     logger.error("%s", error)
             together = whole.means()
         except KeyboardInterrupt:
@@ -152,7 +159,7 @@ def evaluate(
     left = [metric for metric in measures if metric.name not in skipped]
     if not left:
         raise MetricUnavailable(f"No metric could be computed: {' '.join(skipped.values())}")
-    return Evaluation(left, skipped, cases, failed, summary, seed, interrupted)
+    return Evaluation(left, skipped, cases, failed, summary, seed, interrupted, kinds)
 
 
 def _measure(pair: PicturePair, measures: dict[Metric, Measure]) -> tuple[Case, dict[str, np.ndarray | None]]:

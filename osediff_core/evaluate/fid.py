@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import first_line
+from ..interrupts import pass_on
 from .bootstrap import Mean
 from .measure import BICUBIC, LEAST_FOR_FID, RESULT
 from .metric import Measure, Metric, SetMeasure
@@ -78,6 +79,7 @@ class WholeSet:
             try:
                 found[RESULT][metric.name] = Mean(measure(folder / RESULT, folder / TRUTH), None, None, count)
             except Exception as error:  # of pyiqa or scipy
+                pass_on(error)
                 self._skip(metric, f"could not be computed ({first_line(error)})")
                 continue
             if compared < count:  # of other pictures it would be no comparison
@@ -87,6 +89,7 @@ class WholeSet:
                     measure(folder / BICUBIC, folder / TRUTH), None, None, count
                 )
             except Exception as error:
+                pass_on(error)
                 logger.warning("%s of bicubic could not be computed (%s).", metric.title, first_line(error))
         return found
 

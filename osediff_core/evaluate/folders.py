@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import ImageError, OptionError, explained, some_of
-from ..images import find_pictures
+from ..images import find_pictures, left_out_words
 
 # (LQ, ground truth) below a data set's folder: this project's, others', and those that StableSR published
 PAIR_FOLDERS = (
@@ -34,10 +34,14 @@ class PicturePair:
 
 @dataclass(frozen=True)
 class Pairing:
-    """pairs: in order of their names. unpaired: one sentence for each kind of file that was left out."""
+    """pairs: in order of their names. unpaired: one sentence for each kind of file that was left out.
+
+    left_out: one for each folder that holds pictures of formats that are not read.
+    """
 
     pairs: list[PicturePair]
     unpaired: list[str]
+    left_out: list[str] = field(default_factory=list)
 
 
 def pair_up(results: Path, truth: Path | None = None, lq: Path | None = None) -> Pairing:
@@ -56,9 +60,10 @@ def pair_up(results: Path, truth: Path | None = None, lq: Path | None = None) ->
         )
     if not results.is_dir():
         return Pairing([PicturePair(results.stem, results, truth, lq)], [])
-    found = pictures_by_name(results)
-    truths = None if truth is None else pictures_by_name(truth)
-    lqs = {} if lq is None else pictures_by_name(lq)
+    left_out: list[str] = []
+    found = pictures_by_name(results, left_out)
+    truths = None if truth is None else pictures_by_name(truth, left_out)
+    lqs = {} if lq is None else pictures_by_name(lq, left_out)
     names = sorted(found if truths is None else found.keys() & truths.keys())
     unpaired = []
     if truths is not None:
@@ -69,23 +74,28 @@ def pair_up(results: Path, truth: Path | None = None, lq: Path | None = None) ->
     if not names:
         raise ImageError(f"No picture in {results} has the name of one in {truth}; name them alike.")
     pairs = [PicturePair(name, found[name], (truths or {}).get(name), lqs.get(name)) for name in names]
-    return Pairing(pairs, unpaired)
+    return Pairing(pairs, unpaired, left_out)
 
 
-def pictures_by_name(folder: Path) -> dict[str, Path]:
+def pictures_by_name(folder: Path, left_out: list[str] | None = None) -> dict[str, Path]:
     """The pictures directly in `folder` by file name without suffix.
 
-    Raises ImageError where there are none, OptionError where two differ in their suffix only.
+    left_out: gets a sentence where there are pictures of formats that are not read. Raises ImageError where there are
+    none, OptionError where two differ in their suffix only.
     """
     found: dict[str, Path] = {}
+    others: list[Path] = []
     with explained(ImageError, f"{folder} cannot be read", "check the path"):
-        files = list(find_pictures(folder))
+        files = list(find_pictures(folder, left_out=others.append))
+    if others and left_out is not None:
+        left_out.append(f"{folder}: {left_out_words(others)}.")
     for path in files:
         if path.stem in found:
             raise OptionError(f"{found[path.stem]} and {path} have the same name; remove or rename one.")
         found[path.stem] = path
     if not found:
-        raise ImageError(f"The folder {folder} holds no pictures; check the path.")
+        words = f" that can be read ({left_out_words(others)})" if others else ""
+        raise ImageError(f"The folder {folder} holds no pictures{words}; check the path.")
     return found
 
 

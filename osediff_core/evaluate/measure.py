@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import first_line
+from ..interrupts import pass_on
 from .metric import ImageMeasure, Measure, Metric, MetricUnavailable
 from .metrics import load_measure
 
@@ -71,6 +72,7 @@ def scores_of(
                     value = cast("ImageMeasure", measure)(picture, reference)
                 reason = "it came out as no number"
         except Exception as error:  # whatever one metric meets must not cost the others
+            pass_on(error)
             reason = f"{type(error).__name__}: {first_line(error)}"
         if value is not None and math.isfinite(value):
             scores[metric.name] = value

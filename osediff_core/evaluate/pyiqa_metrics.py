@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from ..errors import first_line
+from ..interrupts import pass_on
 from .metric import Measure, Metric, MetricUnavailable
 
 # pyiqa's name and what differs from its defaults
@@ -70,6 +71,7 @@ def measure(metric: Metric, device: torch.device, allow_download: bool = False) 
         except ImportError:
             raise
         except Exception as error:  # of torch, of timm, of the hub, of any HTTP library
+            pass_on(error)
             what = "fetched or read" if allow_download else "read"
             raise MetricUnavailable(
                 f"The weights of {metric.title} cannot be {what} ({first_line(error)}); check the connection and the "

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from ..images import read_image
+from ..printable import printable
 from .evaluation import Case, Evaluation, enlarged
 from .measure import BICUBIC, DIFFERENCE, RESULT
 from .metric import Metric
@@ -31,17 +32,22 @@ def render_report(evaluation: Evaluation, title: str, about: Sequence[str] = (),
     """The page. about: lines under the title. shown: at most so many pictures have a slider, half of them the worst."""
     page = string.Template(_TEMPLATE.read_text(encoding="utf-8"))
     return page.substitute(
-        title=html.escape(title),
-        summary="<br>".join(html.escape(line) for line in about),
+        title=_text(title),
+        summary="<br>".join(_text(line) for line in about),
         cards="".join(_card(evaluation, metric) for metric in evaluation.metrics),
         remarks=_remarks(evaluation),
         cases=_cases(evaluation, shown),
         table=_table(evaluation),
-        footer=html.escape(
+        footer=_text(
             "; ".join(f"{m.title}: {m.settings}, by {m.library}" for m in evaluation.metrics)
             + ". Brackets: 95 % bootstrap interval over pictures."
         ),
     )
+
+
+def _text(value: str) -> str:
+    """Text from outside as HTML, its control characters as escapes."""
+    return html.escape(printable(value))
 
 
 def _card(evaluation: Evaluation, metric: Metric) -> str:
@@ -79,7 +85,7 @@ def _strip(evaluation: Evaluation, metric: Metric) -> str:
     low, span = min(values), (max(values) - min(values)) or 1.0
     ticks = (
         f'<rect class="tick {kind}" x="{198 * (value - low) / span:.1f}" y="{y}" width="2" height="16">'
-        f"<title>{html.escape(name)}, {kind}: {metric.shown(value)}</title></rect>"
+        f"<title>{_text(name)}, {kind}: {metric.shown(value)}</title></rect>"
         for kind, y, found in rows
         for name, value in found
         if value is not None
@@ -99,7 +105,7 @@ def _remarks(evaluation: Evaluation) -> str:
     ]
     return "".join(
         f'<details class="panel"><summary>{heading}</summary><ul>'
-        + "".join(f"<li>{html.escape(line)}</li>" for line in lines)
+        + "".join(f"<li>{_text(line)}</li>" for line in lines)
         + "</ul></details>"
         for heading, lines in found
         if lines
@@ -133,7 +139,7 @@ def _case(evaluation: Evaluation, case: Case, rank: str) -> str:
     kinds = list(pictures)
     width, height = box[2] - box[0], box[3] - box[1]
     first = BICUBIC if BICUBIC in kinds else kinds[0]
-    name = html.escape(case.name)
+    name = _text(case.name)
     part = "" if (width, height) == case.size else f"; shown is the centre, {width}x{height}"
     images = "".join(
         f'<img alt="{kind}" data-kind="{kind}" src="{_embedded(pixels, kind)}"'
@@ -207,7 +213,7 @@ def _table(evaluation: Evaluation) -> str:
         for text in ("picture", *(f"{m.title} {m.arrow}" for m in metrics))
     )
     rows = "".join(
-        f"<tr><td>{html.escape(case.name)}</td>"
+        f"<tr><td>{_text(case.name)}</td>"
         + "".join(
             f'<td data-value="{"" if value is None else value}">{m.shown(value)}</td>'
             for m, value in ((m, case.result.get(m.name)) for m in metrics)

@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Sequence
 
+from ..printable import printable
 from .bootstrap import Mean
 from .evaluation import Case, Evaluation
 from .measure import BICUBIC, DIFFERENCE, RESULT
@@ -14,9 +15,11 @@ from .metric import Metric
 
 def markdown(evaluation: Evaluation, title: str) -> str:
     """Means, what was skipped, and every picture from worst to best."""
-    parts = [f"# {title}", _summary_words(evaluation), summary_table(evaluation)]
+    parts = [f"# {printable(title)}", _summary_words(evaluation), summary_table(evaluation)]
     if evaluation.skipped:
-        parts.append("Skipped:\n\n" + "\n".join(f"- {reason}" for reason in evaluation.skipped.values()))
+        parts.append(
+            "Skipped:\n\n" + "\n".join(f"- {printable(reason)}" for reason in evaluation.skipped.values())
+        )
     if evaluation.failed:
         parts.append("Left out:\n\n" + "\n".join(f"- {error}" for error in evaluation.failed.values()))
     order = evaluation.order_by
@@ -24,7 +27,7 @@ def markdown(evaluation: Evaluation, title: str) -> str:
     parts += [heading, _pictures_table(evaluation)]
     notes = [note for case in evaluation.cases for note in case.notes]
     if notes:
-        parts.append("Notes:\n\n" + "\n".join(f"- {note}" for note in notes))
+        parts.append("Notes:\n\n" + "\n".join(f"- {printable(note)}" for note in notes))
     return "\n\n".join(parts) + "\n"
 
 
@@ -74,7 +77,7 @@ def as_csv(evaluation: Evaluation) -> str:
         if with_bicubic:
             scores += [(case.bicubic or {}).get(name) for name in names]
         cells = ["" if value is None else f"{value:.6f}" for value in scores]
-        writer.writerow([case.name, *case.size, *cells, "; ".join(case.notes)])
+        writer.writerow([printable(case.name), *case.size, *cells, printable("; ".join(case.notes))])
     return buffer.getvalue()
 
 
@@ -97,7 +100,7 @@ def _pictures_table(evaluation: Evaluation) -> str:
 
 
 def _escaped(case: Case) -> str:
-    return case.name.replace("|", "\\|")
+    return printable(case.name).replace("|", "\\|")
 
 
 def mean_shown(metric: Metric, mean: Mean | None, signed: bool = False) -> str:

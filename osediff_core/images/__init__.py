@@ -1,14 +1,13 @@
 """Images as files and as arrays: finding, reading, writing, laying them out, and the `Picture` between."""
 
-from .files import decode_image, open_image, read_image
+from .files import decode_image, is_picture, open_image, read_image
 from .find import find_pictures, left_out_words
 from .formats import READ_SUFFIXES, WRITE_FORMATS
 from .picture import Picture
 from .sheet import Cell, centre_crop, contact_sheet
-from .write import JPEG_QUALITY, check_format, encode_image, write_image
+from .write import check_format, encode_image, write_image
 
 __all__ = [
-    "JPEG_QUALITY",
     "READ_SUFFIXES",
     "WRITE_FORMATS",
     "Cell",
@@ -19,6 +18,7 @@ __all__ = [
     "decode_image",
     "encode_image",
     "find_pictures",
+    "is_picture",
     "left_out_words",
     "open_image",
     "read_image",

@@ -14,7 +14,7 @@ from PIL import Image, UnidentifiedImageError
 from PIL.ExifTags import Base as ExifTag
 
 from ..errors import ImageError, first_line
-from ..regular import check_regular
+from ..regular import check_regular, irregular
 from .colour_space import ColourSpace, by_gamma, by_numbers, rendered
 from .depth import stored_bits
 from .formats import READ_SUFFIXES, WRITE_FORMATS, called
@@ -33,6 +33,7 @@ __all__ = [
     "Picture",
     "check_format",
     "decode_image",
+    "is_picture",
     "open_image",
     "read_image",
     "write_image",
@@ -70,6 +71,19 @@ def read_image(path: str | os.PathLike[str]) -> Picture:
     except (OSError, ValueError) as error:
         raise ImageError(f"{path} cannot be read ({first_line(error)}); check the path.") from error
     return decode_image(data, str(path))
+
+
+def is_picture(path: str | os.PathLike[str]) -> bool:
+    """Whether a file begins as an image does; its pixels are not read."""
+    try:
+        if irregular(path):
+            return False
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path):
+                return True
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError):
+        return False
 
 
 def decode_image(data: bytes, name: str) -> Picture:

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import ImageError, first_line
+from ..interrupts import pass_on
 from .metadata import Metadata, metadata_of
 from .samples import cmyk_to_srgb
 from .stored import Stored
@@ -48,6 +49,7 @@ def read_tiff(data: bytes, name: str, *, always: bool = False) -> Stored | None:
     except (ImageError, Image.DecompressionBombError):
         raise
     except Exception as error:  # tifffile passes on whatever its decoders raise
+        pass_on(error)
         raise OSError(first_line(error)) from error
 
 

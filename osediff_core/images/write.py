@@ -11,6 +11,7 @@ from typing import Any
 from PIL import Image
 
 from ..atomic import write_bytes_atomically
+from ..choices import JPEG_QUALITY
 from ..errors import ImageError, writing
 from .formats import WRITE_FORMATS
 from .metadata import Metadata, exif_bytes, png_resolution, tiff_options
@@ -19,7 +20,6 @@ from .png import with_chunks
 from .tiff import encode_tiff
 
 _MAX_SIDE = {"JPEG": 65535, "WEBP": 16383}  # limits of the file formats
-JPEG_QUALITY = 95
 
 
 def check_format(path: str | os.PathLike[str], size: tuple[int, int] = (1, 1), alpha: bool = False) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import http.client
 import logging
 import os
@@ -20,12 +19,13 @@ import urllib.request
 from collections.abc import Callable, Generator, Iterator
 from io import FileIO
 from pathlib import Path
-from typing import Literal
 from urllib.parse import urlsplit
 
-from ..errors import DownloadError, first_line
+from ..errors import DiskFull, DownloadError, first_line
+from ..interrupts import pass_on
 from ..version import __version__
-from .published import Digest, HubPlace, KnownFile, find
+from .digest import digest_steps
+from .published import HubPlace, KnownFile, find
 
 logger = logging.getLogger(__name__)
 
@@ -79,17 +79,17 @@ def _obtain(file: KnownFile, folder: Path) -> _Steps:
                 part.unlink()
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            message = (
+            raise DiskFull(
                 f"The disk of {folder} is full; make room there and try again: what has arrived is kept."
-            )
-        else:
-            reason = error.strerror or first_line(error)
-            message = f"{file.name} cannot be read or stored in {folder} ({reason}); choose another folder."
-        raise DownloadError(message) from error
+            ) from error
+        reason = error.strerror or first_line(error)
+        raise DownloadError(
+            f"{file.name} cannot be read or stored in {folder} ({reason}); choose another folder."
+        ) from error
 
 
 def _check_present(file: KnownFile, target: Path) -> _Steps:
-    found = yield from _digest_of(target, file.digest.kind)
+    found = yield from digest_steps(target, file.digest.kind)
     if found != file.digest:
         raise DownloadError(
             f"{target} is there, but is not the published file (expected {file.digest}, found {found}); move it "
@@ -111,7 +111,7 @@ def _fetch(file: KnownFile, part: Path) -> _Steps:
     """Complete `part`, and throw it away if it is not the published file."""
     _check_space(file, part.parent, file.size - part.stat().st_size)
     yield from _transfer(file, part)
-    found = yield from _digest_of(part, file.digest.kind)
+    found = yield from digest_steps(part, file.digest.kind)
     if found != file.digest:
         part.unlink()
         raise DownloadError(
@@ -127,18 +127,6 @@ def _check_space(file: KnownFile, folder: Path, needed: int) -> None:
             f"{file.name} needs {needed / 1e6:.1f} MB more in {folder}, where {free / 1e6:.1f} MB are free; make "
             "room there, or choose another folder."
         )
-
-
-def _digest_of(path: Path, kind: Literal["sha256", "git-sha1"]) -> Generator[tuple[int, int], None, Digest]:
-    size = path.stat().st_size
-    hasher = (
-        hashlib.sha256() if kind == "sha256" else hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
-    )
-    with path.open("rb") as content:
-        while block := content.read(1 << 20):
-            hasher.update(block)
-            yield size, size
-    return Digest(kind, hasher.hexdigest())
 
 
 class _Broken(Exception):
@@ -245,6 +233,7 @@ def _hub_address(file: KnownFile, place: HubPlace) -> tuple[str, str]:
     try:
         found = get_hf_file_metadata(url)
     except Exception as error:  # the hub's own and those of whichever HTTP library it uses
+        pass_on(error)
         status = getattr(getattr(error, "response", None), "status_code", None)
         if status is None:
             raise _Broken(first_line(error)) from error

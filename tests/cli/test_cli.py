@@ -273,7 +273,6 @@ def test_convert_and_info(osediff, small):
         (["info", "missing"], 1),
         (["info", "text.pkl"], 1),
         (["nonsense"], 2),
-        ([], 2),
     ],
 )
 def test_convert_and_info_explain_what_is_wrong(osediff, args, status):

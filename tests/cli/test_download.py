@@ -81,7 +81,14 @@ def test_one_failure_does_not_stop_the_rest(osediff, table):
     assert status == 1 and len(err.splitlines()) == 1 and "127.0.0.1:9" in err
     assert failed["status"] == "failed" and failed["path"] is None and failed["error"] in err
     path = os.path.join("models", "b.pkl")
-    assert ready == {"name": "b.pkl", "path": path, "status": "ready", "bytes": 5, "error": None}
+    assert ready == {
+        "name": "b.pkl",
+        "path": path,
+        "status": "ready",
+        "bytes": 5,
+        "error": None,
+        "kind": None,
+    }
     assert osediff("download", "b.pkl", "--to", "models")[:2] == (0, f"b.pkl: {path}\n")
 
 

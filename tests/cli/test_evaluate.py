@@ -98,11 +98,11 @@ def test_what_does_not_fit_is_said_and_changes_the_exit_code(osediff, pairs):
 
 
 def test_ctrl_c_writes_what_is_measured(osediff, pairs, monkeypatch):
-    def stopped(pairs, doing):
+    def stopped(args, pairs):
         yield from pairs[:2]
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(evaluate, "progress_bar", stopped)
+    monkeypatch.setattr(evaluate, "_telling", stopped)
     status, out, _ = osediff("out", "HR", "-o", "found", "--metrics", "psnr")
     assert status == 130 and "2 measured, 0 failed, 1 not done: interrupted" in out and "PSNR" in out
     data = json.loads(Path("found/evaluation.json").read_text())

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ...choices import VAE_ATTENTIONS
+from ...choices import LEAST_VAE_MEMORY, LEAST_VAE_TILE, VAE_ATTENTIONS
 from ...errors import OptionError, OutOfDisk, OutOfMemory
 from ...layers import Attention, Network
 from ...ports import Progress
@@ -20,7 +20,6 @@ from ...runtime.gradients import needs_gradients
 from ...runtime.memory import explain_out_of_memory, free_memory, release_memory
 from .features import FeatureStore
 from .plan import (
-    MIB,
     AttentionSweep,
     Budget,
     Sweep,
@@ -36,8 +35,6 @@ from .walk import Walk
 
 logger = logging.getLogger(__name__)
 
-LEAST_BUDGET = 64 * MIB
-_LEAST_TILE = 64
 # What is measured as free is not all to be had, nor in one piece.
 _SHARE = 0.6
 _HOST_SHARE = 0.4  # of the host's memory, behind an accelerator
@@ -94,7 +91,7 @@ def budget_of(tiling: VAETiling, device: torch.device) -> int:
     """Bytes that activations may take on the device."""
     if tiling.memory is not None:
         return tiling.memory
-    return max(LEAST_BUDGET, int(free_memory(device) * _SHARE))
+    return max(LEAST_VAE_MEMORY, int(free_memory(device) * _SHARE))
 
 
 def goes_whole(network: Network, shape: Sequence[int], tiling: VAETiling, budget: int) -> bool:
@@ -148,11 +145,11 @@ def run(
         if is_whole:
             held = untiled_bytes(untiled_plan(network, *source.shape[-2:]), network.dtype.itemsize)
             is_whole, budget = False, min(budget, held)
-        elif budget <= LEAST_BUDGET:
+        elif budget <= LEAST_VAE_MEMORY:
             raise OutOfMemory(_HELP.format(stage=stage))
-        budget = max(LEAST_BUDGET, budget // 2)
+        budget = max(LEAST_VAE_MEMORY, budget // 2)
         if tiling.tile is not None:
-            tiling = replace(tiling, tile=min(tiling.tile, max(_LEAST_TILE, tiling.tile // 2)))
+            tiling = replace(tiling, tile=min(tiling.tile, max(LEAST_VAE_TILE, tiling.tile // 2)))
         logger.warning("%s ran out of memory; trying again in tiles, within %.2f GB", stage, budget / 1e9)
 
 

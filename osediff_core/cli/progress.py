@@ -1,0 +1,70 @@
+"""Progress of a run: a bar on a terminal, JSON lines for programs that show it themselves, or nothing."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from ..interrupts import pass_on
+from .streams import say
+
+if TYPE_CHECKING:
+    from .results import Result
+
+T = TypeVar("T")
+
+
+def tell(event: str, **data: Any) -> None:  # noqa: ANN401 - any JSON value
+    """One line of JSON on stdout."""
+    say(json.dumps({"event": event, **data}).replace("\x7f", r"\u007f"))
+
+
+def hidden(args: argparse.Namespace) -> bool | None:
+    """What tqdm takes as `disable`: None hides the bar where stderr is no terminal."""
+    return True if args.quiet or args.no_progress or args.json_lines else None
+
+
+class Progress(Generic[T]):
+    """The items of a run one after the other, each told when it begins, as it goes on, and when it is done."""
+
+    def __init__(self, args: argparse.Namespace, items: Sequence[T], doing: str) -> None:
+        from tqdm import tqdm
+
+        self._tells = args.json_lines
+        self._index = -1
+        self._bar = tqdm(items, desc=doing, unit="picture", disable=hidden(args))
+        if self._tells:
+            tell("start", command=args.command, total=len(items))
+
+    def __enter__(self) -> Progress[T]:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def __iter__(self) -> Iterator[T]:
+        """Raises KeyboardInterrupt between two items where one was heard and lost."""
+        for index, item in enumerate(self._bar):
+            pass_on()
+            self._index = index
+            yield item
+
+    def begin(self, name: str) -> None:
+        """The item of this name is at work."""
+        if self._tells:
+            tell("picture", index=self._index, input=name)
+
+    def step(self, done: int, total: int) -> None:
+        """Tiles of the item. Raises KeyboardInterrupt as `__iter__` does."""
+        pass_on()
+        self._bar.set_postfix_str(f"tile {done}/{total}")
+        if self._tells:
+            tell("step", index=self._index, done=done, total=total)
+
+    def end(self, result: Result) -> None:
+        """What became of the item."""
+        if self._tells:
+            tell("result", index=self._index, **asdict(result))
