@@ -6,7 +6,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..osediff_core import color
-from ..osediff_core.errors import ImageError
+from ..osediff_core.errors import ImageError, amount
 from ..osediff_core.geometry import resize_clipped
 from .conversions import each_frame, join_image, split_image
 from .inputs import color_inputs
@@ -53,7 +53,8 @@ def reference_frames(reference: Tensor, frames: int) -> Tensor:
     colours, _ = split_image(reference)
     if colours.shape[0] not in (1, frames):
         raise ImageError(
-            f"There are {colours.shape[0]} reference pictures for {frames} pictures; give one, or one for each."
+            f"There are {colours.shape[0]} reference pictures for {amount(frames, 'picture')}; give one, or one for "
+            "each."
         )
     return colours.expand(frames, -1, -1, -1)
 

@@ -1,12 +1,10 @@
-"""Conversions between ComfyUI and the core: IMAGE, LATENT, progress, and stamps of files."""
+"""Conversions between ComfyUI and the core: IMAGE, progress, and stamps of files."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import comfy.model_management
 import comfy.utils
@@ -14,37 +12,6 @@ import torch
 from torch import Tensor
 
 from ..osediff_core.errors import ImageError
-
-_KEY = "osediff"
-
-
-@dataclass(frozen=True)
-class EncodedFrom:
-    """The source that a LATENT was encoded from; travels inside it, so that decoding needs no wires for it.
-
-    size: (height, width) in pixels, before padding. padded: after it. reference: the enlarged input, an IMAGE
-    (B, H, W, 3). alpha: (B, 1, H, W) at the same size, or None.
-    """
-
-    size: tuple[int, int]
-    padded: tuple[int, int]
-    reference: Tensor
-    alpha: Tensor | None
-
-    def attach_to(self, latent: dict[str, Any]) -> dict[str, Any]:
-        """The LATENT with this inside it; ComfyUI's nodes hand on entries that they do not know."""
-        return {**latent, _KEY: self}
-
-
-def encoded_from(latent: dict[str, Any], frames: int, decoded: tuple[int, int]) -> EncodedFrom | None:
-    """The source of a LATENT, if it still fits `frames` images of size `decoded` = (height, width); else None.
-
-    A node between may have enlarged the latents or picked some frames.
-    """
-    found = latent.get(_KEY)
-    if not isinstance(found, EncodedFrom) or decoded != found.padded:
-        return None
-    return found if found.reference.shape[0] in (1, frames) else None
 
 
 def split_image(image: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -5,15 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 import comfy.sd
+import torch
 from comfy_api.latest import io
 from torch import Tensor
 
 from ..osediff_core.decode import decode
-from ..osediff_core.geometry import crop_back
+from ..osediff_core.geometry import crop_back, pad_to_multiple
+from .checks import check_channels, check_vae, latent_samples
 from .color import fix_frame, reference_frames
-from .conversions import each_frame, encoded_from, join_image, tile_progress
+from .conversions import each_frame, join_image, split_image, tile_progress
 from .inputs import color_inputs, vae_attention_input, vae_tile_input, vae_tiling
 from .native.vae import NativeVAE
+from .notices import as_output, warn, warnings_gathered
+from .sources import EncodedFrom, Sources, sources_of, warn_of_changed
 
 
 class TiledDecode(io.ComfyNode):
@@ -57,23 +61,63 @@ class TiledDecode(io.ComfyNode):
         reference: Tensor | None = None,
         vae_attention: str = "auto",
     ) -> io.NodeOutput:
-        """Raises ImageError if the reference has another number of pictures than the LATENT."""
-        samples = latent["samples"]
+        """Raises ImageError if the reference has another number of pictures than the LATENT, or that is no picture's;
+        BaseModelError or OptionError for a VAE that is no picture's, or of another family than the LATENT."""
+        check_vae(vae)
+        samples = latent_samples(latent)
         codec, tiling = NativeVAE(vae), vae_tiling(tile, vae_attention)
-        downscale = codec.downscale
-        size = (samples.shape[-2] * downscale, samples.shape[-1] * downscale)
-        source = encoded_from(latent, samples.shape[0], size)
-        if reference is None and source is not None:
-            reference = source.reference
-        colours = None if reference is None else reference_frames(reference, samples.shape[0])
+        check_channels(samples, codec.latent_channels, "VAE")
+        count = samples.shape[0]
+        size = (samples.shape[-2] * codec.downscale, samples.shape[-1] * codec.downscale)
+        given = None if reference is None else reference_frames(reference, count)
+        with warnings_gathered() as warnings:
+            sources = [source if source and source.padded == size else None for source in sources_of(latent)]
+            warn_of_changed(latent, sources)
+            if given is None and not any(sources) and not warnings and color_fix != "none" and color_weight:
+                warn(
+                    f"color_fix {color_fix} changes nothing, as this LATENT carries no picture of Encode LQ; connect a "
+                    "reference, or choose none."
+                )
+            crop = _common_crop(sources, size)
         frames = []
-        for frame in each_frame(samples.shape[0]):
-            progress = tile_progress(frame, samples.shape[0])
+        for frame in each_frame(count):
+            progress = tile_progress(frame, count)
             decoded = decode(codec, samples[frame : frame + 1], tiling=tiling, progress=progress)
-            image = (decoded + 1) / 2
-            if source is not None:
-                image = crop_back(image, source.size)
+            image = crop_back((decoded + 1) / 2, crop)
+            colours = _colours(given, frame, sources[frame], crop, codec.downscale)
             if colours is not None:
-                image = fix_frame(color_fix, image, colours[frame : frame + 1], color_weight)
+                image = fix_frame(color_fix, image, colours, color_weight)
             frames.append(image)
-        return io.NodeOutput(join_image(frames, None if source is None else source.alpha))
+        return io.NodeOutput(join_image(frames, _alphas(sources, crop)), ui=as_output(warnings))
+
+
+def _common_crop(sources: Sources, size: tuple[int, int]) -> tuple[int, int]:
+    """(height, width) that all frames are cropped to: an IMAGE has one. Without a source there is nothing to crop."""
+    sizes = {source.size if source else size for source in sources}
+    if len(sizes) == 1:
+        return sizes.pop()
+    warn(
+        "The pictures in this LATENT had different sizes, so that they keep the padding of Encode LQ and lose their "
+        "alpha; decode them one by one (Rebatch Latents), or make them one size before."
+    )
+    return size
+
+
+def _colours(
+    given: Tensor | None, frame: int, source: EncodedFrom | None, crop: tuple[int, int], downscale: int
+) -> Tensor | None:
+    """rgb (1, 3, H, W) in [0, 1] whose colours the frame gets, if any."""
+    if given is not None:
+        return given[frame : frame + 1]
+    if source is None:
+        return None
+    colours, _ = split_image(source.reference)
+    return colours if source.size == crop else pad_to_multiple(colours, downscale)[0]
+
+
+def _alphas(sources: Sources, crop: tuple[int, int]) -> Tensor | None:
+    """(B, 1, H, W), frames without one opaque; None if none has one that fits."""
+    alphas = [source.alpha if source and source.size == crop else None for source in sources]
+    if all(alpha is None for alpha in alphas):
+        return None
+    return torch.cat([torch.ones(1, 1, *crop) if alpha is None else alpha.cpu() for alpha in alphas])

@@ -17,9 +17,12 @@ from torch import Tensor
 from ..osediff_core.errors import OptionError
 from ..osediff_core.tiles.grid import check_tile, needs_tiles
 from ..osediff_core.tiles.unet import UNetTiling, tiles_at_once
+from .checks import check_channels, check_model, check_widths, context_width, latent_samples
 from .inputs import tile_input
 from .native.lora import attachment_of
 from .native.sampler import OneStepSampler
+from .notices import as_output, warnings_gathered
+from .sources import sources_of, warn_of_changed, with_sources
 
 
 def step_inputs() -> list[io.Input]:
@@ -100,32 +103,40 @@ class OneStepDenoise(io.ComfyNode):
         cfg: float,
         negative: list[Any] | None = None,
     ) -> io.NodeOutput:
-        """Raises OptionError for a MODEL without OSEDiff, impossible tiles, or cfg without a negative."""
+        """Raises OptionError for a MODEL without OSEDiff, impossible tiles, cfg without a negative, or what belongs to
+        another family; BaseModelError and ImageError for what is no MODEL and no picture's LATENT."""
+        check_model(model)
         sigmas = one_step_sigmas(model)
         sampler = make_sampler(tile, overlap, strength)
         if cfg != 1 and negative is None:
             raise OptionError(
                 f"A cfg of {cfg:g} needs a negative conditioning; connect one, or set cfg to 1."
             )
+        width = context_width(model)
+        for socket, conditioning in (("positive", positive), ("negative", negative or [])):
+            check_widths((embeds for embeds, _ in conditioning), width, socket)
         samples = comfy.sample.fix_empty_latent_channels(
-            model, latent["samples"], latent.get("downscale_ratio_spacial")
+            model, latent_samples(latent), latent.get("downscale_ratio_spacial")
         )
-        _check_channels(model, samples)
-        restored = comfy.sample.sample_custom(
-            _with_true_memory_needs(model, samples, tile),
-            torch.zeros_like(samples),
-            cfg,
-            sampler,
-            sigmas,
-            positive,
-            positive if negative is None else negative,
-            samples,
-            noise_mask=latent.get("noise_mask"),
-            callback=latent_preview.prepare_callback(model, 1),
-            disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
-        )
+        check_channels(samples, model.model.latent_format.latent_channels, "MODEL")
+        with warnings_gathered() as warnings:
+            sources = sources_of(latent)
+            warn_of_changed(latent, sources)
+            restored = comfy.sample.sample_custom(
+                _with_true_memory_needs(model, samples, tile),
+                torch.zeros_like(samples),
+                cfg,
+                sampler,
+                sigmas,
+                positive,
+                positive if negative is None else negative,
+                samples,
+                noise_mask=latent.get("noise_mask"),
+                callback=latent_preview.prepare_callback(model, 1),
+                disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+            )
         out = {key: value for key, value in latent.items() if key != "downscale_ratio_spacial"}
-        return io.NodeOutput({**out, "samples": restored})
+        return io.NodeOutput(with_sources({**out, "samples": restored}, sources), ui=as_output(warnings))
 
 
 class OSEDiffSampler(io.ComfyNode):
@@ -153,7 +164,8 @@ class OSEDiffSampler(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: ModelPatcher, tile: int, overlap: int, strength: float) -> io.NodeOutput:
-        """Raises OptionError for a MODEL without OSEDiff or impossible tiles."""
+        """Raises OptionError for a MODEL without OSEDiff or impossible tiles, BaseModelError for none."""
+        check_model(model)
         return io.NodeOutput(make_sampler(tile, overlap, strength), one_step_sigmas(model))
 
 
@@ -174,15 +186,6 @@ def one_step_sigmas(model: ModelPatcher) -> Tensor:
             "weights and a base that belong together."
         )
     return torch.stack([sigmas[timestep].float().cpu(), torch.zeros(())])
-
-
-def _check_channels(model: ModelPatcher, samples: Tensor) -> None:
-    wanted = model.get_model_object("latent_format").latent_channels
-    if samples.ndim != 4 or samples.shape[1] != wanted:
-        raise OptionError(
-            f"The LATENT has the shape {tuple(samples.shape)}, but this MODEL takes (batch, {wanted}, height, width); "
-            "encode with the VAE that belongs to it."
-        )
 
 
 def _with_true_memory_needs(model: ModelPatcher, samples: Tensor, tile: int) -> ModelPatcher:

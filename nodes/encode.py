@@ -10,9 +10,11 @@ from torch import Tensor
 
 from ..osediff_core.encode import encode
 from ..osediff_core.geometry import enlarge, pad_to_multiple, target_size
-from .conversions import EncodedFrom, each_frame, join_image, split_image, tile_progress
+from .checks import check_vae
+from .conversions import each_frame, join_image, split_image, tile_progress
 from .inputs import scale_input, vae_attention_input, vae_tile_input, vae_tiling
 from .native.vae import NativeVAE
+from .sources import EncodedFrom, encoded
 
 METHODS = ("bicubic", "lanczos", "bilinear", "area", "nearest-exact")
 _MAX = 16384
@@ -109,7 +111,9 @@ class EncodeLQ(io.ComfyNode):
         seed: int,
         vae_attention: str = "auto",
     ) -> io.NodeOutput:
-        """Raises ImageError for an IMAGE without pixels, OptionError for an impossible size."""
+        """Raises ImageError for an IMAGE without pixels, OptionError for an impossible size, BaseModelError for a VAE
+        that is no picture's."""
+        check_vae(vae)
         rgb, alpha = split_image(image)
         size = _target(rgb.shape[-1], rgb.shape[-2], scale, width, height)
         codec, tiling = NativeVAE(vae), vae_tiling(tile, vae_attention)
@@ -120,14 +124,16 @@ class EncodeLQ(io.ComfyNode):
             padded, before = pad_to_multiple(lq * 2 - 1, codec.downscale)
             draw = torch.Generator().manual_seed(seed) if posterior == "sample" else None
             progress = tile_progress(frame, rgb.shape[0])
-            encoded = encode(codec, padded, draw is not None, draw, tiling=tiling, progress=progress)
-            latents.append(encoded)
+            latents.append(encode(codec, padded, draw is not None, draw, tiling=tiling, progress=progress))
             references.append(lq)
             alphas.append(lq_alpha)
         reference = join_image(references)
         height, width = padded.shape[-2:]
-        source = EncodedFrom(before, (height, width), reference, None if alpha is None else torch.cat(alphas))
-        return io.NodeOutput(source.attach_to({"samples": torch.cat(latents)}), reference)
+        sources = [
+            EncodedFrom(before, (height, width), reference[frame : frame + 1], alphas[frame], frame)
+            for frame in range(rgb.shape[0])
+        ]
+        return io.NodeOutput(encoded(torch.cat(latents), sources), reference)
 
 
 def _target(old_width: int, old_height: int, scale: float, width: int, height: int) -> tuple[int, int]:

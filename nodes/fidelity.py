@@ -7,6 +7,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
 from ..osediff_core.fidelity import strengths
+from .checks import check_model, check_vae
 from .inputs import fidelity_input
 from .native.lora import attachment_of, scale_weights, set_sliders
 
@@ -40,7 +41,9 @@ class Fidelity(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: ModelPatcher, vae: comfy.sd.VAE, fidelity: float) -> io.NodeOutput:
-        """Raises OptionError for a MODEL or VAE without OSEDiff."""
+        """Raises OptionError for a MODEL or VAE without OSEDiff, BaseModelError for none."""
+        check_model(model)
+        check_vae(vae)
         chosen = strengths(fidelity)
         own = attachment_of(model).method.fidelity
         if own is not None:  # the method's sliders are that already

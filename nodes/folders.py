@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import folder_paths
@@ -21,8 +22,11 @@ _SOURCE = "preset/models of https://github.com/cswry/OSEDiff"
 
 
 def register() -> None:
-    """Make models/osediff known to ComfyUI, beside what a user's extra_model_paths.yaml says of it."""
-    folder_paths.add_model_folder_path(FOLDER, os.path.join(folder_paths.models_dir, FOLDER))
+    """Make models/osediff, known to ComfyUI beside what a user's extra_model_paths.yaml says of it."""
+    models = os.path.join(folder_paths.models_dir, FOLDER)
+    with suppress(OSError):  # a read-only installation has its files elsewhere
+        os.makedirs(models, exist_ok=True)
+    folder_paths.add_model_folder_path(FOLDER, models)
     # as ComfyUI does for what its own Save nodes write, so that it can be chosen without being moved
     folder_paths.add_model_folder_path(FOLDER, os.path.join(folder_paths.get_output_directory(), FOLDER))
     paths, suffixes = folder_paths.folder_names_and_paths[FOLDER]

@@ -10,6 +10,7 @@ from comfy_api.latest import io
 
 from ..osediff_core.errors import BaseModelError
 from ..osediff_core.runtime.device import DTYPES
+from .checks import check_model, check_vae
 from .conversions import stamp
 from .folders import (
     EMBEDDED,
@@ -31,6 +32,8 @@ from .inputs import (
 )
 from .native.folder import load_folder
 from .native.lora import apply_weights
+from .notices import as_output, warnings_gathered
+from .sources import follow_sampling
 
 Loaded = tuple[ModelPatcher, comfy.sd.CLIP, comfy.sd.VAE]
 
@@ -76,6 +79,7 @@ class LoadOSEDiff(io.ComfyNode):
         """Raises BaseModelError or CheckpointError for files that are missing or do not belong together."""
         osediff = None if weights == NONE else read_chosen(weights, chosen_method(method))
         model, clip, vae = load_base(base, DTYPES.get(dtype))
+        follow_sampling(model)
         if osediff is not None:
             model, vae = apply_weights(model, vae, osediff, unet_strength, vae_strength)
         return io.NodeOutput(model, clip, vae)
@@ -122,8 +126,12 @@ class ApplyOSEDiff(io.ComfyNode):
         method: str = AUTO_METHOD,
     ) -> io.NodeOutput:
         """Raises BaseModelError or CheckpointError for what does not belong together."""
+        check_model(model)
+        check_vae(vae)
         read = read_chosen(weights, chosen_method(method))
-        return io.NodeOutput(*apply_weights(model, vae, read, unet_strength, vae_strength))
+        with warnings_gathered() as warnings:
+            patched = apply_weights(model, vae, read, unet_strength, vae_strength)
+        return io.NodeOutput(*patched, ui=as_output(warnings))
 
 
 def load_base(name: str, dtype: torch.dtype | None) -> Loaded:

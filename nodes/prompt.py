@@ -222,6 +222,11 @@ def encode_prompts(clip: comfy.sd.CLIP, prompts: list[str]) -> list[Any]:
     if len(encoded) == 1:
         return encoded[prompt]
     first_of_each = [encoded[prompt][0] for prompt in prompts]
+    if len({embeds.shape for embeds, _ in first_of_each}) > 1:
+        raise OptionError(
+            "The CLIP at clip gives prompts of different lengths, as that of another family does; connect the one of "
+            "Load OSEDiff."
+        )
     extras = dict(first_of_each[0][1])
     if torch.is_tensor(extras.get("pooled_output")):
         extras["pooled_output"] = torch.cat([extra["pooled_output"] for _, extra in first_of_each])

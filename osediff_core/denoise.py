@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .errors import OptionError
+from .errors import OptionError, amount
 from .passes import ONE_PASS, Pass
 from .ports import NoisePredictor, Progress
 from .runtime.stage import run_stage
@@ -100,7 +100,7 @@ def _one_for_each(prompt_embeds: Tensor | None, batch: int) -> Tensor | None:
         return None
     if prompt_embeds.shape[0] not in (1, batch):
         raise OptionError(
-            f"There are {prompt_embeds.shape[0]} prompts for {batch} images; give one prompt, or one for "
+            f"There are {prompt_embeds.shape[0]} prompts for {amount(batch, 'image')}; give one prompt, or one for "
             "each image."
         )
     return prompt_embeds.expand(batch, -1, -1)

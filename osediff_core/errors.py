@@ -8,6 +8,8 @@ from contextlib import contextmanager
 
 from .printable import sentence
 
+_PACKAGE = "osediff_core"
+
 
 class OSEDiffError(Exception):
     """Any failure this package explains; catch it to catch them all.
@@ -17,6 +19,17 @@ class OSEDiffError(Exception):
 
     def __init__(self, message: str = "") -> None:
         super().__init__(sentence(message))
+
+    def __init_subclass__(cls) -> None:
+        cls.__module__ = _public_module(cls.__module__)
+
+
+def _public_module(name: str) -> str:
+    """ComfyUI imports a pack under the path of its folder, and shows the name of an error with it."""
+    return name[max(0, name.rfind(_PACKAGE)) :]
+
+
+OSEDiffError.__module__ = _public_module(__name__)
 
 
 class CheckpointError(OSEDiffError):
@@ -103,3 +116,8 @@ def some_of(names: Sequence[str]) -> str:
 def counted(kinds: Mapping[str, Sequence[str]]) -> str:
     """What is wrong, by kind: "2 missing (a, b); 1 unexpected (c)"."""
     return "; ".join(f"{len(names)} {kind} ({some_of(names)})" for kind, names in kinds.items() if names)
+
+
+def amount(count: int, noun: str) -> str:
+    """How many, as 1 picture, 2 pictures."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -23,6 +23,8 @@ from ...osediff_core.weights.fit import check_fits
 from ...osediff_core.weights.formats import facts_of
 from ...osediff_core.weights.one_step_weights import LoRAPair, OneStepWeights
 from ...osediff_core.weights.tensor_file import Shape
+from ..notices import warn
+from ..sources import follow_sampling
 from .names import unet_names, vae_names
 from .vae import network_of
 
@@ -38,10 +40,11 @@ _PREDICTS = {
 class Attachment:
     """Facts of the weights on a patched MODEL or VAE, which it carries along, whatever is done to it afterwards.
 
-    timestep, rule: of the weights. patches: what was added to it, at `strength`, but for the LoRA of a UNet, which is
-    in `sets` by the names that the weights give them. method: facts of it. sliders: its sliders as they are set.
+    source, timestep, rule: of the weights. patches: what was added to it, at `strength`, but for the LoRA of a UNet,
+    which is in `sets` by the names that the weights give them. method: facts of it. sliders: its sliders as they are set.
     """
 
+    source: str
     timestep: int
     rule: str
     patches: tuple[dict[str, Any], ...]
@@ -132,7 +135,8 @@ def apply_weights(
 ) -> tuple[comfy.model_patcher.ModelPatcher, comfy.sd.VAE]:
     """The MODEL and the VAE with OSEDiff's LoRA and `conv_in`; the ones given stay as they are.
 
-    With strength s a weight becomes W0 + s (W_new - W0 + scale B @ A): 1 is the official result, 0 the base.
+    With strength s a weight becomes W0 + s (W_new - W0 + scale B @ A): 1 is the official result, 0 the base. Weights of
+    this kind that are there are replaced, with a warning: a step of two of them is none.
     Raises CheckpointError or BaseModelError, before anything is changed, if they do not belong together.
     """
     names = _checked_unet_names(model, weights)
@@ -140,7 +144,7 @@ def apply_weights(
     of_vae = vae_names(list(weights.vae_lora), levels)
     check_fits(weights, _unet_shapes(model, names), _vae_shapes(vae, of_vae))
 
-    model = model.clone()
+    model = _without(model.clone(), "MODEL", weights.source)
     base = model.get_key_patches(f"{_PREFIX}{names['conv_in.weight'].rpartition('.')[0]}.")
     differences = {
         key: ("diff", (tensor.float() - base[key][0][0].to("cpu", tensor.float().dtype),))
@@ -153,16 +157,36 @@ def apply_weights(
         }
         for lora in weights.unet_sets
     }
-    facts = (weights.timestep, weights.rule)
+    facts = (weights.source, weights.timestep, weights.rule)
     method = facts_of(weights.method)
     _attach(model, Attachment(*facts, (differences,), unet_strength, method, sets), unet_strength)
+    follow_sampling(model)
 
     vae = copy.copy(vae)
-    vae.patcher = vae.patcher.clone()
+    vae.patcher = _without(vae.patcher.clone(), "VAE", weights.source)
     scale = weights.vae_lora.scale
     of_encoder = {of_vae[name]: _adapter(pair, scale) for name, pair in weights.vae_lora.items()}
     _attach(vae.patcher, Attachment(*facts, (of_encoder,), vae_strength, method), vae_strength)
     return model, vae
+
+
+def _without(
+    patcher: comfy.model_patcher.ModelPatcher, kind: str, new: str
+) -> comfy.model_patcher.ModelPatcher:
+    """The patcher itself, one-step weights that are on it taken off, and other patches kept."""
+    found = patcher.get_attachment(_KEY)
+    if found is None:
+        return patcher
+    if found.strength != 0:  # at 0 it is the base alone, as a workflow may want it
+        warn(
+            f"The {kind} had one-step weights already ({found.source} at strength {found.strength:g}), which {new} "
+            f"replaces; choose none in Load OSEDiff, or take Apply OSEDiff out."
+        )
+    own = {id(patch) for part in (*found.patches, *found.sets.values()) for patch in part.values()}
+    for key, patches in patcher.patches.items():
+        patcher.patches[key] = [patch for patch in patches if id(patch[1]) not in own]
+    patcher.patches = {key: patches for key, patches in patcher.patches.items() if patches}
+    return patcher
 
 
 def _adapter(pair: LoRAPair, scale: float) -> LoRAAdapter:

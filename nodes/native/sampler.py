@@ -18,7 +18,10 @@ from ...osediff_core.denoise import denoise
 from ...osediff_core.errors import OptionError
 from ...osediff_core.passes import Pass
 from ...osediff_core.tiles.unet import UNetTiling
+from ..checks import check_channels, check_widths, context_width
+from ..notices import warn
 from .lora import attachment_of, with_sets
+from .sampling import check_sampling, warn_of_other_sigmas
 from .unet import NativeUNet, native_schedule
 
 # What a conditioning may hold that lies somewhere in the picture, and that a tile would see in the wrong place.
@@ -48,7 +51,8 @@ class OneStepSampler(comfy.samplers.Sampler):
     ) -> Tensor:
         """Scaled latents (B, C, h, w) -> restored ones. ComfyUI calls this; `callback` shows the progress.
 
-        Raises OptionError for a MODEL without OSEDiff, impossible tiles, or conditioning that tiles cannot follow.
+        Raises OptionError for a MODEL without OSEDiff, impossible tiles, latents or prompts of another family, and
+        conditioning that tiles cannot follow or that does not act at the step.
         """
         # a guider may have been given another MODEL than the sampler
         found = attachment_of(model_wrap.model_patcher)
@@ -56,6 +60,8 @@ class OneStepSampler(comfy.samplers.Sampler):
         tiling = replace(self.tiling, centred=found.method.centred_tiles)
         passes = found.passes
         model = model_wrap.inner_model
+        check_channels(latent_image, model.latent_format.latent_channels, "MODEL")
+        check_sampling(model_wrap.model_patcher, found.timestep)
         frames, _, height, width = latent_image.shape
         tiles = len(tiling.lay(height, width))
         if tiles > 1:
@@ -63,6 +69,8 @@ class OneStepSampler(comfy.samplers.Sampler):
         unet = NativeUNet(model_wrap, model, extra_args, predicts)
         schedule = native_schedule(model.model_sampling, predicts)
         timestep = int(model.model_sampling.timestep(sigmas[:1]))
+        warn_of_other_sigmas(sigmas, timestep, found.timestep)
+        acting = _where_prompts_act(model_wrap, latent_image[:1], sigmas[:1], timestep)
         total = frames * tiles
         restored = latent_image.clone()
         for frame in range(frames):
@@ -86,6 +94,8 @@ class OneStepSampler(comfy.samplers.Sampler):
                     passes=passes,
                     enter=enter,
                 )
+            if acting is not None:
+                x0 = torch.where(acting, x0, latents)
             if denoise_mask is not None:
                 x0 = torch.lerp(latents, x0, denoise_mask[frame % denoise_mask.shape[0]][None].to(x0))
             restored[frame : frame + 1] = x0
@@ -120,6 +130,52 @@ def _sets_of_passes(guider: comfy.samplers.CFGGuider) -> Iterator[Callable[[Pass
         yield enter
     finally:
         load(own)
+
+
+def _where_prompts_act(
+    guider: comfy.samplers.CFGGuider, latents: Tensor, sigma: Tensor, timestep: int
+) -> Tensor | None:
+    """Where every conditioning acts at the step, bool (1, C, h, w); None: everywhere. ComfyUI gives 0 elsewhere.
+
+    Raises OptionError where one is empty, acts nowhere, or is of another family.
+    """
+    width, everywhere = context_width(guider.model_patcher), None
+    for name, conds in getattr(guider, "conds", {}).items():
+        if name == "negative" and getattr(guider, "cfg", None) == 1:
+            continue  # not computed
+        if not conds:
+            raise OptionError(
+                f"The CONDITIONING at {name} is empty; connect DAPE Prompt or CLIP Text Encode."
+            )
+        check_widths((cond.get("cross_attn") for cond in conds), width, name)
+        total = torch.zeros_like(latents)
+        for cond in conds:
+            plain = {
+                key: value for key, value in cond.items() if key != "gligen"
+            }  # which would set itself up
+            part = comfy.samplers.get_area_and_mult(plain, latents, sigma)
+            if part is not None:
+                _area_of(total, part.area).add_(part.mult.to(total))
+        if not bool(total.any()):
+            raise OptionError(
+                f"The CONDITIONING at {name} does not act at timestep {timestep}, where the step is taken; "
+                "widen its timestep range, its mask or its strength, or combine it with one that acts."
+            )
+        if not bool(total.all()):
+            warn(
+                f"The CONDITIONING at {name} acts on a part of the picture only, and the rest stays as it came; "
+                "combine it with a prompt for the whole picture (Conditioning Combine)."
+            )
+            everywhere = (total != 0) if everywhere is None else everywhere & (total != 0)
+    return everywhere
+
+
+def _area_of(latents: Tensor, area: list[int] | None) -> Tensor:
+    """The part of (B, C, h, w) that ComfyUI's area (height, width, top, left) means."""
+    if area is None:
+        return latents
+    height, width, top, left = area
+    return latents[..., top : top + height, left : left + width]
 
 
 def _refuse_regional(guider: comfy.samplers.CFGGuider) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..atomic import write_bytes_atomically
-from ..errors import ImageError, OSEDiffError, writing
+from ..errors import ImageError, OSEDiffError, amount, writing
 from ..evaluate.metrics import DEFAULT, METRICS
 from ..version import __version__
 from .jobs import Job, check_outputs
@@ -142,8 +142,8 @@ def _contents(
     from ..evaluate.report import render_report
     from ..evaluate.tables import as_csv, markdown
 
-    about = [f"{len(found.cases)} pictures in {args.results}"]
-    about += [f"interrupted after {len(found.cases)} pictures"] if found.interrupted else []
+    about = [f"{amount(len(found.cases), 'picture')} in {args.results}"]
+    about += [f"interrupted after {amount(len(found.cases), 'picture')}"] if found.interrupted else []
     about += [f"ground truth: {args.truth}"] if args.truth else []
     about += [f"LQ: {args.lq}"] if args.lq else []
     about += data["unpaired"]

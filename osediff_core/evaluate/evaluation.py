@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..errors import ImageError, OSEDiffError
+from ..errors import ImageError, OSEDiffError, amount
 from ..images import Picture, read_image
 from ..interrupts import pass_on
 from .bootstrap import Mean, mean_of
@@ -152,7 +152,9 @@ def evaluate(
             interrupted = True
             whole.give_up("takes all pictures, and was interrupted")
     if not cases:
-        raise ImageError(f"None of the {len(pairs)} pictures could be measured; see the messages above.")
+        raise ImageError(
+            f"None of the {amount(len(pairs), 'picture')} could be measured; see the messages above."
+        )
     summary = summarise(list(of_each), cases, seed)
     for method, means in together.items():
         summary[method] |= means

@@ -12,7 +12,7 @@ from typing import cast
 import numpy as np
 from PIL import Image
 
-from ..errors import first_line
+from ..errors import amount, first_line
 from ..interrupts import pass_on
 from .bootstrap import Mean
 from .measure import BICUBIC, LEAST_FOR_FID, RESULT
@@ -74,7 +74,7 @@ class WholeSet:
         count, compared = (len(list((folder / kind).glob("*"))) for kind in (RESULT, BICUBIC))
         for metric, measure in self._measures.items():
             if count < LEAST_FOR_FID:
-                self._skip(metric, f"of {count} pictures says nothing; give more")
+                self._skip(metric, f"of {amount(count, 'picture')} says nothing; give more")
                 continue
             try:
                 found[RESULT][metric.name] = Mean(measure(folder / RESULT, folder / TRUTH), None, None, count)

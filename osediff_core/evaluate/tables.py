@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Sequence
 
+from ..errors import amount
 from ..printable import printable
 from .bootstrap import Mean
 from .evaluation import Case, Evaluation
@@ -83,7 +84,7 @@ def as_csv(evaluation: Evaluation) -> str:
 
 def _summary_words(evaluation: Evaluation) -> str:
     count = len(evaluation.cases)
-    words = f"{count} picture{'s' if count != 1 else ''}."
+    words = f"{amount(count, 'picture')}."
     words += " Means; in brackets, the 95 % bootstrap interval over pictures."
     settings = "; ".join(f"{m.title}: {m.settings} ({m.library})" for m in evaluation.metrics)
     return f"{words} {settings}."

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, amount
 from .decoder_file import DecoderWeights, decoder_in, decoder_kind
 from .formats import format_of, writers
 from .identify import identify, identify_file
@@ -126,7 +126,7 @@ def _check_finite(weights: OneStepWeights) -> None:
     broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
     if broken:
         raise CheckpointError(
-            f"{weights.source} holds NaN or infinite values in {len(broken)} tensors "
+            f"{weights.source} holds NaN or infinite values in {amount(len(broken), 'tensor')} "
             f"({', '.join(broken)}); use another copy or an earlier save."
         )
 

@@ -138,7 +138,8 @@ def test_decode_of_other_latents_leaves_out_what_does_not_fit(pack, tiny, photo)
     _, _, vae = tiny
     latent, _ = encode(pack, photo[:, :31, :47], vae, scale=1.0)
     assert decode(pack, latent, vae).shape == (1, 31, 47, 3)
-    assert decode(pack, {"samples": latent["samples"]}, vae).shape == (1, 32, 48, 3)
+    foreign = vae.encode(photo.flip(1))
+    assert decode(pack, {"samples": foreign}, vae).shape == (1, 32, 48, 3)
     larger = torch.nn.functional.interpolate(latent["samples"], scale_factor=2)
     assert decode(pack, {**latent, "samples": larger}, vae).shape == (1, 64, 96, 3)
 

@@ -79,21 +79,31 @@ def test_other_patches_stay(pack, base, photo):
     assert torch.allclose(found[0] - found[2], change, atol=1e-6)
 
 
-def test_twice_the_same_file_makes_no_third_model(pack, base):
-    """Strengths add up as with other LoRAs: half and half is one."""
+@pytest.mark.parametrize(("first", "warned"), [(1.0, ["MODEL", "VAE"]), (0.0, [])])
+def test_weights_put_on_twice_are_there_once_and_it_is_said(pack, base, caplog, first, warned):
+    """What is between them stays; at strength 0 the first was the base alone, as a workflow may want it."""
     import comfy.model_management
 
     model, _, vae = base
     weights = pack.folders.read_chosen(pack.folders.EMBEDDED)
-    halves = pack.native_lora.apply_weights(
-        *pack.native_lora.apply_weights(model, vae, weights, 0.5, 0.5), weights, 0.5, 0.5
-    )
-    whole = pack.native_lora.apply_weights(model, vae, weights)
-    for half, one in zip((halves[0], halves[1].patcher), (whole[0], whole[1].patcher), strict=True):
-        comfy.model_management.load_models_gpu([half])
-        expected = weights_of(half)
+    once = pack.native_lora.apply_weights(model, vae, weights, 0.7, 0.7)
+    changed, adapted = pack.native_lora.apply_weights(model, vae, weights, first, first)
+    changed, adapted = pack.native_lora.scale_weights(changed, adapted, 0.5, 0.5)
+    change = {CONV_IN: ("diff", (0.01 * torch.randn(once[0].model_state_dict()[CONV_IN].shape),))}
+    for patcher in (changed, once[0]):
+        patcher.add_patches(change, 1.0)
+    caplog.clear()
+    twice = pack.load.ApplyOSEDiff.execute(changed, adapted, pack.folders.EMBEDDED, 0.7, 0.7)
+    said = [record.message for record in caplog.records]
+    assert [
+        kind for kind in ("MODEL", "VAE") for text in said if f"The {kind} had one-step" in text
+    ] == warned
+    assert (twice.ui["text"][0].split("\n") if twice.ui else []) == said
+    for again, one in zip((twice.args[0], twice.args[1].patcher), (once[0], once[1].patcher), strict=True):
+        comfy.model_management.load_models_gpu([again])
+        expected = weights_of(again)
         comfy.model_management.load_models_gpu([one])
-        assert all(torch.allclose(expected[key], now, atol=1e-5) for key, now in weights_of(one).items())
+        assert all(torch.allclose(expected[key], now, atol=1e-6) for key, now in weights_of(one).items())
 
 
 def test_streamed_weights_give_the_same(pack, tiny, base, photo):

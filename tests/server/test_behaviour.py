@@ -174,6 +174,34 @@ def test_errors_while_running_are_one_sentence(server, client, restore_photo, ph
         client.wait(client.queue(graph))
 
 
+def test_a_failing_run_names_the_error_without_a_path(client, restore_photo, photo):
+    graph = with_photo(restore_photo, client.upload(photo))
+    by_class(graph, "OSEDiff_Load").update(weights="none")
+    prompt_id = client.queue(graph)
+    with pytest.raises(ComfyError):
+        client.wait(prompt_id)
+    error = dict(client.call(f"/history/{prompt_id}")[prompt_id]["status"]["messages"])["execution_error"]
+    assert error["exception_type"] == "osediff_core.errors.OptionError"
+
+
+def test_a_warning_is_in_the_history_and_in_the_log(server, client, restore_photo, photo):
+    graph = with_photo(restore_photo, client.upload(photo))
+    (step,) = (key for key, node in graph.items() if node["class_type"] == "OSEDiff_Denoise")
+    latent = graph[step]["inputs"]["latent"]
+    graph["turn"] = {
+        "class_type": "LatentFlip",
+        "inputs": {"samples": latent, "flip_method": "x-axis: vertically"},
+    }
+    graph[step]["inputs"]["latent"] = ["turn", 0]
+    entry = client.wait(client.queue(graph))
+    (said,) = entry["outputs"][step]["text"]
+    assert said.startswith("Another node changed") and said in server.log()
+
+
+def test_the_folder_for_weights_is_there_from_the_start(server):
+    assert (server.base / "models" / "osediff").is_dir()
+
+
 @pytest.mark.parametrize(
     ("node", "change", "words"),
     [

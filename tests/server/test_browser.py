@@ -57,6 +57,28 @@ def test_a_workflow_runs_from_the_page(page, server):
     assert not page.errors
 
 
+def test_a_warning_is_a_message_of_the_page(page):
+    """Of a node inside a box, too, which the page does not show."""
+    workflow = json.loads((FOLDER / "restore_photo.json").read_text())
+    page.load(workflow)
+    page.evaluate(
+        """() => {
+            const by = type => app.graph.nodes.find(n => n.type == type);
+            const flip = LiteGraph.createNode('LatentFlip');
+            app.graph.add(flip);
+            by('OSEDiff_EncodeLQ').connect(0, flip, 0);
+            flip.connect(0, by('OSEDiff_Denoise'), by('OSEDiff_Denoise').inputs.findIndex(i => i.name == 'latent'));
+        }"""
+    )
+    event, detail = page.queue()
+    assert event == "execution_success", detail
+    page.wait_for_function(
+        """() => [...document.querySelectorAll('.p-toast-message')]
+            .some(message => message.innerText.includes('Another node changed'))"""
+    )
+    assert not page.errors
+
+
 def test_a_second_run_from_the_page_computes_nothing(page):
     """No widget changes by itself from run to run."""
     event, detail = page.queue()
