@@ -7,6 +7,7 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..osediff_core.weights.checkpoint import read_decoder
+from .checks import check_vae
 from .conversions import stamp
 from .folders import FOLDER, decoder_path
 from .native.decoder import with_decoder
@@ -48,4 +49,5 @@ class LightDecoder(io.ComfyNode):
     @classmethod
     def execute(cls, vae: comfy.sd.VAE, decoder: str) -> io.NodeOutput:
         """Raises CheckpointError or BaseModelError for what does not belong together."""
+        check_vae(vae)
         return io.NodeOutput(with_decoder(vae, read_decoder(decoder_path(decoder))))

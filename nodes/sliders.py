@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
+from .checks import check_model
 from .native.lora import set_sliders
 
 
@@ -48,5 +49,6 @@ class PixelSemantic(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: ModelPatcher, pixel: float, semantic: float) -> io.NodeOutput:
-        """Raises OptionError for a MODEL of another method, or of none."""
+        """Raises OptionError for a MODEL of another method or without one, BaseModelError for none."""
+        check_model(model)
         return io.NodeOutput(set_sliders(model, {"pixel": pixel, "semantic": semantic}))

@@ -74,16 +74,21 @@ def sources_of(latent: dict[str, Any]) -> list[EncodedFrom | None]:
 
     Frames may have been picked, repeated, put in another order or joined with those of another LATENT.
     """
+    own = latent.get(_KEY, ())
     showing: defaultdict[str, list[EncodedFrom]] = defaultdict(list)
-    for source in [*latent.get(_KEY, ()), *reversed([*_alive.values()])]:
+    for source in [*own, *reversed([*_alive.values()])]:
         for shown in source.shown_by:
             showing[shown].append(source)
     numbers, used, found = dict(enumerate(latent.get("batch_index") or ())), Counter(), []
     for frame, shown in enumerate(_hashes(latent["samples"])):
-        # pictures of the same latents may differ in alpha: then the numbers of the frames tell them apart
         number = numbers.get(frame, frame)
-        candidates = showing[shown]
-        source = min(candidates, key=lambda s: (s.frame != number, used[s]), default=None)
+
+        def rank(source: EncodedFrom, number: int = number) -> tuple[bool, bool, int]:
+            """Pictures of the same latents may differ in alpha: the numbers of the frames tell them apart."""
+            another = source.frame != number
+            return another, another and source not in own, used[source]
+
+        source = min(showing[shown], key=rank, default=None)
         used[source] += 1
         found.append(source)
     return found

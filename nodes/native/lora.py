@@ -41,7 +41,8 @@ class Attachment:
     """Facts of the weights on a patched MODEL or VAE, which it carries along, whatever is done to it afterwards.
 
     source, timestep, rule: of the weights. patches: what was added to it, at `strength`, but for the LoRA of a UNet,
-    which is in `sets` by the names that the weights give them. method: facts of it. sliders: its sliders as they are set.
+    which is in `sets` by the names that the weights give them. method: facts of it. sliders: its sliders as they are
+    set.
     """
 
     source: str
