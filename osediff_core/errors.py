@@ -84,11 +84,17 @@ _OF_THE_DISK = {errno.ENOSPC, errno.EROFS, errno.EIO, getattr(errno, "EDQUOT", e
 
 @contextmanager
 def explained(kind: type[OSEDiffError], finding: str, remedy: str) -> Iterator[None]:
-    """An OSError inside becomes one sentence: "{finding} ({the system's reason}); {remedy}."."""
+    """An OSError inside becomes one sentence: "{finding} ({the system's reason}); {remedy}.".
+
+    So does a NUL in a path, which Python refuses before the system sees it.
+    """
     try:
         yield
-    except OSError as error:
-        raise kind(f"{finding} ({error.strerror or first_line(error)}); {remedy}.") from error
+    except (OSError, ValueError) as error:
+        if isinstance(error, ValueError) and "null" not in str(error):
+            raise
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise kind(f"{finding} ({reason}); {remedy}.") from error
 
 
 @contextmanager

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import BaseModelError, OptionError, first_line
 from ..printable import quoted
+from .base_configs import read_json
+from .tokenizer import TOKENIZER_FILES
 
 logger = logging.getLogger(__name__)
 
@@ -16,12 +19,14 @@ PACKAGED = {"tiny": Path(__file__).parent.parent / "tiny"}
 DEFAULT_WEIGHTS = "osediff.safetensors"
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-# One precision of each part; repositories often hold several, and each is gigabytes.
+# One precision of each part; repositories often hold several, and each is gigabytes. Nothing that is code.
 _HUB_PATTERNS = [
     "model_index.json",
-    "*/config.json",
-    "scheduler/*.json",
-    "tokenizer/*",
+    "unet/config.json",
+    "vae/config.json",
+    "text_encoder/config.json",
+    "scheduler/scheduler_config.json",
+    *(f"tokenizer/{name}" for name in TOKENIZER_FILES),
     "unet/diffusion_pytorch_model.safetensors",
     "vae/diffusion_pytorch_model.safetensors",
     "text_encoder/model.safetensors",
@@ -59,20 +64,25 @@ def find_base(base: str | Path, allow_download: bool = False, revision: str | No
                 f"The base {name!r} that belongs to this package is not installed; install the package again."
             )
         return Source(name, PACKAGED[name])
-    path = Path(base).expanduser()
-    if path.is_dir():
-        if not (path / "unet" / "config.json").is_file():
+    path = Path(
+        os.path.expanduser(base)
+    )  # os.path's questions answer no, where Path's fail, for a name too long
+    if os.path.isdir(path):
+        if not os.path.isfile(path / "unet" / "config.json"):
+            _refuse_transformer(path, name)
             raise BaseModelError(
                 f"The folder {name} is not a diffusers model (it has no unet/config.json); give the folder "
                 "that holds unet/, vae/, text_encoder/, tokenizer/ and scheduler/."
             )
         return Source(name, path)
-    if path.is_file():
+    if os.path.isfile(path):
         return Source(name, path)
+    if os.path.exists(path):
+        raise BaseModelError(f"The base {name} is a pipe or a device; give a file or a diffusers folder.")
     if isinstance(base, str) and _HUB_ID.fullmatch(name):
         return Source(name, _snapshot(name, allow_download, revision))
     raise BaseModelError(
-        f"There is no base model at {name}; give a diffusers folder, a single-file checkpoint, a hub id, or "
+        f"There is no base model at {name!s:.300}; give a diffusers folder, a single-file checkpoint, a hub id, or "
         f"{' or '.join(repr(n) for n in PACKAGED)}."
     )
 
@@ -80,9 +90,19 @@ def find_base(base: str | Path, allow_download: bool = False, revision: str | No
 def check_revision(base: str | Path) -> None:
     """Raises OptionError for a base that no revision can be of."""
     name = str(base)
-    if name in PACKAGED or Path(base).expanduser().exists() or not _HUB_ID.fullmatch(name):
+    if name in PACKAGED or os.path.exists(os.path.expanduser(base)) or not _HUB_ID.fullmatch(name):
         raise OptionError(
             f"A revision is that of a hub id, which the base {quoted(name)} is not; leave it out."
+        )
+
+
+def _refuse_transformer(path: Path, name: str) -> None:
+    config = path / "transformer" / "config.json"
+    if os.path.isfile(config):
+        kind = read_json(config).get("_class_name", "transformer")
+        raise BaseModelError(
+            f"The folder {name} is a model of another kind ({kind!s:.60}, not Stable Diffusion's UNet); use a base "
+            "such as Stable Diffusion 2.1-base."
         )
 
 

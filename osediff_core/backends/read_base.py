@@ -5,6 +5,7 @@ Opening gigabytes costs neither time nor memory: tensors are mapped from their f
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ def read_raw(source: Source, configs: Path = SD21_BASE) -> RawBase:
     configs: for a single file, which holds tensors only, the folder with the configs, the tokenizer and the
     schedule of its model (SD 2.1-base by default). Raises BaseModelError.
     """
-    whole = source.path.is_file()
+    whole = os.path.isfile(source.path)
     folder = configs if whole else source.path
     configs_of = read_configs(folder)
     if whole:
@@ -82,13 +83,38 @@ def read_part(folder: Path, stem: str) -> Tensors:
     for variant in ("", ".fp16"):
         for name, suffix in ((stem, "safetensors"), (torch_stem, "bin")):
             path = folder / f"{name}{variant}.{suffix}"
-            if path.is_file():
+            if os.path.isfile(path):
                 return read_tensors(path)
             index = folder / f"{name}.{suffix}.index{variant}.json"
-            if index.is_file():
-                weight_map = read_json(index).get("weight_map")
-                if not isinstance(weight_map, dict):
-                    raise BaseModelError(f"The file {index} names no shards; complete the model's folder.")
-                shards = sorted(set(map(str, weight_map.values())))
-                return {k: v for shard in shards for k, v in read_tensors(folder / shard).items()}
+            if os.path.isfile(index):
+                return {k: v for shard in _shards(index) for k, v in read_tensors(shard).items()}
     raise BaseModelError(f"The folder {folder} has no weights ({stem}.safetensors); complete the download.")
+
+
+def _shards(index: Path) -> list[Path]:
+    """The files that an index names, each of which is one of the model's own. Raises BaseModelError."""
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise BaseModelError(f"The file {index} names no shards; complete the model's folder.")
+    shards = {name: None for name in weight_map.values() if isinstance(name, str)}
+    strange = [name for name in weight_map.values() if not isinstance(name, str) or not _is_file_name(name)]
+    # what a link in the folder leads to may be any file of this disk, but for the hub's cache, which keeps files so
+    model = index.parent.parent.resolve()
+    within = [model, model.parent.parent / "blobs"] if model.parent.name == "snapshots" else [model]
+    strange += [
+        name
+        for name in shards
+        if _is_file_name(name)
+        and not any((index.parent / name).resolve().is_relative_to(place) for place in within)
+    ]
+    if strange:
+        raise BaseModelError(
+            f"The file {index} names {strange[0]!r:.200}, which is no file of the model's folder, so nothing was read; "
+            "complete the model's folder with its own files."
+        )
+    return [index.parent / name for name in sorted(shards)]
+
+
+def _is_file_name(name: str) -> bool:
+    """Whether it is a plain one on every system: no folder, drive or stream, nothing that a system cannot have."""
+    return name not in ("", ".", "..") and not set(name) & set("/\\:\0") and len(name) < 256

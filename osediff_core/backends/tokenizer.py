@@ -12,6 +12,14 @@ from .base_configs import read_json
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
+TOKENIZER_FILES = (
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
 _CLASSES = ("CLIPTokenizer", "CLIPTokenizerFast")
 _END = "</w>"  # of a word, in CLIP's vocabulary
 _REMEDY = "complete the base's tokenizer folder (vocab.json, merges.txt, tokenizer_config.json)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from ..choices import DTYPES
@@ -32,11 +33,11 @@ def run(args: argparse.Namespace) -> Outcome:
     source, output = Path(args.input), Path(args.output)
     if output.suffix.lower() not in (".pkl", ".safetensors"):
         raise OptionError(f"The output {output} must end in .pkl (official format) or .safetensors.")
-    if output.exists() and source.exists() and output.samefile(source):
+    if os.path.exists(output) and os.path.exists(source) and os.path.samefile(output, source):
         raise OptionError(f"{output} is the input itself; choose another output.")
     from ..weights.identify import identify
 
-    tagger = args.dape is not None or (source.exists() and identify(source).kind in ("ram", "tagger"))
+    tagger = args.dape is not None or (os.path.exists(source) and identify(source).kind in ("ram", "tagger"))
     if tagger:
         _convert_tagger(source, output, args)
     else:

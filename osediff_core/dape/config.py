@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
+from ..documents import parse_json
 from ..errors import OptionError
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ class TaggerConfig:
     def from_json(cls, text: str) -> TaggerConfig:
         """The inverse of `to_json`. Raises OptionError for anything else."""
         try:
-            values = json.loads(text)
+            values = parse_json(text)
             known = {field.name for field in fields(cls)}
             if not isinstance(values, dict) or set(values) - known:
                 raise TypeError

@@ -116,7 +116,7 @@ def write_tagger(
         raise CheckpointError(
             f"{path} must end in .safetensors, the only format that taggers are written in."
         )
-    if path.is_dir():
+    if os.path.isdir(path):
         raise CheckpointError(f"{path} is a folder; give the name of a file.")
     stored = stored_dtype(dtype)
     tensors = {name: _cast(path, name, tensor, stored) for name, tensor in weights.tensors.items()}
@@ -169,7 +169,7 @@ def _config(file: TensorFile, given: TaggerConfig | None) -> TaggerConfig:
         identity = identify_file(file)
         use = "give RAM's weights beside it" if identity.kind == "dape" else f"give {_WANTED}"
         raise CheckpointError(f"{file.path} is {identity.what}, not a tagger; {use}.")
-    if file.shapes.get("label_embed", (0,))[0] == _PLUS_PLUS:
+    if file.shapes.get("label_embed", ())[:1] == (_PLUS_PLUS,):
         raise CheckpointError(f"{file.path} is RAM++, which works differently; give {_WANTED}.")
     return given or TaggerConfig()
 

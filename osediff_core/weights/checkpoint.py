@@ -8,15 +8,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointError, amount
+from ..errors import CheckpointError, amount, some_of
 from .decoder_file import DecoderWeights, decoder_in, decoder_kind
 from .formats import format_of, writers
 from .identify import identify, identify_file
 from .one_step_weights import OneStepWeights, common_rank
+from .quantised import plain
 from .tensor_file import TensorFile, has_adapters
 from .write_file import stored_dtype, write_file
 
 _DECODERS = "AdcSR's halfDecoder.ckpt, VOSR's sd21_lwdecoder.pth or TAESD's decoder"
+_DIGITS = 9  # of a timestep; more would be a number that Python does not read
 
 
 def read_weights(path: str | os.PathLike[str], method: str | None = None) -> OneStepWeights:
@@ -30,7 +32,7 @@ def read_weights(path: str | os.PathLike[str], method: str | None = None) -> One
     holds code or non-finite values, or contradicts itself about its ranks; OptionError for an unknown method.
     """
     path = Path(path)
-    if path.is_dir() and not has_adapters(path):
+    if os.path.isdir(path) and not has_adapters(path):
         identity = identify(path)
         raise CheckpointError(f"{path} is {identity.what}, not OSEDiff weights; {identity.use}.")
     return weights_in(TensorFile.open(path), method)
@@ -47,7 +49,8 @@ def weights_in(file: TensorFile, method: str | None = None) -> OneStepWeights:
                 f"{file.path} is {identity.what}, not weights of the method {method}; {remedy}."
             )
         raise CheckpointError(f"{file.path} is {identity.what}, not OSEDiff weights; {identity.use}.")
-    weights = known.read(file)
+    file.check_sizes()
+    weights = known.read(file).map(lambda _, tensor: plain(tensor))
     _check_metadata(weights)
     _check_finite(weights)
     _check_ranks(weights)
@@ -85,7 +88,7 @@ def write_weights(
         )
     if write is None:
         raise CheckpointError(f"{path} does not say which format to write; name it {' or '.join(by_suffix)}.")
-    if path.is_dir():
+    if os.path.isdir(path):
         raise CheckpointError(f"{path} is a folder; give the name of a file.")
     gaps = {"missing": weights.missing, "unexpected": weights.unexpected}
     if any(gaps.values()):
@@ -100,19 +103,19 @@ def write_weights(
 
 def _check_metadata(weights: OneStepWeights) -> None:
     timestep = weights.metadata.get("timestep", "")
-    if not (timestep.isascii() and timestep.isdigit()):
+    if not (timestep.isascii() and timestep.isdigit() and len(timestep) <= _DIGITS):
         raise CheckpointError(
-            f"{weights.source} has the timestep {timestep!r}, not a whole number; export it again."
+            f"{weights.source} has the timestep {timestep!r:.60}, not a whole number; export it again."
         )
     if weights.prediction_type not in ("epsilon", "v_prediction"):
         raise CheckpointError(
-            f"{weights.source} has the prediction type {weights.prediction_type!r}; "
+            f"{weights.source} has the prediction type {weights.prediction_type!r:.60}; "
             "only epsilon and v_prediction are known."
         )
     if weights.rule not in (weights.prediction_type, "residual"):
         raise CheckpointError(
-            f"{weights.source} has the rule {weights.rule!r}; only {weights.prediction_type} and residual are known "
-            "for what its base predicts."
+            f"{weights.source} has the rule {weights.rule!r:.60}; only {weights.prediction_type} and residual are "
+            "known for what its base predicts."
         )
 
 
@@ -121,13 +124,13 @@ def _check_finite(weights: OneStepWeights) -> None:
     strange = [name for name, tensor in tensors.items() if not tensor.is_floating_point()]
     if strange:
         raise CheckpointError(
-            f"{weights.source} has tensors that are not floats ({', '.join(strange)}); export it again."
+            f"{weights.source} has tensors that are not floats ({some_of(strange)}); export it again."
         )
     broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
     if broken:
         raise CheckpointError(
             f"{weights.source} holds NaN or infinite values in {amount(len(broken), 'tensor')} "
-            f"({', '.join(broken)}); use another copy or an earlier save."
+            f"({some_of(broken)}); use another copy or an earlier save."
         )
 
 

@@ -23,7 +23,7 @@ def describe(path: str | os.PathLike[str], method: str | None = None) -> dict[st
     and `checkpoint.read_weights` do.
     """
     path = Path(path)
-    file = None if path.is_dir() and not has_adapters(path) else TensorFile.open(path)
+    file = None if os.path.isdir(path) and not has_adapters(path) else TensorFile.open(path)
     identity = identify(path) if file is None else identify_file(file)
     facts: dict[str, Any] = {
         "path": str(path),
@@ -41,7 +41,10 @@ def describe(path: str | os.PathLike[str], method: str | None = None) -> dict[st
         weights = weights_in(file, method)
         tensors = weights.tensors()  # wherever the format keeps them
         shapes = shapes_of(tensors)
-        dtypes = {name: str(tensor.dtype).removeprefix("torch.") for name, tensor in tensors.items()}
+        dtypes = {
+            name: dtypes.get(name, str(tensor.dtype).removeprefix("torch."))
+            for name, tensor in tensors.items()
+        }
         facts["method"] = _method(weights)
         facts["weights"] = _weights(weights)
     return facts | {

@@ -52,7 +52,7 @@ def download(
     writable, wrong hash.
     """
     file = name if isinstance(name, KnownFile) else find(name)
-    folder = Path(folder).expanduser()
+    folder = Path(os.path.expanduser(folder))
     with contextlib.closing(_obtain(file, folder)) as steps:
         for done, total in steps:
             if progress is not None:

@@ -14,6 +14,13 @@ from .tensor_file import Shape
 
 logger = logging.getLogger(__name__)
 
+_PROMPT = "attn2.to_k"
+_MODELS = {
+    768: "Stable Diffusion 1.x",
+    1024: "Stable Diffusion 2.x",
+    2048: "SDXL",
+}  # by the prompts' features
+
 
 def layer_shapes(model: nn.Module) -> dict[str, Shape]:
     """The weight's shape of every layer that can take LoRA (Linear, Conv2d), by module name."""
@@ -28,6 +35,7 @@ def check_fits(weights: OneStepWeights, unet: Mapping[str, Shape], vae: Mapping[
     Raises one CheckpointError that counts, and names up to five each: missing tensors (promised by the file's lists),
     unexpected ones (unknown to its lists, or for modules that the base lacks) and those of another shape.
     """
+    _check_same_model(weights, unet)
     unexpected, misshapen = list(weights.unexpected), []
 
     def check(name: str, found: Shape, wanted: Shape | None) -> None:
@@ -56,6 +64,26 @@ def check_fits(weights: OneStepWeights, unet: Mapping[str, Shape], vae: Mapping[
             f"if that is this one, download or export it again; tensors: {counted(kinds)}."
         )
     _warn_of_gaps(weights, unet)
+
+
+def _check_same_model(weights: OneStepWeights, unet: Mapping[str, Shape]) -> None:
+    """Models differ first in how wide the prompts are that they read; that says more than hundreds of shapes."""
+    reads = {shape[1] for name, shape in unet.items() if name.endswith(_PROMPT) and len(shape) == 2}
+    trained = {
+        pair.A.shape[1]
+        for lora in weights.unet_sets
+        for name, pair in lora.items()
+        if name.endswith(_PROMPT) and pair.A.ndim == 2
+    }
+    if len(reads) == len(trained) == 1 and reads != trained:
+        raise CheckpointError(
+            f"{weights.source} is for {_model(*trained)}, but this base is {_model(*reads)}; use weights and a base "
+            "that belong together."
+        )
+
+
+def _model(width: int) -> str:
+    return _MODELS.get(width, f"a model that reads prompts of {width} features")
 
 
 def _factor_shapes(weight: Shape | None, rank: int) -> tuple[Shape | None, Shape | None]:

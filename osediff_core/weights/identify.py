@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..documents import parse_json, read_document
 from .decoder_file import decoder_kind
 from .formats import format_of, peft_names, resembled
 from .other_methods import other_method
@@ -27,6 +28,14 @@ _V_SIGNS = (
     "up_blocks.3.attentions.2.transformer_blocks.0.norm1.bias",
 )
 _V_SPREAD = 0.09
+_OTHER_MODELS = {  # by the first parts of their tensors' names
+    "Stable Diffusion 3": {"joint_blocks", "x_embedder"},
+    "FLUX": {"double_blocks", "single_blocks", "img_in"},
+    "Qwen-Image": {"transformer_blocks", "img_in", "txt_in"},
+    "diffusion transformer's": {"transformer_blocks", "proj_out"},
+    "Stable Cascade": {"down_blocks", "clip_txt_mapper"},
+    "PixArt": {"blocks", "x_embedder", "y_embedder"},
+}
 
 TAGGER_FORMAT = "osediff-tagger"  # in the metadata of a tagger's .safetensors
 
@@ -56,7 +65,7 @@ def identify(path: str | Path) -> Identity:
     Raises CheckpointError if it is missing, empty, damaged, not a file of tensors, or holds code.
     """
     path = Path(path)
-    if path.is_dir() and not has_adapters(path):
+    if os.path.isdir(path) and not has_adapters(path):
         return _identify_folder(path)
     return identify_file(TensorFile.open(path))
 
@@ -95,13 +104,14 @@ def _related(file: TensorFile) -> _Found:
 def _sd_checkpoint(file: TensorFile) -> _Found:
     """Single-file checkpoints in CompVis' naming."""
     shapes = file.shapes
-    first = shapes.get(_UNET + "input_blocks.0.0.weight")
-    if first is None:
-        if _starts(shapes, _UNET):
-            what = "a checkpoint of another diffusion model (not a Stable Diffusion UNet)"
-            return "sd_checkpoint", what, _WRONG_BASE, {"family": "other"}
-        return None
-    context = {s[1] for n, s in shapes.items() if n.startswith(_UNET) and n.endswith("attn2.to_k.weight")}
+    first = shapes.get(_UNET + "input_blocks.0.0.weight", ())
+    if len(first) != 4:
+        return _other_diffusion(shapes)
+    context = {
+        shape[1]
+        for name, shape in shapes.items()
+        if name.startswith(_UNET) and name.endswith("attn2.to_k.weight") and len(shape) == 2
+    }
     details: dict[str, Any] = {"in_channels": first[1], "context_dim": max(context, default=None)}
     special = {4: "", 7: " depth-to-image", 9: " inpainting"}.get(first[1], f" {first[1]}-channel")
     what, use, family = "a Stable Diffusion checkpoint of an unknown size", _AS_BASE, "other"
@@ -120,6 +130,20 @@ def _sd_checkpoint(file: TensorFile) -> _Found:
     return "sd_checkpoint", what, use, {"family": family, **details}
 
 
+def _other_diffusion(names: Iterable[str]) -> _Found:
+    """Models of other architectures, in files of the same kind."""
+    parts = {name.removeprefix(_UNET).partition(".")[0] for name in names}
+    known = next((what for what, signs in _OTHER_MODELS.items() if signs <= parts), None)
+    if known is None and not _starts(names, _UNET):
+        return None
+    what = (
+        f"a {known} checkpoint"
+        if known
+        else "a checkpoint of another diffusion model (not a Stable Diffusion UNet)"
+    )
+    return "sd_checkpoint", what, _WRONG_BASE, {"family": "other"}
+
+
 def is_v_prediction(names: Container[str], tensor: Callable[[str], Tensor]) -> bool:
     """Whether the UNet of an SD 2.x model shows that it was trained for v-prediction; `tensor(name)` reads one."""
     sign = next((name for name in _V_SIGNS if name in names), None)
@@ -135,7 +159,7 @@ def _tagger(file: TensorFile) -> _Found:
     if shapes and all("lora_" in name for name in shapes) and _starts(shapes, "visual_encoder.layers."):
         return "dape", "DAPE, the prompt extractor's LoRA", "pass it as DAPE, not as the weights", {}
     if "visual_encoder.patch_embed.proj.weight" in shapes and "label_embed" in shapes:
-        details = {"labels": shapes["label_embed"][0]}
+        details = {"labels": next(iter(shapes["label_embed"]), 0)}
         if details["labels"] != 4585:
             return "ram", "a RAM++ or other RAM-like tagger", "the tagger needs ram_swin_large_14m", details
         return "ram", "the RAM tagger", "pass it as RAM, not as the weights", details
@@ -215,7 +239,7 @@ def _starts(names: Iterable[str], prefix: str) -> bool:
 
 def _identify_folder(path: Path) -> Identity:
     index = path / "model_index.json"
-    if not index.is_file() and not (path / "unet" / "config.json").is_file():
+    if not os.path.isfile(index) and not os.path.isfile(path / "unet" / "config.json"):
         return Identity(
             "unknown", "a folder without a model_index.json", "give a file or a diffusers folder", "folder"
         )
@@ -227,7 +251,7 @@ def _identify_folder(path: Path) -> Identity:
         ("scheduler", "scheduler/scheduler_config.json"),
     ):
         try:
-            config = json.loads((path / file).read_text(encoding="utf-8"))
+            config = parse_json(read_document(path / file))
         except (OSError, ValueError):
             continue  # what is missing or broken is for the base's loader to report
         if isinstance(config, dict):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,7 +31,9 @@ def stored_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
 
 def write_file(path: Path, data: bytes) -> None:
     """Write a file of weights, whole or not at all. Raises CheckpointError if folder or disk do not take it."""
-    remedy = "choose another folder or free space" if path.parent.is_dir() else "create its folder first"
+    remedy = (
+        "choose another folder or free space" if os.path.isdir(path.parent) else "create its folder first"
+    )
     with writing(CheckpointError, f"{path} cannot be written", remedy):
         write_bytes_atomically(path, data)
 

@@ -50,7 +50,7 @@ def guess_base(unet_lora: Mapping[str, LoRAPair], conv_in: Mapping[str, Tensor])
     cross = next((pair.A for name, pair in unet_lora.items() if name.endswith("attn2.to_k")), None)
     if conv is None or cross is None:
         return "unknown"
-    return KNOWN_BASES.get((tuple(conv.shape), cross.shape[-1]), "unknown")
+    return KNOWN_BASES.get((tuple(conv.shape), next(iter(cross.shape[1:]), 0)), "unknown")
 
 
 def pairs(
@@ -96,11 +96,11 @@ def rank(path: Path, content: Mapping[str, Any], key: str) -> int:
     """The rank that the file has under `key`. Raises CheckpointError if it is none."""
     try:
         found = int(content[key])
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         found = 0
     if found < 1:
         raise CheckpointError(
-            f"{path} has {key} {content[key]!r}, not a positive whole number; export it again."
+            f"{path} has {key} {content[key]!r:.60}, not a positive whole number; export it again."
         )
     return found
 

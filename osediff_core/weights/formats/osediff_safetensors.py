@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
+from ...documents import parse_json
 from ...errors import CheckpointError
 from ..one_step_weights import LoRAPair, OneStepWeights
 from ..tensor_file import TensorFile
@@ -100,7 +101,7 @@ def _in_order(pairs: Mapping[str, LoRAPair], part: str, names: list[str]) -> dic
 
 def _listed(file: TensorFile, key: str) -> list[str]:
     try:
-        value = json.loads(file.metadata[key])
+        value = parse_json(file.metadata[key])
     except ValueError:
         value = None
     return osediff.module_names(file.path, key, value)

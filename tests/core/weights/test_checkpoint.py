@@ -271,7 +271,7 @@ def test_missing_empty_folder(tmp_path):
         (b"hello", "no file of tensors"),
         (b"cos\nsystem\n(S'echo'\ntR.", "no file of tensors"),
         (b"PK\x03\x04" + bytes(100), "damaged"),
-        (pickle.dumps({"a": 1}), "torch.save"),
+        (pickle.dumps({"a": 1}), "not of torch.save's tensors"),
         (bytes([0x80, 2]) + b"rubbish", "damaged"),
     ],
 )
