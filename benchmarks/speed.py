@@ -63,8 +63,8 @@ class Peer:
         from osediff_core.weights.checkpoint import read_weights
         from training.adapters import attach_peft, copy_into_peft
 
-        self.tokenizer = AutoTokenizer.from_pretrained(base / "tokenizer")
-        self.text = CLIPTextModel.from_pretrained(base / "text_encoder").to(device)
+        self.tokenizer = AutoTokenizer.from_pretrained(base / "tokenizer", trust_remote_code=False)
+        self.text = CLIPTextModel.from_pretrained(base / "text_encoder", trust_remote_code=False).to(device)
         self.vae = AutoencoderKL.from_pretrained(base / "vae").to(device)
         self.unet = UNet2DConditionModel.from_pretrained(base / "unet").to(device)
         osediff = read_weights(weights)

@@ -24,8 +24,10 @@ class ThreeCopies:
     """Generator, teacher and regulariser as three UNets."""
 
     def __init__(self, base: Path, perceptual: nn.Module, negative_prompt: str, rank: int = 4) -> None:
-        self.tokenizer = AutoTokenizer.from_pretrained(base / "tokenizer")
-        self.text, self.reg_text = (CLIPTextModel.from_pretrained(base / "text_encoder") for _ in range(2))
+        self.tokenizer = AutoTokenizer.from_pretrained(base / "tokenizer", trust_remote_code=False)
+        self.text, self.reg_text = (
+            CLIPTextModel.from_pretrained(base / "text_encoder", trust_remote_code=False) for _ in range(2)
+        )
         self.vae, self.reg_vae = (AutoencoderKL.from_pretrained(base / "vae") for _ in range(2))
         self.unet, self.fix, self.update = (
             UNet2DConditionModel.from_pretrained(base / "unet") for _ in range(3)

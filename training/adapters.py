@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from osediff_core.errors import CheckpointError
+from osediff_core.errors import CheckpointError, some_of
 from osediff_core.weights.formats import osediff
 from osediff_core.weights.formats.osediff import ADAPTER_OF_GROUP, DEFAULT_METADATA, VAE_ADAPTER
 from osediff_core.weights.lora_targets import unet_targets, vae_targets
@@ -142,7 +142,7 @@ def copy_into_peft(weights: OneStepWeights, unet: nn.Module, vae: nn.Module) -> 
     if faults:
         raise CheckpointError(
             f"{weights.source} does not fit the adapters in training; use the same base and rank "
-            f"(without a place or of another shape: {', '.join(faults)})."
+            f"(without a place or of another shape: {some_of(sorted(faults))})."
         )
     for _, tensor, target in moves:
         assert target is not None

@@ -77,8 +77,8 @@ def _check_same_model(weights: OneStepWeights, unet: Mapping[str, Shape]) -> Non
     }
     if len(reads) == len(trained) == 1 and reads != trained:
         raise CheckpointError(
-            f"{weights.source} is for {_model(*trained)}, but this base is {_model(*reads)}; use weights and a base "
-            "that belong together."
+            f"{weights.source} does not fit this base: it is for {_model(*trained)}, and the base is "
+            f"{_model(*reads)}; use weights and a base that belong together."
         )
 
 

@@ -248,8 +248,11 @@ def _container_of(path: Path, wanted: str) -> str:
         raise CheckpointError(f"{path} is empty (0 bytes); download or export it again.")
     if head[:4] == b"PK\x03\x04":
         return ZIP
-    if head[8:9] == b"{" and not head.startswith((b"{", b"<")):
-        if int.from_bytes(head[:8], "little") + 8 > size:
+    fits = (
+        int.from_bytes(head[:8], "little") + 8 <= size
+    )  # the length of a header, which may begin as a text does
+    if head[8:9] == b"{" and (fits or not head.startswith((b"{", b"<"))):
+        if not fits:
             raise damaged(path)
         return "safetensors"
     if head[:1] == b"\x80":

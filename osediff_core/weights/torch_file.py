@@ -136,17 +136,18 @@ def _check_archive(path: Path) -> None:
 
 
 def _walk(content: object) -> Iterable[Tensor]:
-    """Every tensor in nested dicts, lists and tuples, once."""
+    """Every tensor in nested dicts, lists and tuples, as often as these name it."""
     seen: set[int] = set()
     left: list[Any] = [content]
     while left:
         value = left.pop()
+        if isinstance(value, Tensor):
+            yield value
+            continue
         if id(value) in seen:
             continue
         seen.add(id(value))
-        if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, Mapping):
+        if isinstance(value, Mapping):
             left += [*value.keys(), *value.values()]
         elif isinstance(value, (list, tuple, set)):
             left += value

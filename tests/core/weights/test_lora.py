@@ -453,3 +453,13 @@ def test_partly_adapted_unet_is_allowed_with_a_warning(tmp_path, unet, vae, cont
     with caplog.at_level(logging.WARNING):
         check_fits(load(tmp_path, content), layer_shapes(unet), layer_shapes(vae))
     assert "mid_block.resnets.0.conv1" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("width", "name"), [(768, "Stable Diffusion 1.x"), (2048, "SDXL"), (48, "48 features")]
+)
+def test_a_base_of_another_model_is_told_by_its_name_alone(tmp_path, vae, content, width, name):
+    other = tiny_unet(cross_attention_dim=width)
+    with pytest.raises(CheckpointError, match=f"the base is .*{name}") as caught:
+        check_fits(load(tmp_path, content), layer_shapes(other), layer_shapes(vae))
+    assert len(str(caught.value).replace(str(tmp_path), "")) < 200
