@@ -92,7 +92,8 @@ def _weights_for(source: Source, path: str | Path | None, method: str | None) ->
     path = path if path is not None else source.default_weights
     if path is None:
         identity = identify(source.path)
-        if identity.kind not in _BASE_KINDS:  # then the base is the mistake, not the missing weights
+        # then the base is the mistake, not the missing weights
+        if identity.kind not in _BASE_KINDS or identity.details.get("family", "sd2") != "sd2":
             raise BaseModelError(f"The base {source.name} is {identity.what}; {identity.use}.")
         raise CheckpointError(
             f"The base {source.name} brings no OSEDiff weights of its own; give some (--weights), for "
