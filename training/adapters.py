@@ -149,6 +149,11 @@ def copy_into_peft(weights: OneStepWeights, unet: nn.Module, vae: nn.Module) -> 
         target.copy_(tensor)
 
 
+def collect_pairs(model: nn.Module, adapters: set[str]) -> dict[str, LoRAPair]:
+    """Copies, on the CPU, of the pairs of these adapters, in state-dict order."""
+    return _collect(model, adapters)[0]
+
+
 def _collect(model: nn.Module, adapters: set[str]) -> tuple[dict[str, LoRAPair], dict[str, str]]:
     """(pairs in state-dict order, adapter by module)."""
     factors: dict[str, dict[str, Tensor]] = {}

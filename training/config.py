@@ -51,12 +51,16 @@ NEGATIVE_PROMPT = (
 class ModelConfig:
     """The base, and what is trained on it."""
 
+    # pisa-sr: two LoRA sets on the UNet, trained one after the other in runs of their own (training/pisa.py)
+    method: Literal["osediff", "pisa-sr"] = "osediff"
+    stage: Literal["pixel", "semantic"] | None = None  # of pisa-sr
+
     base: str = "tiny"  # tiny, a diffusers folder, an SD checkpoint; what `osediff upscale --base` takes
     base_dtype: Literal["fp32", "bf16", "fp16"] = "fp32"  # of frozen weights; trained ones are always fp32
     # OSEDiff weights to train further, .pkl or .safetensors, or `base` for those beside the base; of another rank they
     # are reduced to the nearest, or extended
     start_from: str | None = None
-    timestep: int | None = None  # T; None: that of start_from, else the schedule's last, 999
+    timestep: int | None = None  # T; None: that of start_from, else the schedule's last, 999, or PiSA-SR's 1
     rank_unet: int = 4
     rank_vae: int = 4
     rank_regulariser: int = 4
@@ -176,6 +180,7 @@ class TrainConfig(RunConfig):
         if untrained and (model.official or further_steps):
             name = "model.official" if model.official else "optim.regulariser_steps"
             yield f"{name} has no effect with model.regulariser {model.regulariser}, which trains nothing of its own"
+        yield from self._faults_of_method()
         off = {"perceptual": loss.perceptual_kind == "none", "regulariser": model.regulariser == "none"}
         used = [name for name in TERMS if loss.uses(name) and not off.get(name)]
         if not used:
@@ -187,6 +192,19 @@ class TrainConfig(RunConfig):
             yield (
                 f"model.base_dtype {self.model.base_dtype} needs precision bf16 or fp16, as fp32 layers stand between"
             )
+
+    def _faults_of_method(self) -> Iterator[str]:
+        model = self.model
+        if model.method == "osediff":
+            if model.stage:
+                yield f"model.stage {model.stage} is of model.method pisa-sr"
+            return
+        if model.stage is None:
+            yield "model.method pisa-sr needs model.stage: pixel first, then semantic"
+        if model.stage == "semantic" and model.start_from is None:
+            yield "model.stage semantic needs model.start_from, the weights of the pixel stage"
+        if model.tune_vae != "none":
+            yield f"model.tune_vae {model.tune_vae} does not go with model.method pisa-sr, whose file holds no VAE"
 
     def _faults_of_shares(self, used: list[str]) -> Iterator[str]:
         shares = self.loss.shares

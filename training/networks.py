@@ -20,6 +20,7 @@ from osediff_core.weights.formats.osediff import ADAPTER_OF_GROUP, VAE_ADAPTER, 
 from osediff_core.weights.lora_targets import vae_targets
 from osediff_core.weights.one_step_weights import OneStepWeights
 
+from . import pisa
 from .adapters import (
     REGULARISER_ADAPTER,
     attach_peft,
@@ -53,6 +54,7 @@ class Networks:
     regulariser_parameters: dict[str, nn.Parameter]
     discriminator: Discriminator | None
     projected: ProjectedDiscriminator | None = None
+    method: str = osediff.METHOD
 
     def judge_images(self, projected: ProjectedDiscriminator) -> None:
         """Add a discriminator on images, which is trained together with the regulariser."""
@@ -73,6 +75,8 @@ class Networks:
     def weights(self, metadata: dict[str, str]) -> OneStepWeights:
         """Copies of the generator's weights, as the core's files hold them."""
         unet = self.base.unet.module
+        if self.method == pisa.METHOD:
+            return pisa.weights_of(unet, self.generator.timestep, metadata)
         conv_in = unet.conv_in.base_layer
         return weights_from_peft(
             unet,
@@ -96,14 +100,24 @@ def build_networks(config: ModelConfig, device: torch.device, seed: int = 0) -> 
         torch.manual_seed(seed)  # peft draws the first factors from the global generator
         groups = _attach(unet, vae, config)
         discriminator = Discriminator(unet).to(device) if config.regulariser == "gan" else None
-    unet.conv_in.base_layer = OwnConv(unet.conv_in.base_layer)
     weights = _start(config, seed)
-    if weights is not None:
-        copy_into_peft(weights, unet, vae)
+    of_pisa = config.method == pisa.METHOD
+    if of_pisa and weights is not None:
+        pisa.copy_into(weights, unet)
+    elif not of_pisa:
+        unet.conv_in.base_layer = OwnConv(unet.conv_in.base_layer)
+        if weights is not None:
+            copy_into_peft(weights, unet, vae)
     if config.base_dtype != "fp32":
         fp32_norms(unet), fp32_norms(vae)
     timestep = config.timestep if config.timestep is not None else weights.timestep if weights else None
-    generator = OneStepGenerator(base.vae, base.unet, base.text, base.schedule, timestep)
+    schedule = base.schedule
+    if of_pisa:
+        schedule = replace(
+            schedule, prediction_type="residual"
+        )  # the scores stay those of the base's schedule
+        timestep = pisa.TIMESTEP if timestep is None else timestep
+    generator = OneStepGenerator(base.vae, base.unet, base.text, schedule, timestep)
     unet_roles, vae_roles = _roles(unet, vae, groups, config)
     if config.gradient_checkpointing:
         checkpoint_gradients(unet, unet_roles)
@@ -113,7 +127,14 @@ def build_networks(config: ModelConfig, device: torch.device, seed: int = 0) -> 
         heads = discriminator.head.named_parameters()
         regulariser_parameters |= {f"discriminator/{name}": parameter for name, parameter in heads}
     return Networks(
-        base, generator, unet_roles, vae_roles, generator_parameters, regulariser_parameters, discriminator
+        base,
+        generator,
+        unet_roles,
+        vae_roles,
+        generator_parameters,
+        regulariser_parameters,
+        discriminator,
+        method=config.method,
     )
 
 
@@ -144,10 +165,14 @@ def _start(config: ModelConfig, seed: int) -> OneStepWeights | None:
 
 def _attach(unet: nn.Module, vae: nn.Module, config: ModelConfig) -> dict[str, list[str]]:
     """Put all adapters on; the UNet's groups."""
-    names = [name for name, _ in vae.named_parameters()]
-    groups, _ = attach_peft(
-        unet, vae, config.rank_unet, config.rank_vae, vae_modules=_vae_modules(names, config.tune_vae)
-    )
+    if config.method == pisa.METHOD:
+        vae.requires_grad_(False)
+        groups = pisa.attach(unet, config.rank_unet)
+    else:
+        names = [name for name, _ in vae.named_parameters()]
+        groups, _ = attach_peft(
+            unet, vae, config.rank_unet, config.rank_vae, vae_modules=_vae_modules(names, config.tune_vae)
+        )
     # The generator's draws come first, so that its start does not depend on the regulariser.
     if config.lora_init == "fan_in":
         for module, rank in ((unet, config.rank_unet), (vae, config.rank_vae)):
@@ -183,7 +208,7 @@ def _roles(
     if config.official == "mid":
         trained = [group for group in trained if group == "others"]
     for_unet = {
-        GENERATOR: [ADAPTER_OF_GROUP[group] for group in used],
+        GENERATOR: pisa.acting(config.stage) if config.stage else [ADAPTER_OF_GROUP[group] for group in used],
         TEACHER: [],
         REGULARISER: [REGULARISER_ADAPTER[group] for group in trained],
     }
@@ -196,12 +221,15 @@ def _choose_trained(
 ) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]]:
     """Sets requires_grad everywhere: (the generator's, the regulariser's) parameters by name, in fp32."""
     ours, its = {}, {}
-    generator_adapters = {*ADAPTER_OF_GROUP.values(), VAE_ADAPTER}
+    if config.stage:
+        generator_adapters = set(pisa.adapters_of(config.stage))
+    else:
+        generator_adapters = {*ADAPTER_OF_GROUP.values(), VAE_ADAPTER}
     regulariser_adapters = set(unet_roles.adapters[REGULARISER])
     for part, module in (("unet", unet), ("vae", vae)):
         for name, parameter in module.named_parameters():
             adapter = name.split(".")[-2] if ".lora_" in name else None
-            own_conv = part == "unet" and name.startswith("conv_in.base_layer.")
+            own_conv = part == "unet" and not config.stage and name.startswith("conv_in.base_layer.")
             if adapter in generator_adapters or own_conv:
                 ours[f"{part}/{name}"] = parameter
             elif adapter in regulariser_adapters:

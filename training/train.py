@@ -26,7 +26,7 @@ from .data import Batch, PairLoader
 from .data.pairs import drops_prompt
 from .data.prompts import PromptCache, identity_of, kept_dtype
 from .draws import generator_draws, regulariser_draws
-from .export import weights_bytes, write_results
+from .export import weights_bytes, weights_name, write_results
 from .losses.balance import GradientBalance
 from .losses.projected import projected_discriminator
 from .losses.teacher import Teacher
@@ -198,6 +198,7 @@ def train(config: TrainConfig) -> None:
         updaters=iteration.updaters,
         kept={"balance": iteration.balance} if iteration.balance else {},
         weights=lambda step: weights_bytes(networks, generator, step),
+        weights_name=weights_name(networks),
         export=lambda folder, step: write_results(folder, networks, generator, step, config.export_pkl),
         validate=validation.run,
         validate_every=config.validation.every,

@@ -30,6 +30,7 @@ from osediff_core.errors import first_line
 
 from .errors import TrainingError
 
+WEIGHTS = "weights.safetensors"  # unless what is trained has another format
 _NAME = re.compile(r"step_(\d{8,})")
 _VERSION = 1
 
@@ -51,11 +52,17 @@ class Checkpoint:
 
 
 def save_checkpoint(
-    folder: Path, checkpoint: Checkpoint, weights: bytes, config: str, keep: int, kept: Collection[int]
+    folder: Path,
+    checkpoint: Checkpoint,
+    weights: bytes,
+    config: str,
+    keep: int,
+    kept: Collection[int],
+    weights_name: str = WEIGHTS,
 ) -> Path:
     """Write step_N in `folder`; then drop all but the latest `keep` and those of the steps `kept`.
 
-    weights: the content of weights.safetensors.
+    weights: the content of the file `weights_name`.
 
     Raises TrainingError (disk full, no permission); older checkpoints are untouched then.
     """
@@ -66,7 +73,7 @@ def save_checkpoint(
         "state.safetensors": lambda: save(
             {name: tensor.contiguous().cpu() for name, tensor in checkpoint.tensors.items()}
         ),
-        "weights.safetensors": lambda: weights,
+        weights_name: lambda: weights,
         "config.yaml": config.encode,
         "state.json": json.dumps({"version": _VERSION, **checkpoint.values}, indent=1).encode,
     }

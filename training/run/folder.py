@@ -14,7 +14,14 @@ from torch import Tensor
 from osediff_core.atomic import write_bytes_atomically
 from osediff_core.errors import explained
 
-from .checkpoints import Checkpoint, all_checkpoints, clear_leftovers, latest_checkpoint, save_checkpoint
+from .checkpoints import (
+    WEIGHTS,
+    Checkpoint,
+    all_checkpoints,
+    clear_leftovers,
+    latest_checkpoint,
+    save_checkpoint,
+)
 from .config import LoopConfig
 from .errors import TrainingError
 from .history import gone_back_to, set_aside
@@ -59,10 +66,13 @@ class RunFolder:
             write_bytes_atomically(self.path / "config.yaml", as_yaml(self.config).encode())
         return RunLog(self.path, self.config.loggers, step, asdict(self.config))
 
-    def save(self, checkpoint: Checkpoint, weights: bytes, best: int | None) -> None:
+    def save(
+        self, checkpoint: Checkpoint, weights: bytes, best: int | None, weights_name: str = WEIGHTS
+    ) -> None:
         """Write a checkpoint and drop old ones. Raises TrainingError; older checkpoints stay."""
         kept = gone_back_to(self.path) | ({best} if best is not None else set())
-        save_checkpoint(self.checkpoints, checkpoint, weights, as_yaml(self.config), self.config.keep, kept)
+        config = as_yaml(self.config)
+        save_checkpoint(self.checkpoints, checkpoint, weights, config, self.config.keep, kept, weights_name)
 
     def keeps(self, step: int | None) -> bool:
         """Whether the checkpoint of that step is there."""

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from osediff_core.cli.entry import run_main
 
-from .checkpoints import Checkpoint
+from .checkpoints import WEIGHTS, Checkpoint
 from .data import Data
 from .errors import NonFiniteLossError
 from .logs import RunLog
@@ -43,6 +43,7 @@ def loop(
     updaters: Mapping[str, Updater],
     kept: Mapping[str, Kept] = NOTHING,
     weights: Callable[[int], bytes],
+    weights_name: str = WEIGHTS,
     export: Callable[[Path, int], None],
     validate: Callable[[int], Figures | None] = lambda _step: None,
     validate_every: int = 500,
@@ -53,7 +54,7 @@ def loop(
 
     step: one step with as many batches as it wants; the figures to be logged. updaters: what it trains, by name.
     kept: what else changes while it trains, and a checkpoint must hold.
-    weights: (step) -> what a checkpoint's weights.safetensors holds. export: writes into the run's folder what the run
+    weights: (step) -> what a checkpoint's file `weights_name` holds. export: writes into the run's folder what the run
     is for, at its end; on the main process alone, everything else on all.
     validate: (step) -> figures, None where there is nothing to validate on; `watched` is the one whose lowest value is
     the best step's. shown: the figures on the progress bar.
@@ -70,7 +71,7 @@ def loop(
         return _is_best(run, run_log, validate(run.step), watched)
 
     def save() -> None:
-        _save(run, data, {**updaters, **kept}, weights(run.step))
+        _save(run, data, {**updaters, **kept}, weights(run.step), weights_name)
 
     bar = tqdm(total=config.steps, initial=run.step, disable=None if run.main else True, unit="step")
     if run.step == 0 and validated():
@@ -163,7 +164,7 @@ def _mean(values: list[Tensor]) -> Tensor:
     return stacked[torch.isfinite(stacked)].mean()
 
 
-def _save(run: Run, data: Data, kept: Mapping[str, Kept], weights: bytes) -> None:
+def _save(run: Run, data: Data, kept: Mapping[str, Kept], weights: bytes, weights_name: str) -> None:
     """Write a checkpoint."""
     states = run.of_all([data.state()])
     if run.main:
@@ -171,7 +172,7 @@ def _save(run: Run, data: Data, kept: Mapping[str, Kept], weights: bytes) -> Non
         for name, part in kept.items():
             found, values[name] = part.state()
             tensors |= {f"{name}/{key}": tensor for key, tensor in found.items()}
-        run.folder.save(Checkpoint(tensors, values), weights, run.best["step"])
+        run.folder.save(Checkpoint(tensors, values), weights, run.best["step"], weights_name)
     run.wait()
 
 

@@ -181,8 +181,9 @@ def _running(folder: Path, rows: Sequence[LogRow]) -> dict[str, str]:
     _, skipped = series(rows, "train", "skipped")
     if len(skipped):
         found["skipped pictures"] = f"{int(skipped[-1]):,}"
-    weights = folder / "weights.safetensors"
-    if weights.exists():
+    both = (folder / name for name in ("weights.safetensors", "weights.pkl"))
+    weights = next((path for path in both if path.exists()), None)
+    if weights is not None:
         found["weights"] = f"{weights.name}, {weights.stat().st_size / 2**20:.1f} MiB"
     return found
 

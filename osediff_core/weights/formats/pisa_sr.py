@@ -7,12 +7,15 @@ the "adjustable" mode of its code.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from ...errors import CheckpointError
 from ...method import Method, Slider
 from ...passes import Pass
+from ..lora_targets import unet_targets
 from ..one_step_weights import LoRASet, OneStepWeights
 from ..tensor_file import TensorFile
+from ..write_file import torch_bytes
 from . import osediff
 from .format import Format
 from .osediff import ADAPTER_OF_GROUP
@@ -59,6 +62,27 @@ def read(file: TensorFile) -> OneStepWeights:
     )
 
 
+def write(weights: OneStepWeights) -> bytes:
+    """As its own code saves it. Raises CheckpointError where its readers would take another scale."""
+    content: dict[str, Any] = {}
+    tensors = {}
+    for lora in weights.unet_sets:
+        if lora.scale != osediff.lora_scale(lora.rank):
+            raise CheckpointError(
+                f"{weights.source} is not written, as its LoRA {lora.name} has the scale {lora.scale:g}, and every "
+                f"reader of the file would take {osediff.LORA_ALPHA} / {lora.rank}."
+            )
+        groups = unet_targets(f"{module}.weight" for module in lora)
+        for group, modules in groups.items():
+            content[f"unet_lora_{group}_modules_{lora.name}"] = modules
+            for module in modules:
+                for factor, tensor in zip("AB", lora[module], strict=True):
+                    adapter = f"{ADAPTER_OF_GROUP[group]}_{lora.name}"
+                    tensors[osediff.peft_key(module, factor, adapter)] = tensor
+        content[f"lora_rank_unet_{lora.name}"] = lora.rank
+    return torch_bytes({**content, "state_dict_unet": tensors})
+
+
 def passes(pixel: float, semantic: float) -> tuple[Pass, ...]:
     """As few as give lp e_pix + ls (e_both - e_pix): one where lp = ls or ls = 0, none where both are 0."""
     both = (Pass(pixel - semantic, ("pix",)), Pass(semantic, _LEVELS))
@@ -89,4 +113,4 @@ ABOUT = Method(
     fidelity=fidelity,
     centred_tiles=True,
 )
-FORMAT = Format(METHOD, "PiSA-SR weights", recognise, read, about=ABOUT)
+FORMAT = Format(METHOD, "PiSA-SR weights", recognise, read, write, ".pkl", ABOUT)
