@@ -35,7 +35,7 @@ from training.ablations.plan import (
 from training.ablations.processes import Task, run_tasks
 from training.ablations.prompting import PROMPTINGS, prompts_of
 from training.ablations.report import write_report
-from training.ablations.results import IDENTITY, Figures, Results, by_seed, difference_of, spread
+from training.ablations.results import Figures, Results, by_seed, difference_of, spread
 from training.ablations.sharpness import sharpness
 from training.ablations.verdicts import (
     AGREES,
@@ -88,13 +88,13 @@ def test_every_study_has_its_reference():
         assert sum(row.place == study.reference.place for row in study.rows) == 1
     assert trainings(["rank"]) == [REFERENCE, "rank-2", "rank-4", "rank-8", "rank-16"]
     assert sorted(trainings(list(STUDIES))) == sorted(TRAININGS)
-    assert promptings(REFERENCE) == ("none", "dape", "rich", "wrong")
+    assert promptings(REFERENCE) == ("none", "dape", "rich", "wrong", "shipped")
     assert promptings("prompts-none") == ("none",)
 
 
 def test_claims_compare_rows_that_are_measured():
     for claim in CLAIMS:
-        rows = {row.place for row in STUDIES[claim.study].rows} | {IDENTITY.place}
+        rows = {row.place for row in STUDIES[claim.study].rows}
         assert {claim.better.place, claim.worse.place} <= rows
 
 
@@ -306,8 +306,8 @@ def test_claims_against_made_up_results(tmp_path):
     assert found["share-50", FULL_REFERENCE + NO_REFERENCE].verdict == DISAGREES
     assert found["rank-2", FULL_REFERENCE + NO_REFERENCE].verdict == UNCLEAR
     assert found["rank-8", FULL_REFERENCE + NO_REFERENCE].verdict == UNMEASURED
-    blurs = found["mse", (SHARPNESS,)]  # the made-up input is one of -1
-    assert blurs.verdict == AGREES and blurs.gains[SHARPNESS].mean == pytest.approx(0.1, abs=0.01)
+    blurs = found["mse", (SHARPNESS,)]
+    assert blurs.verdict == AGREES and blurs.gains[SHARPNESS].mean == pytest.approx(0.2, abs=0.01)
 
 
 def change_figures(file, change):
@@ -377,7 +377,7 @@ def test_the_report(tmp_path):
     )
     assert "A rank of 8 is too high: 4 is better. *(paper)* | **no**" in text
     # and that the made-up results are as good with any prompt
-    assert "**3 of 20 claims could be told here**: 2 hold and 1 do not" in words
+    assert "**3 of 21 claims could be told here**: 2 hold and 1 do not" in words
     assert "$" not in text.replace("```sh", "")
     with Image.open(page.parent / "images/ablations_rank.png") as plot:
         assert min(plot.size) > 200

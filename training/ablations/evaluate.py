@@ -22,7 +22,7 @@ from ..run.logs import read_log
 from ..validate import Validation, ValidationPair
 from .features import INPUT, TRUTH, CropFeatures, write_features
 from .figures import FIGURES, MEASURED, SHARPNESS, WEIGHTS, Evaluation
-from .prompting import prompts_of
+from .prompting import SHIPPED, prompts_of
 from .sharpness import sharpness
 
 
@@ -33,7 +33,7 @@ def evaluate_run(run: Path, base: str, preset: str, evaluation: Evaluation) -> N
     cannot be used.
     """
     started = time.monotonic()
-    generator = OneStepGenerator.load(base, run / WEIGHTS, dtype="fp32", device="cpu")
+    trained = OneStepGenerator.load(base, run / WEIGHTS, dtype="fp32", device="cpu")
     pairs = {
         name: Validation.from_folder(Path(folder), evaluation.limit, evaluation.size, preset=preset).pairs
         for name, folder in evaluation.sets.items()
@@ -49,6 +49,9 @@ def evaluate_run(run: Path, base: str, preset: str, evaluation: Evaluation) -> N
     restored: dict[str, Any] = {}
     for prompting in evaluation.prompts:
         prompts[prompting], restored[prompting] = {}, {}
+        generator = trained
+        if prompting == SHIPPED:
+            generator = OneStepGenerator.load(base, dtype="fp32", device="cpu")
         for name, of_set in pairs.items():
             said = prompts[prompting][name] = prompts_of(prompting, of_set, generator.text.fits)
             restored[prompting][name] = {

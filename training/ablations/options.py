@@ -45,8 +45,8 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     """Add what is measured on, and --set."""
     parser.add_argument("--kodak", type=Path, metavar="DIR", help="good pictures, degraded with fixed seeds")
     parser.add_argument("--pairs", type=Path, metavar="DIR", help="real pairs, in LR/ and HR/")
-    # 288: NIQE takes blocks of 96 px
-    parser.add_argument("--size", type=int, default=288, help="px, side of the centre crops (default: 288)")
+    # 384: NIQE takes blocks of 96 px
+    parser.add_argument("--size", type=int, default=384, help="px, side of the centre crops (default: 384)")
     parser.add_argument("--limit", type=int, default=100, help="pictures of each of the two (default: 100)")
     parser.add_argument(
         "--set",

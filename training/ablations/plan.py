@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import TrainConfig, load_config
-from .prompting import DAPE, NONE, PROMPTINGS, RICH, WRONG
+from .prompting import DAPE, NONE, PROMPTINGS, RICH, SHIPPED, WRONG
 
 CONFIG = Path(__file__).parents[1] / "configs" / "ablation.yaml"
 
@@ -73,6 +73,7 @@ class Study:
 
 
 _REFERENCE = Row("VSD in latents, a fifth of the gradient", REFERENCE)
+START = Row("as shipped", REFERENCE, SHIPPED)
 
 
 def _called(label: str) -> Row:
@@ -86,8 +87,10 @@ STUDIES: dict[str, Study] = {
             "blur",
             "What MSE alone does",
             "Does MSE alone blur, and what sharpens again?",
-            "MSE alone; with the perceptual distance; and with VSD beside both.",
+            "The shipped weights, from which all variants start; trained further by MSE alone, with the perceptual "
+            "distance, and with VSD beside both.",
             (
+                START,
                 Row("MSE", MSE),
                 Row("MSE + perceptual", PLAIN),
                 _called("MSE + perceptual + VSD"),

@@ -13,11 +13,12 @@ from ..data.appearance import appearance_tags
 from ..data.pictures import to_tensor
 from ..validate import ValidationPair
 
-NONE, DAPE, RICH, WRONG = "none", "dape", "rich", "wrong"
+NONE, DAPE, RICH, WRONG, SHIPPED = "none", "dape", "rich", "wrong", "shipped"
 # none: no text. dape: tags of the low-quality image by the embedded tagger with its LoRA, as the paper's inference.
 # rich: tags of the good image by the tagger alone, and its measured colours and texture, which no user has: more than
-# an extractor could give. wrong: the "dape" prompt of the next picture, which says what is not there.
-PROMPTINGS = (NONE, DAPE, RICH, WRONG)
+# an extractor could give. wrong: the "dape" prompt of the next picture, which says what is not there. shipped: as dape,
+# but by the weights that lie beside the base, which all trainings start from.
+PROMPTINGS = (NONE, DAPE, RICH, WRONG, SHIPPED)
 
 
 def prompts_of(
@@ -29,7 +30,7 @@ def prompts_of(
     if prompting == WRONG:
         right = list(prompts_of(DAPE, pairs, fits).values())
         return {pair.name: right[(place + 1) % len(right)] for place, pair in enumerate(pairs)}
-    on_lq = prompting == DAPE
+    on_lq = prompting in (DAPE, SHIPPED)
     tagger = open_tagger(TINY if on_lq else None, None if on_lq else TINY, dtype="fp32", device="cpu")
 
     def prompt(pair: ValidationPair) -> str:

@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .figures import KID, METRICS, SHARPNESS
-from .plan import MSE, PLAIN, REFERENCE, Row
+from .plan import MSE, PLAIN, REFERENCE, START, Row
 from .prompting import DAPE, NONE, RICH, WRONG
-from .results import IDENTITY, Difference, Results
+from .results import Difference, Results
 
 AGREES, DISAGREES, UNCLEAR, UNMEASURED = "yes", "no", "cannot tell", "not measured"
 
 # What a claim of "no difference" allows: above it a difference would be worth something.
-MARGIN = {"psnr": 0.05, "d2": 0.01, "niqe": 0.1, KID: 1.0, SHARPNESS: 0.03}
+MARGIN = {"psnr": 0.05, "d2": 0.01, "niqe": 0.1, KID: 2.0, SHARPNESS: 0.03}
 
 FULL_REFERENCE = ("psnr",)
 NO_REFERENCE = ("d2", "niqe", KID)  # D2 stands in: it does look at the truth
@@ -62,10 +62,18 @@ _REFERENCE = _row(REFERENCE)
 CLAIMS = (
     Claim(
         "blur",
-        "MSE alone blurs: the enlarged input is sharper than its result.",
-        IDENTITY,
+        "MSE alone blurs: the shipped weights were sharper before it.",
+        START,
         _row(MSE),
         (SHARPNESS,),
+        of_paper=False,
+    ),
+    Claim(
+        "blur",
+        "MSE alone gives better full-reference metrics than with VSD and the perceptual distance.",
+        _row(MSE),
+        _REFERENCE,
+        FULL_REFERENCE,
         of_paper=False,
     ),
     Claim(
