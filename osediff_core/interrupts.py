@@ -6,9 +6,25 @@ signals (`osediff_core.cli.signals`) says so here; broad handlers ask before the
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 heard: list[
     int
 ] = []  # numbers of the signals, in the order in which they came; of this process, as signals are
+
+waits: list[None] = []  # one entry for each block of `held` that is open
+
+
+@contextmanager
+def held() -> Iterator[None]:
+    """A signal inside the block takes effect at its end, so that a file that was written is also reported."""
+    waits.append(None)
+    try:
+        yield
+    finally:
+        waits.pop()
+    pass_on()
 
 
 def pass_on(error: BaseException | None = None) -> None:

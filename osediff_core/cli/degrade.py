@@ -9,15 +9,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..batch.record import Result, may_fail
 from ..choices import DEGRADATIONS
 from ..errors import ImageError, OptionError
+from ..interrupts import held
 from ..printable import printable
 from .jobs import Job, check_outputs, make_plan, read_source, write_result, written_as
 from .options import add_pictures, check_pictures, natural, positive
 from .outcome import FAILED, Outcome
 from .progress import Progress
-from .results import Result, ends_early, may_fail, planned, skip_existing, summary, unreadable_results
-from .signals import held
+from .results import ends_early, planned, skip_existing, summary, unreadable_results
 
 if TYPE_CHECKING:
     from ..degrade import Degradation

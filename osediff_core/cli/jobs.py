@@ -238,18 +238,30 @@ def is_done(job: Job) -> bool:
     return job.output != STREAM and is_picture(job.output)
 
 
-def read_source(job: Job) -> Picture:
-    """The picture of a job. Raises ImageError."""
-    from ..images import decode_image, read_image
+def name_of(job: Job) -> str:
+    """The source, in messages."""
+    return "standard input" if job.source == STREAM else str(job.source)
+
+
+def read_bytes(job: Job) -> bytes:
+    """The source's bytes. Raises ImageError."""
+    from ..images import read_file
 
     if job.source != STREAM:
-        return read_image(job.source)
+        return read_file(job.source)
     with explained(ImageError, "Standard input cannot be read", "give a file instead of -"):
         if sys.stdin.isatty():
             raise ImageError(
                 "Standard input is a terminal; pipe a picture into it, or give a file instead of -."
             )
-        return decode_image(sys.stdin.buffer.read(), "standard input")
+        return sys.stdin.buffer.read()
+
+
+def read_source(job: Job) -> Picture:
+    """The picture of a job. Raises ImageError."""
+    from ..images import decode_image
+
+    return decode_image(read_bytes(job), name_of(job))
 
 
 def written_as(job: Job, file_format: str | None) -> Path:
@@ -257,15 +269,23 @@ def written_as(job: Job, file_format: str | None) -> Path:
     return STREAM.with_suffix(FORMATS[file_format or "png"]) if job.output == STREAM else job.output
 
 
-def write_result(job: Job, picture: Picture, args: argparse.Namespace) -> None:
-    """Writes the result of a job as the options of `add_pictures` say. Raises ImageError, DiskFull."""
-    from ..images import encode_image, write_image
+def write_bytes(job: Job, data: bytes) -> None:
+    """Writes the bytes of the output. Raises ImageError, DiskFull."""
+    from ..images import write_file
 
-    options = {"quality": args.jpeg_quality or JPEG_QUALITY, "metadata": args.keep_metadata}
     if job.output != STREAM:
-        write_image(job.output, picture, **options)
+        write_file(job.output, data)
         return
-    data = encode_image(written_as(job, args.format).suffix, picture, **options)
     with writing(ImageError, "Standard output takes no picture", "give a file instead of -"):
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
+
+
+def write_result(job: Job, picture: Picture, args: argparse.Namespace) -> None:
+    """Writes the result of a job as the options of `add_pictures` say. Raises ImageError, DiskFull."""
+    from ..images import check_format, encode_image
+
+    path = written_as(job, args.format)
+    check_format(path, picture.size, picture.alpha is not None)
+    quality = args.jpeg_quality or JPEG_QUALITY
+    write_bytes(job, encode_image(path.suffix, picture, quality=quality, metadata=args.keep_metadata))

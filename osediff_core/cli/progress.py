@@ -12,7 +12,7 @@ from ..interrupts import pass_on
 from .streams import say
 
 if TYPE_CHECKING:
-    from .results import Result
+    from ..batch.record import Result
 
 T = TypeVar("T")
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from ..interrupts import heard, pass_on
+from ..interrupts import heard, waits
 
 # Windows has no SIGHUP
 WORDS = {
@@ -16,7 +16,6 @@ WORDS = {
     for name, word in (("SIGINT", "interrupted"), ("SIGTERM", "terminated"), ("SIGHUP", "terminated"))
     if hasattr(signal, name)
 }
-_held: list[None] = []  # one entry for each block of `held` that is open
 
 
 def ending() -> tuple[str, int]:
@@ -46,16 +45,5 @@ def listening() -> Iterator[None]:
 
 def _raise(number: int, _: FrameType | None) -> None:
     heard.append(number)
-    if not _held:
+    if not waits:
         raise KeyboardInterrupt
-
-
-@contextmanager
-def held() -> Iterator[None]:
-    """A signal inside the block takes effect at its end, so that a file that was written is also reported."""
-    _held.append(None)
-    try:
-        yield
-    finally:
-        _held.pop()
-    pass_on()

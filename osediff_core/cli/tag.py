@@ -9,12 +9,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..batch.record import Result, may_fail
 from ..choices import TAG_LANGUAGES
 from .jobs import Job, find_inputs, read_source
 from .options import add_dtype_and_device, add_inputs, add_tagger, check_tags
 from .outcome import Outcome
 from .progress import Progress
-from .results import Result, ends_early, may_fail, summary, unreadable_results
+from .results import ends_early, summary, unreadable_results
 
 if TYPE_CHECKING:
     from ..dape import Tagger

@@ -54,23 +54,27 @@ _UPRIGHT = {
 
 
 def read_image(path: str | os.PathLike[str]) -> Picture:
-    """Reads the first frame of an image file; see `decode_image`.
+    """Reads the first frame of an image file; see `decode_image`. Raises what `read_file` does, too."""
+    return decode_image(read_file(path), str(path))
 
-    Raises ImageError with one sentence also for a file that is missing or may not be read, and for a pipe or device.
+
+def read_file(path: str | os.PathLike[str]) -> bytes:
+    """The bytes of an image file.
+
+    Raises ImageError with one sentence for a file that is missing or may not be read, and for a pipe or device.
     """
     path = Path(path)
     try:
         if path.is_dir():
             raise ImageError(f"{path} is a folder, not an image; {_GOOD_FORMATS}.")
         check_regular(path, ImageError, _GOOD_FORMATS)
-        data = path.read_bytes()
+        return path.read_bytes()
     except FileNotFoundError:
         raise ImageError(f"{path} does not exist; check the path.") from None
     except PermissionError:
         raise ImageError(f"{path} may not be read; change its permissions.") from None
     except (OSError, ValueError) as error:
         raise ImageError(f"{path} cannot be read ({first_line(error)}); check the path.") from error
-    return decode_image(data, str(path))
 
 
 def is_picture(path: str | os.PathLike[str]) -> bool:

@@ -56,7 +56,11 @@ def write_image(
     """
     path = Path(path)
     check_format(path, picture.size, picture.alpha is not None)
-    data = encode_image(path.suffix, picture, quality=quality, metadata=metadata)
+    write_file(path, encode_image(path.suffix, picture, quality=quality, metadata=metadata))
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Writes the bytes of an image file, whole or not at all; missing folders are made. Raises ImageError, DiskFull."""
     with writing(ImageError, f"{path} cannot be written", "choose another output"):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes_atomically(path, data)
