@@ -9,6 +9,7 @@ from .color import ColourFix
 from .decode import TiledDecode
 from .degrade import Degrade
 from .denoise import OneStepDenoise, OSEDiffSampler
+from .direct import LoadUpscaler, OneStepUpscale
 from .download import Download
 from .encode import EncodeLQ
 from .evaluate import Evaluate
@@ -36,6 +37,8 @@ NODES: list[type[io.ComfyNode]] = [
     TiledDecode,
     ColourFix,
     Upscale,
+    LoadUpscaler,
+    OneStepUpscale,
     Degrade,
     Evaluate,
     SaveOSEDiff,

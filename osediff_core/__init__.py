@@ -16,6 +16,7 @@ from .late import loading
 from .version import __version__
 
 if TYPE_CHECKING:
+    from .direct.load import load_model
     from .errors import OSEDiffError
     from .generator import OneStepGenerator
     from .images import Picture, read_image, write_image
@@ -26,6 +27,7 @@ __getattr__ = loading(
     {
         "OSEDiffError": ".errors",
         "OneStepGenerator": ".generator",
+        "load_model": ".direct.load",
         "Picture": ".images",
         "read_image": ".images",
         "write_image": ".images",
@@ -40,6 +42,7 @@ __all__ = [
     "Picture",
     "RestoreOptions",
     "__version__",
+    "load_model",
     "read_image",
     "restore_picture",
     "write_image",

@@ -115,7 +115,7 @@ class OneStepGenerator:
             raise OptionError(
                 f"Fidelity sets {' and '.join(sliders)} itself; give either the one or the others."
             )
-        source, one_step, facts = read_weights_for(base, weights, method, allow_download, revision)
+        where, one_step, facts = read_weights_for(base, weights, method, allow_download, revision)
         chosen, numbers = strengths(fidelity), sliders or {}
         if facts.fidelity is not None:
             numbers = numbers or facts.fidelity(fidelity)
@@ -123,7 +123,7 @@ class OneStepGenerator:
         facts.settle(numbers)
         for_unet, for_vae = (strength, strength) if isinstance(strength, int | float) else strength
         parts = load_parts(
-            source,
+            where,
             one_step,
             dtype=dtype,
             device=device,
@@ -187,6 +187,10 @@ class OneStepGenerator:
         return encode(
             self.vae, lq, sample_posterior, generator, posterior_noise, tiling=tiling, progress=progress
         )
+
+    def reads_whole(self, prompt: str) -> bool:
+        """Whether the text encoder reads all of a prompt."""
+        return self.text.fits(prompt)
 
     def encode_prompt(self, prompts: list[str]) -> Tensor:
         """B prompts -> prompt_embeds (B, 77, D), without gradients."""
@@ -252,6 +256,7 @@ class OneStepGenerator:
         lq: Tensor,
         prompt: str | list[str] = "",
         *,
+        source: Tensor | None = None,
         unet_tiling: UNetTiling = WHOLE,
         vae_tiling: VAETiling = AUTO,
         sample_posterior: bool = False,
@@ -262,7 +267,8 @@ class OneStepGenerator:
 
         The image is at its final size already: enlarge it beforehand, as the official code does. Sides that
         are no multiple of the VAE's are padded by reflection and cropped back. prompt: one for all, or one
-        each. Other arguments as in `encode` and `denoise`. Raises ImageError, OptionError.
+        each. source: the image before it was enlarged, which some methods look at. Other arguments as in `encode`
+        and `denoise`. Raises ImageError, OptionError.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         prompts = [text or self.method.default_prompt for text in prompts]

@@ -49,6 +49,10 @@ def read_weights_for(
     source = find_base(base, allow_download, revision)
     with torch.inference_mode(False):  # what is loaded within an inference mode serves outside of it, too
         one_step = _weights_for(source, weights, method)
+    if one_step.network:
+        raise CheckpointError(
+            f"{one_step.source} is a network of its own and not for a base; load it by osediff_core.load_model."
+        )
     return source, one_step, facts_of(one_step.method)
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from . import color
-from .geometry import enlarge, target_size
+from .geometry import enlarge, fill_transparent, target_size
 from .images.picture import Picture
 from .ports import Progress
 from .runtime.memory import explain_out_of_memory
@@ -19,6 +19,7 @@ from .tiles.unet import UNetTiling
 from .tiles.vae import AUTO, VAETiling
 
 if TYPE_CHECKING:
+    from .direct.restorer import DirectRestorer
     from .generator import OneStepGenerator
 
 
@@ -61,7 +62,7 @@ class RestoreOptions:
 
 
 def restore_picture(
-    generator: OneStepGenerator,
+    generator: OneStepGenerator | DirectRestorer,
     picture: Picture,
     options: RestoreOptions | None = None,
     progress: Progress | None = None,
@@ -76,10 +77,11 @@ def restore_picture(
     options = options or RestoreOptions()
     width, height = options.target_for(picture)
     with explain_out_of_memory("resize"):
-        lq, alpha = _enlarge(picture, (width, height))
+        source, lq, alpha = _enlarge(picture, (width, height))
     restored = generator.restore(
         lq * 2 - 1,
         options.prompt if prompter is None else prompter(lq * 2 - 1),
+        source=source * 2 - 1,
         unet_tiling=options.unet,
         vae_tiling=options.vae,
         sample_posterior=options.sample_posterior,
@@ -109,7 +111,9 @@ def _to_8_bits(image: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def _enlarge(picture: Picture, size: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
-    """The picture at its final size: rgb (1, 3, H, W) and alpha (1, 1, H, W) or None, both in [0, 1]."""
+def _enlarge(picture: Picture, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The picture's rgb (1, 3, h, w); its rgb and alpha or None at its final size (1, 3 or 1, H, W); all in [0, 1]."""
     rgb = torch.tensor(picture.rgb).permute(2, 0, 1)[None].contiguous()
-    return enlarge(rgb, None if picture.alpha is None else torch.tensor(picture.alpha)[None, None], size)
+    alpha = None if picture.alpha is None else torch.tensor(picture.alpha)[None, None]
+    filled = rgb if alpha is None else fill_transparent(rgb, alpha)
+    return filled, *enlarge(rgb, alpha, size)

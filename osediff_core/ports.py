@@ -95,6 +95,29 @@ class PromptEncoder(HasFp32, Protocol):
         ...
 
 
+@runtime_checkable
+class ImageRestorer(HasFp32, Protocol):
+    """A method that is one network from image to image, without latents, prompt or schedule."""
+
+    @property
+    def scale(self) -> int:
+        """How many pixels along each axis become of one (4 for AdcSR)."""
+        ...
+
+    @property
+    def multiple(self) -> int:
+        """What the sides that it takes are multiples of (16 for AdcSR)."""
+        ...
+
+    def __call__(self, lq: Tensor) -> Tensor:
+        """lq (B, 3, h, w) in [-1, 1] -> image (B, 3, scale h, scale w), about [-1, 1], fp32, not finished."""
+        ...
+
+    def finish(self, image: Tensor, lq: Tensor) -> Tensor:
+        """What the method does to the whole image at the end, by the whole LQ; fp32, not clamped."""
+        ...
+
+
 class LatentScale(NamedTuple):
     """From what a VAE's networks compute to scaled latents and back: z = scale (z_network - shift)."""
 

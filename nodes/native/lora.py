@@ -16,7 +16,7 @@ import comfy.model_patcher
 import comfy.sd
 from comfy.weight_adapter import LoRAAdapter
 
-from ...osediff_core.errors import BaseModelError, OptionError
+from ...osediff_core.errors import BaseModelError, CheckpointError, OptionError
 from ...osediff_core.method import Method
 from ...osediff_core.passes import Pass
 from ...osediff_core.weights.fit import check_fits
@@ -140,6 +140,10 @@ def apply_weights(
     this kind that are there are replaced, with a warning: a step of two of them is none.
     Raises CheckpointError or BaseModelError, before anything is changed, if they do not belong together.
     """
+    if weights.network:
+        raise CheckpointError(
+            f"{weights.source} is a network of its own and not for a base; load it by Load One-Step Upscaler."
+        )
     names = _checked_unet_names(model, weights)
     levels = _levels(vae)
     of_vae = vae_names(list(weights.vae_lora), levels)

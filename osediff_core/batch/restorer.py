@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..dape import Tagger
+    from ..direct.restorer import DirectRestorer
     from ..generator import OneStepGenerator
     from ..images import Picture
     from ..pipeline import RestoreOptions
@@ -120,13 +121,13 @@ class Restorer:
         return open_tagger(one.dape, one.ram, dtype=one.dtype, device=one.device)
 
     @cached_property
-    def generator(self) -> OneStepGenerator:
+    def generator(self) -> OneStepGenerator | DirectRestorer:
         """What restores."""
         from ..backends.speed import Speed
-        from ..generator import OneStepGenerator
+        from ..direct.load import load_model
 
         one = self.settings
-        return OneStepGenerator.load(
+        return load_model(
             one.base,
             one.weights,
             dtype=one.dtype,
@@ -222,6 +223,6 @@ class Restorer:
         if one.official_prompt:
             result.prompt = prompt_of(tags, one.prompt, official=True)
         else:
-            result.prompt = fitting_prompt(tags, one.prompt, self.generator.text.fits)
+            result.prompt = fitting_prompt(tags, one.prompt, self.generator.reads_whole)
         logger.info("%s: prompt: %s", result.input, result.prompt)
         return result.prompt

@@ -70,7 +70,8 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     add(
         "--decoder",
         metavar="FILE",
-        help="a light decoder instead of the base's own (AdcSR's, VOSR's, TAESD's): faster, less fine",
+        help="AdcSR's second file; or a light decoder instead of the base's own (AdcSR's, VOSR's, TAESD's): "
+        "faster, less fine",
     )
     add(
         "--strength",

@@ -102,6 +102,8 @@ def write_weights(
 
 
 def _check_metadata(weights: OneStepWeights) -> None:
+    if weights.network:  # no base, no schedule
+        return
     timestep = weights.metadata.get("timestep", "")
     if not (timestep.isascii() and timestep.isdigit() and len(timestep) <= _DIGITS):
         raise CheckpointError(

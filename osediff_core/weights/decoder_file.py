@@ -60,18 +60,21 @@ class DecoderWeights:
         return 8 if self.kind == TAESD else 2 ** (len(self.widths) - 1)
 
     def check(self, tensors: Mapping[str, Tensor], wanted: Mapping[str, Shape]) -> None:
-        """Compare the tensors, under whatever names, with a network's. Raises CheckpointError for what is wrong."""
-        found = shapes_of(tensors)
-        kinds = {
-            "missing": sorted(wanted.keys() - found.keys()),
-            "unexpected": sorted(found.keys() - wanted.keys()),
-            "of another shape": sorted(n for n in wanted.keys() & found.keys() if wanted[n] != found[n]),
-            "not finite": sorted(n for n, tensor in tensors.items() if not torch.isfinite(tensor).all()),
-        }
-        if any(kinds.values()):
-            raise CheckpointError(
-                f"{self.source} is not whole as {self.kind}; download it again; tensors: {counted(kinds)}."
-            )
+        """As `check_whole`, of the tensors under whatever names."""
+        check_whole(f"{self.source} is not whole as {self.kind}", tensors, wanted)
+
+
+def check_whole(finding: str, tensors: Mapping[str, Tensor], wanted: Mapping[str, Shape]) -> None:
+    """Compare tensors with a network's. Raises CheckpointError, which begins with `finding`, for what is wrong."""
+    found = shapes_of(tensors)
+    kinds = {
+        "missing": sorted(wanted.keys() - found.keys()),
+        "unexpected": sorted(found.keys() - wanted.keys()),
+        "of another shape": sorted(n for n in wanted.keys() & found.keys() if wanted[n] != found[n]),
+        "not finite": sorted(n for n, tensor in tensors.items() if not torch.isfinite(tensor).all()),
+    }
+    if any(kinds.values()):
+        raise CheckpointError(f"{finding}; download it again; tensors: {counted(kinds)}.")
 
 
 def decoder_in(file: TensorFile, kind: str) -> DecoderWeights:

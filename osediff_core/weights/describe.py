@@ -60,7 +60,7 @@ def _method(weights: OneStepWeights) -> dict[str, Any]:
         "name": weights.method,
         "title": about.title,
         "base": weights.metadata.get("base", "unknown"),
-        "timestep": weights.timestep,
+        "timestep": None if weights.network else weights.timestep,
         "sliders": {s.name: f"{s.meaning} (default {s.default:g})" for s in about.sliders},
         "prompt": about.prompt,
         "color_fix": about.color_fix,
@@ -74,6 +74,8 @@ def _weights(weights: OneStepWeights) -> dict[str, Any]:
     sets = {"_".join(filter(None, ("unet", lora.name))): lora for lora in weights.unet_sets}
     if weights.vae_lora or weights.vae_modules:
         sets["vae"] = weights.vae_lora
+    if weights.network:
+        return {"network": sum(tensor.numel() for tensor in weights.network.values())}
     by_group = {group: len(modules) for group, modules in weights.unet_groups.items()}
     return {
         **{f"rank_{name}": lora.rank for name, lora in sets.items()},

@@ -17,6 +17,7 @@ from .other_methods import other_method
 from .tensor_file import TensorFile, has_adapters
 
 _AS_WEIGHTS = "pass it as the weights, beside a base"
+_ALONE = "pass it as the weights, with its decoder and without a base"
 _AS_BASE = "pass it as the base, and OSEDiff weights as the weights"
 _WRONG_BASE = "use OSEDiff weights (.pkl or .safetensors) on a Stable Diffusion 2.1-base model instead"
 _GIVE_WEIGHTS = "give OSEDiff weights (.pkl or .safetensors)"
@@ -74,7 +75,8 @@ def identify_file(file: TensorFile) -> Identity:
     """The identity of an opened file."""
     known = format_of(file)
     if known is not None:
-        return Identity(known.method, known.what, _AS_WEIGHTS, file.container, is_weights=True)
+        use = _ALONE if known.about.base == "none" else _AS_WEIGHTS
+        return Identity(known.method, known.what, use, file.container, is_weights=True)
     for recognise in (_other_method, _related, _sd_checkpoint, _tagger, _peft_dump, _lora, _decoder, _parts):
         found = recognise(file)
         if found is not None:

@@ -17,7 +17,8 @@ from golden_cases import Golden, peer_cases
 from mini_models.networks import MiniModel
 from torch import Tensor
 
-from osediff_core import OneStepGenerator, Picture, RestoreOptions, restore_picture
+from osediff_core import OneStepGenerator, Picture, RestoreOptions, load_model, restore_picture
+from osediff_core.direct.restorer import upscale
 from osediff_core.tiles.unet import UNetTiling
 
 pytestmark = pytest.mark.filterwarnings("ignore:Already found a `peft_config`")
@@ -144,3 +145,19 @@ def test_hypir(golden: Golden, load: Callable[..., OneStepGenerator]) -> None:
             close(latents, official, 1e-5, "posterior_mean")
             close(generator.predict(latents, embeds), golden["unet_pred"], 1e-5, "unet_pred")
             close(generator.decode(restored), golden["decoded"].clamp(-1, 1), 5e-5, "decoded")
+
+
+@pytest.mark.parametrize("golden", peer_cases("adcsr_mini"), indirect=True)
+def test_adcsr(golden: Golden, peers: Path) -> None:
+    restorer = load_model(
+        weights=peers / "net_params_200.pkl", decoder=peers / "halfDecoder.ckpt", dtype="fp32", device="cpu"
+    )
+    lq = image(golden)
+    with torch.inference_mode():
+        close(restorer(lq), golden["raw"], 5e-5, "raw")
+        restored = upscale(restorer, lq)
+        close((restored + 1) / 2, golden["output01"][None], 5e-5, "output01")
+    picture = Picture(golden["input_u8"].numpy().astype(np.float32) / 255)
+    same_bytes(
+        restore_picture(restorer, picture, RestoreOptions(color_fix="none")).samples(), golden["output_u8"]
+    )

@@ -78,3 +78,27 @@ def write_omgsr(folder: Path, unet: nn.Module, vae: nn.Module) -> None:
         save_file(tensors, folder / half / "adapter_model.safetensors")
         config = {"peft_type": "LORA", "r": RANK, "lora_alpha": RANK // 2}
         (folder / half / "adapter_config.json").write_text(json.dumps(config))
+
+
+def write_adcsr(folder: Path) -> None:
+    """As net_params_200.pkl, with every block's second name, and halfDecoder.ckpt, both at a tenth of the width."""
+    from diffusers.models.autoencoders.vae import Decoder
+
+    from osediff_core.direct.adcsr import AdcSR
+
+    with torch.random.fork_rng():
+        torch.manual_seed(9)
+        widths, half = (24, 48, 48, 48), [32, 32, 64, 64]
+        network = AdcSR(widths, (2, 4, 4, 8, 8), half)
+        decoder = Decoder(4, 3, ("UpDecoderBlock2D",) * 4, tuple(half), 2)
+    student = network.student.state_dict()
+    again = {
+        f"body.0.{n.removeprefix('down_blocks.0.')}": t for n, t in student.items() if "down_blocks.0." in n
+    }
+    middle = network.decoder.mid_block.state_dict()
+    content = {f"module.body.1.{name}": tensor for name, tensor in (student | again).items()}
+    torch.save(
+        content | {f"module.body.2.{name}": t for name, t in middle.items()}, folder / "net_params_200.pkl"
+    )
+    state = {f"decoder.{name}": tensor for name, tensor in decoder.state_dict().items()}
+    torch.save({"state_dict": state}, folder / "halfDecoder.ckpt")

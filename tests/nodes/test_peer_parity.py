@@ -119,3 +119,15 @@ def test_hypir(pack, base, peers, golden):
     words = prompt(pack, base[1], args["prompt"])
     found = denoise(pack, model, words, latent, tile=tile, overlap=tile - stride)
     assert distance(found["samples"], golden["x_denoised_unscaled"]) < TOLERANCE
+
+
+@pytest.mark.parametrize("golden", peer_cases("adcsr_mini"), indirect=True)
+def test_adcsr(pack, peers, golden):
+    from comfy_extras.nodes_upscale_model import ImageUpscaleWithModel
+
+    model = pack.direct.LoadUpscaler.execute("net_params_200.pkl", "halfDecoder.ckpt", "fp32").args[0]
+    expected = golden["output01"].movedim(0, -1)[None]
+    stock = ImageUpscaleWithModel.execute(model, picture(golden)).args[0]
+    assert distance(stock, expected) < TOLERANCE
+    own = pack.direct.OneStepUpscale.execute(model, picture(golden), 4.0, 96, 32).args[0]
+    assert distance(own, expected) < TOLERANCE

@@ -9,7 +9,7 @@ from ...errors import OptionError
 from ...method import Method
 from ..one_step_weights import OneStepWeights
 from ..tensor_file import TensorFile
-from . import hypir, official_pkl, omgsr_s, osediff_safetensors, pisa_sr
+from . import adcsr, hypir, official_pkl, omgsr_s, osediff_safetensors, pisa_sr
 from .format import Format
 
 FORMATS = (
@@ -18,6 +18,7 @@ FORMATS = (
     pisa_sr.FORMAT,
     omgsr_s.FORMAT,
     hypir.FORMAT,
+    adcsr.FORMAT,
 )
 
 
