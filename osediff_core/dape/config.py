@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 LIST_LENGTH = 4585  # tags in RAM's list
 
+_LARGEST, _MOST = 16384, 128  # of sizes; of layers, heads and stages. RAM's are 3072 and 48
+
 
 @dataclass(frozen=True)
 class TaggerConfig:
@@ -101,6 +103,10 @@ class TaggerConfig:
             raise OptionError("The tagger's configuration cannot be read.") from error
 
 
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
 def _as_field(value: Any) -> Any:  # noqa: ANN401 - any JSON value
     return tuple(value) if isinstance(value, list) else value
 
@@ -114,13 +120,20 @@ def _check_sizes(config: TaggerConfig) -> None:
         ).split()
     }
     for name, value in sizes.items():
-        if type(value) is not int or value < 1:
-            raise OptionError(f"The tagger's {name} is {value!r}; it must be a whole number of at least 1.")
+        if type(value) is not int or not 1 <= value <= _LARGEST:
+            raise OptionError(
+                f"The tagger's {name} is {value!r:.60}; it must be a whole number from 1 to {_LARGEST}."
+            )
     stages = (*config.swin_depths, *config.swin_heads)
     if not stages or len(config.swin_depths) != len(config.swin_heads):
         raise OptionError("The tagger's swin_depths and swin_heads must have one number for each stage.")
-    if any(type(value) is not int or value < 1 for value in stages):
-        raise OptionError("The tagger's swin_depths and swin_heads must be whole numbers of at least 1.")
+    if len(config.swin_depths) > _MOST or any(
+        type(value) is not int or not 1 <= value <= _MOST for value in (*stages, config.head_layers)
+    ):
+        raise OptionError(
+            f"The tagger's swin_depths, swin_heads and head_layers must be whole numbers of at least 1 and at "
+            f"most {_MOST}, for no more stages."
+        )
     if config.image_size % config.patch_size:
         raise OptionError(
             f"The tagger's image_size {config.image_size} is not a multiple of its patch_size {config.patch_size}."
@@ -132,7 +145,10 @@ def _check_sizes(config: TaggerConfig) -> None:
     for width, heads in widths:
         if width % heads:
             raise OptionError(f"The tagger's width {width} cannot be divided among {heads} attention heads.")
-    if not config.mlp_ratio > 0 or not 0 <= config.drop_path < 1 or not 0 <= config.dropout < 1:
+    shares = config.mlp_ratio, config.drop_path, config.dropout
+    if not all(map(_is_number, shares)):
+        raise OptionError("The tagger's mlp_ratio, drop_path and dropout must be numbers.")
+    if not 0 < config.mlp_ratio <= _MOST or not 0 <= config.drop_path < 1 or not 0 <= config.dropout < 1:
         raise OptionError("The tagger's mlp_ratio must be above 0, drop_path and dropout from 0 to below 1.")
 
 
@@ -144,6 +160,8 @@ def _check_tags(config: TaggerConfig) -> None:
             raise OptionError(
                 f"The tagger's tags must be increasing indices from 0 to {LIST_LENGTH - 1}, at least one."
             )
+    if thresholds is not None and not all(_is_number(value) and 0 <= value <= 1 for value in thresholds):
+        raise OptionError("The tagger's thresholds must be numbers from 0 to 1.")
     if thresholds is not None and len(thresholds) != config.tag_count:
         raise OptionError(
             f"The tagger has {len(thresholds)} thresholds for {config.tag_count} tags; there must be one for each."

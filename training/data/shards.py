@@ -85,10 +85,13 @@ def _members(shard: Path) -> tuple[dict[str, dict[str, Place]], str | None]:
     """key -> {"picture", "text"} -> place; and what is wrong with the shard, if anything is."""
     found: dict[str, dict[str, Place]] = {}
     try:
+        size = shard.stat().st_size
         with tarfile.open(shard, "r:") as archive:
             for member in archive:
                 key, _, extension = member.name.rpartition(".")
                 kind = _KINDS.get(f".{extension.lower()}")
+                if member.offset_data + member.size > size:
+                    return found, f"it ends within its member {member.name}"
                 if kind and member.isfile() and not member.issparse():
                     found.setdefault(key, {})[kind] = (member.offset_data, member.size)
     except (OSError, tarfile.TarError) as error:
