@@ -25,7 +25,7 @@ from .entry import explained
 from .options import Parser, add_common
 from .outcome import DONE, FAILED, SCHEMA_VERSION, Outcome
 from .progress import tell
-from .signals import listening
+from .signals import ending, listening
 from .streams import Handler, complain, open_missing, say
 
 logger = logging.getLogger("osediff_core")
@@ -63,10 +63,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     handler = Handler()
     logger.addHandler(handler)
     logger.propagate = False
+    outcome = None
     try:
         with listening():
-            _set_levels(shown)
-            return _show(_outcome(argv, shown), shown)
+            try:
+                _set_levels(shown)
+                outcome = _outcome(argv, shown)
+                return _show(outcome, shown)
+            except KeyboardInterrupt as error:  # before the work began, or when it was done
+                word, status = ending()
+                if outcome is None:
+                    return _show(_failure(shown, error, status, word), shown)
+                complain(f"osediff: error: {word}")
+                return status
     finally:
         logger.removeHandler(handler)
         logger.propagate = True

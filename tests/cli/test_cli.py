@@ -334,3 +334,21 @@ def test_the_default_needs_no_model_named(osediff):
     assert status == 0, err
     assert size_of("out.png") == (48, 40)
     assert osediff("info", "tiny")[0] == 0
+
+
+@pytest.mark.parametrize("moment", ["_set_levels", "_show"])
+def test_an_interrupt_outside_of_the_work_is_one_too(moment, monkeypatch, capsys):
+    """Before the command line is read, and while what came of it is shown."""
+    from osediff_core.cli import main as command
+
+    original, calls = getattr(command, moment), []
+
+    def interrupted(*args):
+        calls.append(args)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        return original(*args)
+
+    monkeypatch.setattr(command, moment, interrupted)
+    assert command.main(["info", "tiny", "--json"]) == 130
+    assert "osediff: error: interrupted" in capsys.readouterr().err
