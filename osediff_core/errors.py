@@ -68,6 +68,10 @@ class NonFiniteError(OSEDiffError):
     """A stage gave NaN or infinity even when computed in fp32."""
 
 
+class WorkerDied(OSEDiffError):
+    """A process ended while it worked on a picture, or before it could."""
+
+
 def first_line(error: BaseException) -> str:
     """What a library says is wrong, short enough for one sentence of ours."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -6,12 +6,15 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 from ..errors import DiskFull, ImageError, OSEDiffError, unforeseen
 from ..interrupts import pass_on
 from ..printable import sentence
 
 logger = logging.getLogger(__name__)
+
+MOST_ATTEMPTS = 3  # of other processes at a picture that ends them
 
 
 @dataclass
@@ -33,15 +36,23 @@ class Result:
     notes: list[str] | None = None
 
 
+R = TypeVar("R", bound=Result)
+
+
 class RunEnds(Exception):
     """What befell one picture would befall all that are left."""
 
 
-def failed(result: Result, message: str, kind: str = ImageError.__name__, debug: bool = False) -> Result:
+def failed(result: R, message: str, kind: str = ImageError.__name__, debug: bool = False) -> R:
     """The result with its error, which is also logged."""
     logger.error("%s", message, exc_info=debug)
     result.status, result.error, result.kind = "failed", sentence(message), kind
     return result
+
+
+def unfinished(name: str, attempts: int, how: str) -> str:
+    """The sentence about a picture that ended each process that worked on it."""
+    return f"{name} ended the process that worked on it, {attempts} times ({how}); try it alone, or leave it out."
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from ..errors import ImageError, OptionError, explained, writing
 from .naming import Template, output_folder
 
 if TYPE_CHECKING:
+    from ..batch.shard import Shard
     from ..images import Picture
 
 logger = logging.getLogger(__name__)
@@ -67,6 +68,7 @@ def make_plan(
     recursive: bool = False,
     file_format: str | None = None,
     name: Template | None = None,
+    shard: Shard | None = None,
 ) -> Plan:
     """Pairs every picture in `inputs` (files, or folders of pictures) with its output file.
 
@@ -94,7 +96,10 @@ def make_plan(
         stem = relative.stem if name is None else name.of(relative.stem, number)
         jobs.append(Job(source, target / relative.with_name(stem + _suffix(relative, file_format))))
     _check_clashes(jobs)
-    return Plan(jobs, found.unreadable, found.left_out)
+    if shard is None:
+        return Plan(jobs, found.unreadable, found.left_out)
+    mine = [job for job, (_, path) in zip(jobs, found.pictures, strict=True) if shard.has(path.as_posix())]
+    return Plan(mine, [one for one in found.unreadable if shard.has(one[0].as_posix())], found.left_out)
 
 
 def find_inputs(inputs: Sequence[Path], *, recursive: bool = False, results: Path | None = None) -> Inputs:

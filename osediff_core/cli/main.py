@@ -26,7 +26,7 @@ from .options import Parser, add_common
 from .outcome import DONE, FAILED, SCHEMA_VERSION, Outcome
 from .progress import tell
 from .signals import ending, listening
-from .streams import Handler, complain, open_missing, say
+from .streams import Handler, complain, open_missing, say, set_levels
 
 logger = logging.getLogger("osediff_core")
 
@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with listening():
             try:
-                _set_levels(shown)
+                set_levels(shown)
                 outcome = _outcome(argv, shown)
                 return _show(outcome, shown)
             except KeyboardInterrupt as error:  # before the work began, or when it was done
@@ -121,7 +121,7 @@ def _run(argv: list[str], shown: argparse.Namespace) -> Outcome:
     args = reader.parse_args(argv)
     for name in vars(shown):
         setattr(shown, name, getattr(args, name))
-    _set_levels(shown)
+    set_levels(shown)
     if args.json and args.json_lines:
         raise OptionError("--json-lines ends with the document of --json; give one of the two.")
     args.parser = reader
@@ -155,11 +155,3 @@ def _show(outcome: Outcome, shown: argparse.Namespace) -> int:
         )
         return outcome.status or FAILED
     return outcome.status
-
-
-def _set_levels(shown: argparse.Namespace) -> None:
-    logger.setLevel(logging.DEBUG if shown.debug else logging.WARNING if shown.quiet else logging.INFO)
-    if not shown.debug:
-        # what these say about a damaged file is in our own sentence
-        logging.getLogger("tifffile").setLevel(logging.CRITICAL)
-        logging.getLogger("PIL").setLevel(logging.ERROR)

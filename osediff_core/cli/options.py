@@ -159,21 +159,25 @@ def check_tags(args: argparse.Namespace) -> None:
         check_names(args.exclude_tags)
 
 
-def add_dtype_and_device(add: Callable[..., object]) -> None:
-    """In which precision, and where. add: `add_argument` of a parser or of a group."""
+def add_dtype_and_device(add: Callable[..., object], several: bool = False) -> None:
+    """In which precision, and where. add: `add_argument` of a parser or of a group. several: devices side by side."""
     add(
         "--dtype",
         choices=("auto", *DTYPES),
         default="auto",
         help="default: fp16 on an accelerator, fp32 on the CPU (bf16 is twice as fast on one that has it)",
     )
-    add_device(add)
+    add_device(add, several)
 
 
-def add_device(add: Callable[..., object]) -> None:
-    """The device option. add: `add_argument` of a parser or of a group."""
+def add_device(add: Callable[..., object], several: bool = False) -> None:
+    """The device option, as in `add_dtype_and_device`."""
+    more = "; several as cuda:0,cuda:1, or all: a process for each" if several else ""
     add(
-        "--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda, cuda:1, mps, xpu (default: auto)"
+        "--device",
+        default="auto",
+        metavar="DEVICE",
+        help=f"auto, cpu, cuda, cuda:1, mps, xpu (default: auto){more}",
     )
 
 

@@ -52,6 +52,15 @@ class Progress(Generic[T]):
             self._index = index
             yield item
 
+    def at(self, index: int) -> Progress[T]:
+        """Of which item the next words are, where several are at work."""
+        self._index = index
+        return self
+
+    def advance(self, count: int = 1) -> None:
+        """So many items are done, where nobody iterates."""
+        self._bar.update(count)
+
     def begin(self, name: str) -> None:
         """The item of this name is at work."""
         if self._tells:

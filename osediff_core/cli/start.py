@@ -18,7 +18,8 @@ def _end_at_once(number: int, _: object) -> None:
 
 _HEARD = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 for _number in _HEARD:
-    if signal.getsignal(_number) is not signal.SIG_IGN:  # as under nohup
+    # ignored: as under nohup; __mp_main__: this is a process of another, which imports what that one began with
+    if signal.getsignal(_number) is not signal.SIG_IGN and "__mp_main__" not in sys.modules:
         signal.signal(_number, _end_at_once)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
 import sys
@@ -90,3 +91,14 @@ class Handler(logging.Handler):
 
     def handleError(self, record: logging.LogRecord) -> None:
         """There is nowhere to say it."""
+
+
+def set_levels(shown: argparse.Namespace) -> None:
+    """What is logged, as options of every command say."""
+    logging.getLogger("osediff_core").setLevel(
+        logging.DEBUG if shown.debug else logging.WARNING if shown.quiet else logging.INFO
+    )
+    if not shown.debug:
+        # what these say about a damaged file is in our own sentence
+        logging.getLogger("tifffile").setLevel(logging.CRITICAL)
+        logging.getLogger("PIL").setLevel(logging.ERROR)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import fields
+from collections.abc import Sequence
+from dataclasses import fields, replace
 from functools import partial
 
 from ..batch.record import Result
 from ..batch.restorer import Restorer, Settings, Task, UpscaleResult
-from .jobs import Job, check_outputs, make_plan, name_of, read_bytes, write_bytes, written_as
+from ..errors import OptionError
+from .devices import devices_of, restore_on
+from .jobs import STREAM, Job, check_outputs, make_plan, name_of, read_bytes, write_bytes, written_as
 from .options import check_pictures
 from .outcome import Outcome
 from .progress import Progress
@@ -29,35 +32,55 @@ def run(args: argparse.Namespace) -> Outcome:
     """Carries out the parsed command line. Raises OSEDiffError for what concerns the whole run."""
     check(args)
     plan = make_plan(
-        args.inputs, args.output, recursive=args.recursive, file_format=args.format, name=args.name
+        args.inputs,
+        args.output,
+        recursive=args.recursive,
+        file_format=args.format,
+        name=args.name,
+        shard=args.shard,
     )
     check_pictures(args, plan.jobs)
+    devices = _devices(args, plan.jobs)
     results = unreadable_results(plan.unreadable, UpscaleResult)
     jobs = skip_existing(plan.jobs, results, UpscaleResult) if args.skip_existing else plan.jobs
     if not args.dry_run:
         check_outputs(jobs)
-    interrupted = ends_early(lambda: _restore_all(args, jobs, results))
+    interrupted = ends_early(lambda: _restore_all(args, devices, jobs, results))
     options = {"base": args.base, "weights": args.weights, "fidelity": args.fidelity}
     outcome = summary("upscale", "restored", results, plan.total, interrupted, options, plan.left_out)
     return planned(outcome, results) if args.dry_run else outcome
 
 
-def _restore_all(args: argparse.Namespace, jobs: list[Job], results: list[Result]) -> None:
+def _restore_all(
+    args: argparse.Namespace, devices: Sequence[str], jobs: Sequence[Job], results: list[Result]
+) -> None:
     """Appends one result per job when it begins; its status says how far it came."""
-    restorer = Restorer(_settings(args))
-    with Progress(args, jobs, "restoring") as progress:
-        for job in progress:
-            result = UpscaleResult(str(job.source), str(job.output))
+    settings = _settings(args)
+    pairs = [(_task(job, args.format), UpscaleResult(str(job.source), str(job.output))) for job in jobs]
+    with Progress(args, pairs, "restoring") as progress:
+        if len(devices) > 1:
+            for result in restore_on(devices, args, settings, pairs, progress):
+                results.append(result)
+            return
+        restorer = Restorer(replace(settings, device=devices[0]))
+        for task, result in progress:
             results.append(result)
             progress.begin(result.input)
-            task = Task(
-                name_of(job),
-                written_as(job, args.format),
-                partial(read_bytes, job),
-                partial(write_bytes, job),
-            )
             restorer.work(task, result, progress.step, dry_run=args.dry_run, debug=args.debug)
             progress.end(result)
+
+
+def _devices(args: argparse.Namespace, jobs: Sequence[Job]) -> list[str]:
+    """Those that work side by side. Raises OptionError."""
+    found = devices_of(args.device)
+    if len(found) > 1 and STREAM in {path for job in jobs for path in (job.source, job.output)}:
+        raise OptionError("Standard input and output are for one picture; give one --device, or files.")
+    return found[:1] if args.dry_run else found
+
+
+def _task(job: Job, file_format: str | None) -> Task:
+    output = written_as(job, file_format)
+    return Task(name_of(job), output, partial(read_bytes, job), partial(write_bytes, job))
 
 
 def _settings(args: argparse.Namespace) -> Settings:

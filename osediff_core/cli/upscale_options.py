@@ -7,6 +7,7 @@ import logging
 import re
 
 from .. import color
+from ..batch.shard import Shard
 from ..choices import LEAST_VAE_MEMORY, LEAST_VAE_TILE, VAE_ATTENTIONS
 from ..errors import OptionError
 from ..printable import quoted
@@ -47,6 +48,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     _add_model(parser)
     _add_restoration(parser)
     add_tagger(parser)
+    _add_many(parser)
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
@@ -85,7 +87,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="compile the networks; the first picture of each size takes minutes, the next are faster",
     )
-    add_dtype_and_device(add)
+    add_dtype_and_device(add, several=True)
     add("--allow-download", action="store_true", help="let a hub id given as --base be downloaded")
     add("--revision", metavar="REV", help="commit or branch of a hub id")
 
@@ -152,6 +154,23 @@ def _add_restoration(parser: argparse.ArgumentParser) -> None:
         help="draw the latent as the official code does; not its mode",
     )
     add("--seed", type=natural, default=0, metavar="N", help="of --sample-posterior (default: 0)")
+
+
+def _add_many(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("many pictures").add_argument
+    add(
+        "--shard",
+        type=_shard,
+        metavar="I/N",
+        help="only the I-th of N parts of the pictures, for N runs side by side (I from 1)",
+    )
+
+
+def _shard(text: str) -> Shard:
+    try:
+        return Shard.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{quoted(text)} {error}") from None
 
 
 def _size(text: str) -> tuple[int, int]:

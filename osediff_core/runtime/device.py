@@ -34,6 +34,14 @@ def parse_device(device: str | torch.device = "auto") -> torch.device:
     return parsed
 
 
+def all_devices() -> list[str]:
+    """Every accelerator of the kind that "auto" takes, or the CPU."""
+    kind = parse_device("auto").type
+    if kind in ("cpu", "mps"):
+        return [kind]
+    return [f"{kind}:{index}" for index in range(getattr(torch, kind).device_count())]
+
+
 def parse_dtype(dtype: str | torch.dtype = "auto", device: str | torch.device = "cpu") -> torch.dtype:
     """The dtype meant by "auto", "fp32", "fp16", "bf16" (or a torch.dtype) on a device.
 
