@@ -80,7 +80,7 @@ def changed_json(value: Any, rng: Random) -> Any:
                 holder[str(rng.choice(HOSTILE))[:300]] = holder.pop(key)
             case 2:
                 deep: Any = holder[key]
-                for _ in range(rng.choice((1, 70, 900))):
+                for _ in range(rng.choice((1, 70, 150))):
                     deep = [deep] if rng.random() < 0.5 else {"a": deep}
                 holder[key] = deep
             case 3 if isinstance(holder[key], (int, float)) and not isinstance(holder[key], bool):

@@ -127,7 +127,7 @@ def _become(made: Input, folder: Path) -> None:
     """In the child: the command itself. Never returns."""
     code = 70
     try:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the command hears it itself
         resource.setrlimit(resource.RLIMIT_CPU, (CPU, CPU + 5))
         os.chdir(folder)
         (folder / ".stdin").write_bytes(made.stdin)
@@ -161,7 +161,9 @@ def _faults(made: Input, folder: Path, status: int, said: str, before: set[Path]
         faults.append("unforeseen")
     if _half_written(folder, before):
         faults.append("half-written file")
-    allowed = {0, 1, 2} if made.signal is None else {0, 1, _CODES[signal.Signals(made.signal)]}
+    allowed = {0, 1, 2}
+    if made.signal is not None:  # before the command's first line, the system ends it
+        allowed = {0, _CODES[signal.Signals(made.signal)], *([] if said else [-made.signal])}
     missing = made.result is not None and status == 0 and not (folder / made.result).is_file()
     silent = status in (1, 2) and "error" not in said and "usage" not in said and '"failed"' not in said
     if status not in allowed or missing or silent:
