@@ -112,7 +112,26 @@ def load_checkpoint(path: Path) -> Checkpoint:
         ) from error
     if not isinstance(values, dict) or values.get("version") != _VERSION:
         raise TrainingError(f"{path} was written by another version of the trainer; resume it with that one.")
+    if not _is_state(values):
+        raise TrainingError(
+            f"{path} is no whole checkpoint (state.json says no step, best or data); resume from another one."
+        )
     return Checkpoint(tensors, values, saved_settings(path))
+
+
+def _is_state(values: dict[str, Any]) -> bool:
+    """Whether what every run has is there, each of its kind."""
+    step, best, data = (values.get(key) for key in ("step", "best", "data"))
+    return (
+        type(step) is int
+        and step >= 0
+        and isinstance(best, dict)
+        and isinstance(best.get("step"), (int, type(None)))
+        and isinstance(best.get("value"), (int, float))
+        and isinstance(data, list)
+        and bool(data)
+        and all(isinstance(state, dict) for state in data)
+    )
 
 
 def saved_settings(path: Path) -> dict[str, Any]:

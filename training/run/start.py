@@ -78,7 +78,7 @@ class Run(Generic[Config]):
             for name, part in kept.items():
                 if name in values:  # else it was not there before, and begins here
                     part.load(checkpoint.tensors_of(name), values[name], values["step"])
-        except (KeyError, RuntimeError, ValueError) as error:
+        except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
             raise TrainingError(
                 f"{path} is of a run with another base, rank or regulariser; resume it with the config.yaml in it."
             ) from error
