@@ -4,6 +4,7 @@ Where a module can be imported without torch, it has its names itself: color.MET
 evaluate.metrics.METRICS.
 """
 
+TINY = "tiny"  # the embedded base, and the embedded tagger
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}  # our name -> torch's
 JPEG_QUALITY = 95
 LEAST_VAE_MEMORY = 64 * 2**20  # bytes; within less, or in smaller tiles, the VAE takes very long

@@ -18,7 +18,7 @@ from osediff_core.degrade import degrade
 from osediff_core.errors import ImageError, OptionError, explained, first_line
 from osediff_core.evaluate.folders import of_one_shape, pair_folders, pair_up
 from osediff_core.evaluate.psnr_ssim import psnr_y, ssim_y
-from osediff_core.images import Cell, centre_crop, contact_sheet, find_pictures
+from osediff_core.images import Cell, centre_crop, contact_sheet, find_pictures, left_out_words
 
 from .config import TrainConfig
 from .data.errors import DataError
@@ -235,10 +235,16 @@ def _paths(folder: Path) -> list[tuple[Path | None, Path]]:
     found = pair_folders(folder)
     if found is not None:
         try:
-            return [(pair.result, pair.truth) for pair in pair_up(*found).pairs]
+            pairing = pair_up(*found)
         except ImageError as error:
             raise DataError(str(error)) from None
-    pictures = list(find_pictures(folder))
+        for sentence in pairing.left_out:
+            log.warning("%s", sentence)
+        return [(pair.result, pair.truth) for pair in pairing.pairs]
+    others: list[Path] = []
+    pictures = list(find_pictures(folder, left_out=others.append))
+    if others:
+        log.warning("%s: %s", folder, left_out_words(others))
     if not pictures:
         raise DataError(f"The folder {folder} has neither pictures nor LR/ and HR/; give one that has.")
     return [(None, path) for path in pictures]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..choices import DTYPES
 from ..errors import OptionError
+from .options import check_files
 from .outcome import DONE, Outcome, megabytes
 
 HELP = "OSEDiff weights: .pkl <-> .safetensors; RAM and DAPE in one file"
@@ -35,6 +36,7 @@ def run(args: argparse.Namespace) -> Outcome:
         raise OptionError(f"The output {output} must end in .pkl (official format) or .safetensors.")
     if os.path.exists(output) and os.path.exists(source) and os.path.samefile(output, source):
         raise OptionError(f"{output} is the input itself; choose another output.")
+    check_files(args.input, args.dape)
     from ..weights.identify import identify
 
     tagger = args.dape is not None or (os.path.exists(source) and identify(source).kind in ("ram", "tagger"))

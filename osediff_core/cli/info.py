@@ -8,6 +8,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from .options import check_files
 from .outcome import DONE, Outcome, megabytes
 
 logger = logging.getLogger(__name__)
@@ -30,6 +31,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Outcome:
     """Describes a checkpoint or a base folder from its content. Raises CheckpointError."""
+    check_files(args.path)
     from ..backends.find_base import PACKAGED
     from ..weights.describe import describe
 

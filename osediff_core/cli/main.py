@@ -91,6 +91,7 @@ def parser() -> Parser:
     root.add_argument("--version", action="version", version=f"osediff {__version__}")
     add_common(root)
     commands = root.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    commands.type = str  # of all that stands behind the name, which is the command's to check
     for name, command in COMMANDS.items():
         said = f"{command.HELP[:1].upper()}{command.HELP[1:]}."
         options = commands.add_parser(name, help=command.HELP, description=said, examples=command.EXAMPLES)

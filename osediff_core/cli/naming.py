@@ -27,12 +27,12 @@ def output_folder(output: str, file_suffixes: Container[str] = ()) -> bool:
         return True
     if path.suffix.lower() in file_suffixes:
         return False
-    offer = (
-        f" as {path.suffix}; use .png, .tif, .webp or .jpg" if file_suffixes else "; this output is a folder"
+    why = (
+        f"cannot be written as {path.suffix}; use .png, .tif, .webp or .jpg"
+        if file_suffixes
+        else "must be a folder"
     )
-    raise OptionError(
-        f"The output {output} cannot be written{offer}, or end it with {os.sep} if it shall be a folder of that name."
-    )
+    raise OptionError(f"The output {output} {why}, or end it with {os.sep} for a folder of that name.")
 
 
 @dataclass(frozen=True)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import argparse
 import logging
 import math
+import os
 import re
 import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from ..choices import DTYPES, JPEG_QUALITY
-from ..errors import OptionError
+from ..errors import CheckpointError, OptionError
 from ..printable import quoted
+from ..regular import check_regular
 from .jobs import FORMATS, STREAM, Job
 from .naming import Template
 
@@ -149,6 +151,13 @@ def add_tagger(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help='as the official test code: "a, b, TEXT,", without TEXT "a, b, ,"',
     )
+
+
+def check_files(*names: str | None) -> None:
+    """Refuses what is neither file nor folder before anything is imported to read it. Raises CheckpointError."""
+    for name in names:
+        if name is not None and os.path.exists(name) and not os.path.isdir(name):
+            check_regular(name, CheckpointError)
 
 
 def check_tags(args: argparse.Namespace) -> None:

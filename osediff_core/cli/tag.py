@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..batch.record import Result, may_fail
 from ..choices import TAG_LANGUAGES
 from .jobs import Job, find_inputs, read_source
-from .options import add_dtype_and_device, add_inputs, add_tagger, check_tags
+from .options import add_dtype_and_device, add_inputs, add_tagger, check_files, check_tags
 from .outcome import Outcome
 from .progress import Progress
 from .results import ends_early, summary, unreadable_results
@@ -46,6 +46,7 @@ class TagResult(Result):
 
 def run(args: argparse.Namespace) -> Outcome:
     """Carries out the parsed command line. Raises OSEDiffError for what concerns the whole run."""
+    check_files(args.dape, args.ram)
     from ..dape.choice import open_tagger
 
     check_tags(args)

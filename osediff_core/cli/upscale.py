@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from functools import partial
 
 from ..batch.record import Result
 from ..batch.restorer import Restorer, Settings, Task, UpscaleResult
-from ..errors import OptionError
+from ..choices import TINY
+from ..errors import CheckpointError, OptionError
 from .devices import devices_of, restore_on
 from .jobs import STREAM, Job, check_outputs, make_plan, name_of, read_bytes, write_bytes, written_as
 from .options import check_pictures
@@ -43,12 +45,25 @@ def run(args: argparse.Namespace) -> Outcome:
     devices = _devices(args, plan.jobs)
     results = unreadable_results(plan.unreadable, UpscaleResult)
     jobs = skip_existing(plan.jobs, results, UpscaleResult) if args.skip_existing else plan.jobs
-    if not args.dry_run:
+    if args.dry_run:
+        _check_model(args)
+    else:
         check_outputs(jobs)
     interrupted = ends_early(lambda: _restore_all(args, devices, jobs, results))
     options = {"base": args.base, "weights": args.weights, "fidelity": args.fidelity}
     outcome = summary("upscale", "restored", results, plan.total, interrupted, options, plan.left_out)
     return planned(outcome, results) if args.dry_run else outcome
+
+
+def _check_model(args: argparse.Namespace) -> None:
+    """Raises BaseModelError, CheckpointError for what is not there; nothing is read or fetched."""
+    from ..backends.find_base import find_base
+
+    if not args.allow_download:
+        find_base(args.base, revision=args.revision)
+    for name in (args.weights, args.decoder, args.dape, args.ram):
+        if name not in (None, TINY) and not os.path.exists(name):
+            raise CheckpointError(f"{name} does not exist; check the path.")
 
 
 def _restore_all(

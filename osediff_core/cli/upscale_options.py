@@ -8,7 +8,7 @@ import re
 
 from .. import color
 from ..batch.shard import Shard
-from ..choices import LEAST_VAE_MEMORY, LEAST_VAE_TILE, VAE_ATTENTIONS
+from ..choices import LEAST_VAE_MEMORY, LEAST_VAE_TILE, TINY, VAE_ATTENTIONS
 from ..errors import OptionError
 from ..printable import quoted
 from ..tiles.grid import GRIDS
@@ -17,6 +17,7 @@ from .options import (
     add_pictures,
     add_tagger,
     between,
+    check_files,
     check_tags,
     natural,
     number,
@@ -55,7 +56,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("model").add_argument
     add(
         "--base",
-        default="tiny",
+        default=TINY,
         metavar="BASE",
         help="tiny, a diffusers folder, an SD checkpoint, or a hub id",
     )
@@ -236,6 +237,7 @@ def check(args: argparse.Namespace) -> None:
         from ..backends.find_base import check_revision
 
         check_revision(args.base)
+    check_files(args.base, args.weights, args.decoder, args.dape, args.ram)
     check_tags(args)
     without_effect(args.seed != 0 and not args.sample_posterior, "--seed", "--sample-posterior is not given")
     without_effect(

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import torch
 
+from ..choices import TINY
 from ..errors import OptionError
 from ..weights.identify import identify
 from .tagger import Tagger
 
 Name = str | os.PathLike[str]
 
-TINY = "tiny"
 # Tiny DAPE comes with the package, for examples, tests and demos (see tiny/README.md).
 TINY_TAGGER = Path(__file__).parent / "tiny/tagger.safetensors"
 

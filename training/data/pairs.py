@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from osediff_core.degrade import degrade_pair
 from osediff_core.errors import OSEDiffError, first_line
-from osediff_core.images import find_pictures
+from osediff_core.images import find_pictures, left_out_words
 
 from .captions import Captions
 from .config import DataConfig
@@ -23,6 +24,8 @@ from .errors import DataError
 from .pictures import BrokenPicture, decode
 from .sampler import Purpose, Row, Ticket, generator
 from .sources import Source
+
+log = logging.getLogger(__name__)
 
 ATTEMPTS = 64  # pictures of one source that may be unusable in a row
 
@@ -177,7 +180,10 @@ class Targets:
         if not folder.is_dir():
             raise DataError(f"There is no folder {folder}; mend targets in data.sources.")
         self.folder = folder
-        self._files = {path.stem: path for path in find_pictures(folder)}
+        others: list[Path] = []
+        self._files = {path.stem: path for path in find_pictures(folder, left_out=others.append)}
+        if others:
+            log.warning("%s: %s", folder, left_out_words(others))
 
     def of(self, name: str, size: tuple[int, int]) -> Image.Image:
         """The picture for `name`, a path. Raises DataError where there is none of this size."""

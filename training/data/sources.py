@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Protocol, get_args
 
-from osediff_core.images import find_pictures
+from osediff_core.images import find_pictures, left_out_words
 
 from .config import Kind, SourceConfig
 from .errors import DataError
 from .shards import Shards, find_shards, first_text
+
+log = logging.getLogger(__name__)
 
 _KINDS: dict[str, Kind] = {".tar": "shards", ".txt": "list", ".parquet": "dataset", ".arrow": "dataset"}
 
@@ -101,15 +104,18 @@ def _in_folder(folder: Path, exclude: tuple[str, ...]) -> list[Path]:
     if not folder.is_dir():
         raise DataError(f"There is no folder {folder}; mend data.sources or put the pictures there.")
     found = {}
-    for path in _pictures(folder):
+    others: list[Path] = []
+    for path in _pictures(folder, others.append):
         below = path.relative_to(folder).as_posix()
         if not any(fnmatch(below, pattern) for pattern in exclude):
             found[below] = path
+    if others:
+        log.warning("%s: %s", folder, left_out_words(others))
     return [found[below] for below in sorted(found)]
 
 
-def _pictures(folder: Path) -> Iterator[Path]:
-    return find_pictures(folder, enter=lambda _: True, unreadable=lambda _: None)
+def _pictures(folder: Path, left_out: Callable[[Path], None] = lambda _: None) -> Iterator[Path]:
+    return find_pictures(folder, enter=lambda _: True, unreadable=lambda _: None, left_out=left_out)
 
 
 def _from_list(path: Path, limit: int) -> Files:
