@@ -1,8 +1,8 @@
-"""Type check of osediff_core and nodes by pyright, with ComfyUI's own sources on its path.
+"""Type check of osediff_core, nodes and training by pyright, with ComfyUI's own sources on its path.
 
     python tests/typecheck.py      # exit code 1 if there are errors; in the environment of the extras lint and test
 
-Where there is no ComfyUI (examples/headless/fetch.py gets one), osediff_core alone is checked.
+Where there is no ComfyUI (examples/headless/fetch.py gets one), nodes is left out.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def main() -> int:
         environment["PYTHONPATH"] = str(installed_comfyui())  # pyright asks the interpreter for its path
     except FetchError as error:
         sys.stderr.write(f"The types of nodes are NOT checked: {error}\n")
-        checked = ["osediff_core"]
+        checked = ["osediff_core", "training"]
     command = [sys.executable, "-m", "pyright", "--pythonpath", sys.executable, *checked]
     return subprocess.run(command, cwd=root, env=environment).returncode
 

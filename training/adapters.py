@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,17 +18,20 @@ from osediff_core.weights.formats.osediff import ADAPTER_OF_GROUP, DEFAULT_METAD
 from osediff_core.weights.lora_targets import unet_targets, vae_targets
 from osediff_core.weights.one_step_weights import LoRAPair, LoRASet, OneStepWeights, common_rank
 
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+
 REGULARISER_ADAPTER = {group: f"regulariser_{group}" for group in ADAPTER_OF_GROUP}
 _KEY = re.compile(r"(?P<module>.+)\.lora_(?P<factor>[AB])\.(?P<adapter>[^.]+)\.weight")
 
 
 def attach_peft(
-    unet: nn.Module,
-    vae: nn.Module,
+    unet: UNet2DConditionModel,
+    vae: AutoencoderKL,
     rank_unet: int = 4,
     rank_vae: int = 4,
     *,
-    init: bool | str = "gaussian",
+    init: bool | Literal["gaussian"] = "gaussian",
     vae_modules: Iterable[str] | None = None,
 ) -> tuple[dict[str, list[str]], list[str]]:
     """Put the official adapters on diffusers models, in place: (UNet groups, VAE list), as checkpoints name them.
@@ -58,7 +62,7 @@ def attach_peft(
     return groups, chosen
 
 
-def attach_regulariser(unet: nn.Module, groups: Mapping[str, list[str]], rank: int) -> None:
+def attach_regulariser(unet: UNet2DConditionModel, groups: Mapping[str, list[str]], rank: int) -> None:
     """Put the regulariser's adapters beside the generator's, on the same modules, by REGULARISER_ADAPTER's names.
 
     groups: what `attach_peft` gave. Which adapters act afterwards is for the caller to say.
@@ -72,8 +76,8 @@ def attach_regulariser(unet: nn.Module, groups: Mapping[str, list[str]], rank: i
 
 
 def weights_from_peft(
-    unet: nn.Module,
-    vae: nn.Module,
+    unet: UNet2DConditionModel,
+    vae: AutoencoderKL,
     metadata: Mapping[str, str] | None = None,
     *,
     conv_in: Mapping[str, Tensor] | None = None,
@@ -100,7 +104,10 @@ def weights_from_peft(
     vae_modules += [name for name in vae_lora if name not in set(vae_modules)]
     if conv_in is None:
         conv_in = dict(getattr(unet.conv_in, "base_layer", unet.conv_in).named_parameters())
-    own_conv_in = {name: tensor.detach().to("cpu", copy=True) for name, tensor in conv_in.items()}
+    own_conv_in = {
+        name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        for name, tensor in conv_in.items()
+    }
     base = osediff.guess_base(unet_lora, own_conv_in)
     return OneStepWeights(
         osediff.METHOD,
@@ -161,7 +168,7 @@ def _collect(model: nn.Module, adapters: set[str]) -> tuple[dict[str, LoRAPair],
     for key, tensor in model.state_dict().items():
         match = _KEY.fullmatch(key)
         if match and match["adapter"] in adapters:
-            copied = tensor.detach().to("cpu", copy=True)
+            copied = tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
             factors.setdefault(match["module"], {})[match["factor"]] = copied
             adapter_of[match["module"]] = match["adapter"]
     return {module: LoRAPair(pair["A"], pair["B"]) for module, pair in factors.items()}, adapter_of

@@ -156,7 +156,9 @@ def _skip(skipped: dict[str, str], name: str, reason: str) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m training.caption", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m training.caption", description=(__doc__ or "").split("\n")[0]
+    )
     parser.add_argument(
         "sources", nargs="+", metavar="SOURCE", help="folder, .txt list, .tar shards, data set"
     )

@@ -20,6 +20,7 @@ __all__ = [
     "LossConfig",
     "ModelConfig",
     "OptimConfig",
+    "SpeedConfig",
     "TrainConfig",
     "ValidationConfig",
     "as_yaml",
@@ -145,11 +146,28 @@ class OptimConfig(AdamWConfig):
 
 
 @dataclass
+class SpeedConfig:
+    """Switches that change rounding and time, and nothing else."""
+
+    # the VAE's decoder (unless it is tuned) and the perceptual network, which play one role, through torch.compile
+    compile: Literal["none", "inductor", "aot_eager"] = (
+        "none"  # aot_eager: without a compiler, to look for faults
+    )
+    channels_last: bool = False  # convolutions in the layout that tensor cores like
+    tf32: bool = False  # fp32 products on NVIDIA's tensor cores, with 10 bits of mantissa
+
+    __pydantic_config__ = STRICT
+
+
+@dataclass
 class ValidationConfig(PairsConfig):
     """Fixed pairs, restored every so often."""
 
     distance: Distance = "efficientnet-lite2"  # reported, never trained on
+    # of every picture; tagger:NAME says it of each LQ picture, as users' prompts are made (data.captions has the names)
     prompt: str = ""
+    # of `osediff evaluate`, such as [osediff] for the paper's; those whose package or weights are not here are left out
+    metrics: tuple[str, ...] = ()
 
     __pydantic_config__ = STRICT
 
@@ -162,6 +180,7 @@ class TrainConfig(RunConfig):
     loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
+    speed: SpeedConfig = field(default_factory=SpeedConfig)
     prompt_cache: str | None = None  # folder of prompt embeddings; None: in memory only
     export_pkl: bool = True  # write the official format beside .safetensors at the end
 

@@ -6,8 +6,11 @@ the head are trained, and both kinds of latents are noised first, which keeps th
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
+from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
 from osediff_core.schedule import NoiseSchedule
@@ -19,9 +22,9 @@ from .vsd import NoiseModel
 class Discriminator(nn.Module):
     """Logit of "real" for noised latents: features of `unet.mid_block`, then a convolution, norm, SiLU and a mean."""
 
-    def __init__(self, unet: nn.Module, width: int = 128) -> None:
+    def __init__(self, unet: UNet2DConditionModel, width: int = 128) -> None:
         super().__init__()
-        channels = unet.config.block_out_channels[-1]
+        channels = unet.config["block_out_channels"][-1]
         self.head = nn.Sequential(
             nn.Conv2d(channels, width, 3, padding=1),
             nn.GroupNorm(8, width),
@@ -29,7 +32,11 @@ class Discriminator(nn.Module):
             nn.Conv2d(width, 1, 1),
         )
         self._features: list[Tensor] = []
-        unet.mid_block.register_forward_hook(lambda _module, _inputs, output: self._features.append(output))
+        assert unet.mid_block is not None
+        unet.mid_block.register_forward_hook(self._keep)
+
+    def _keep(self, _module: nn.Module, _inputs: object, output: Any) -> None:  # noqa: ANN401 - a hook's
+        self._features.append(output)
 
     def forward(self, model: NoiseModel, z_t: Tensor, timesteps: Tensor, prompt_embeds: Tensor) -> Tensor:
         """z_t (B, C, h, w) through `model`, which must be the UNet given at first -> logits (B,)."""

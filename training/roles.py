@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from typing import cast
 
 import torch
+from diffusers import ModelMixin
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -20,15 +22,19 @@ GENERATOR, TEACHER, REGULARISER = "generator", "teacher", "regulariser"
 class OwnConv(nn.Conv2d):
     """A convolution whose `weight` and `bias` the generator trains, beside the frozen ones for the other roles."""
 
+    original_weight: Tensor
+    original_bias: Tensor
+
     def __init__(self, original: nn.Conv2d) -> None:
         super().__init__(
             original.in_channels,
             original.out_channels,
-            original.kernel_size,
-            original.stride,
-            original.padding,
+            cast("tuple[int, int]", original.kernel_size),
+            cast("tuple[int, int]", original.stride),
+            cast("tuple[int, int]", original.padding),
             device="meta",
         )
+        assert original.bias is not None
         self.weight = nn.Parameter(original.weight.detach().float().clone())
         self.bias = nn.Parameter(original.bias.detach().float().clone())
         self.register_buffer("original_weight", original.weight.detach(), persistent=False)
@@ -78,7 +84,7 @@ class RoleSwitch:
         self.current = name
 
 
-def checkpoint_gradients(module: nn.Module, switch: RoleSwitch) -> None:
+def checkpoint_gradients(module: ModelMixin, switch: RoleSwitch) -> None:
     """Let a diffusers model compute its blocks again in the backward pass, in the role that their forward had.
 
     Costs about a third more time in the networks it is used on, and saves most of their activations.

@@ -11,14 +11,16 @@ import logging
 
 import torch
 import torch.distributed as dist
+from diffusers import UNet2DConditionModel
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from .run.errors import TrainingError
 
 log = logging.getLogger("training")
 
 
-def shard_frozen(unet: nn.Module, device: torch.device) -> None:
+def shard_frozen(unet: UNet2DConditionModel, device: torch.device) -> None:
     """Split the frozen parameters of a diffusers UNet over all ranks, block by block.
 
     From then on every rank must call it equally often, as each call gathers from all.
@@ -37,6 +39,7 @@ def shard_frozen(unet: nn.Module, device: torch.device) -> None:
     dtype = unet.conv_out.weight.dtype
     whole = {p for p in unet.parameters() if p.requires_grad or p.dtype != dtype}
     before = _frozen_bytes(unet)
+    assert unet.mid_block is not None
     for block in (*unet.down_blocks, unet.mid_block, *unet.up_blocks, unet):
         fully_shard(block, mesh=mesh, ignored_params=whole)
     share = _frozen_bytes(unet) / before
@@ -46,5 +49,5 @@ def shard_frozen(unet: nn.Module, device: torch.device) -> None:
 def _frozen_bytes(unet: nn.Module) -> int:
     """Of what this rank holds."""
     frozen = (p for p in unet.parameters() if not p.requires_grad)
-    local = (p.to_local() if hasattr(p, "to_local") else p for p in frozen)
+    local = (p.to_local() if isinstance(p, DTensor) else p for p in frozen)
     return sum(p.numel() * p.element_size() for p in local)

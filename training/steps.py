@@ -6,8 +6,6 @@ Each module here registers just the parameters that it trains; the networks them
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -110,6 +108,6 @@ def restore(networks: Networks, lq: Tensor, prompt_embeds: Tensor, precision: st
         return generator.decode(generator.denoise(generator.encode(lq), prompt_embeds))
 
 
-def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
+def autocast(device: torch.device, precision: str) -> torch.autocast:
     """Matrix products in half precision, where one was chosen; equations and losses stay fp32."""
     return torch.autocast(device.type, DTYPES[precision], enabled=precision != "fp32")

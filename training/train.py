@@ -37,6 +37,7 @@ from .run.loop import loop, mean_into, run_command
 from .run.start import Run
 from .run.updater import Updater
 from .sharding import shard_frozen
+from .speed import apply_speed
 from .steps import GeneratorStep, RegulariserStep
 from .validate import RestoredPairs
 
@@ -62,6 +63,7 @@ class Iteration:
         )
         self.run, self.config, self.networks = run, config, networks
         perceptual = trained_distance(loss, run.device)
+        apply_speed(config.speed, networks, perceptual)
         if loss.uses("adversarial"):
             networks.judge_images(
                 projected_discriminator(loss.adversarial_features, config.seed).to(run.device)
@@ -132,7 +134,9 @@ class Iteration:
             mean_into(values, out, count)
         values["grad_norm"] = self.generator.step()
 
-        for update in range(config.optim.regulariser_steps if self.regulariser else 0):
+        regulariser = self.regulariser
+        for update in range(config.optim.regulariser_steps if regulariser else 0):
+            assert regulariser is not None
             learnt = {}
             for done, (indices, latents, image, hq, prompt_embeds) in enumerate(seen, start=1):
                 draws = regulariser_draws(
@@ -140,22 +144,24 @@ class Iteration:
                 ).to(latents.device)
                 with self.run.gradients_stay(self.regulariser_step, done < count):
                     loss = self.regulariser_step(latents, image, hq, prompt_embeds, draws)
-                    self.regulariser.backward(loss / count)
+                    regulariser.backward(loss / count)
                 mean_into(learnt, {"diffusion": loss}, count)
-            values |= learnt | {"regulariser_grad_norm": self.regulariser.step()}
+            values |= learnt | {"regulariser_grad_norm": regulariser.step()}
         return values
 
     def _on_device(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """lq, hq (B, 3, H, W), prompt_embeds (B, L, D)."""
         device = self.run.device
-        return batch.lq.to(device), batch.hq.to(device), self.prompts(batch.prompts).to(device)
+        lq, hq = (side.to(device, non_blocking=True) for side in (batch.lq, batch.hq))
+        return lq, hq, self.prompts(batch.prompts).to(device)
 
     def _target(self, batch: Batch, lq: Tensor) -> Tensor | None:
         """A teacher's, as hq; None without one."""
         if self.teacher is not None:
             return self.teacher(lq)
-        wanted = batch.target is not None and self.config.loss.uses("teacher")
-        return batch.target.to(lq.device) if wanted else None
+        if batch.target is None or not self.config.loss.uses("teacher"):
+            return None
+        return batch.target.to(lq.device)
 
     def _generator_embeds(self, batch: Batch, prompt_embeds: Tensor) -> Tensor | None:
         """With empty prompts where these are dropped for the generator alone; None for the same as all have."""

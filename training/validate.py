@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
+from typing import cast
 
 import numpy as np
 import torch
@@ -17,10 +19,14 @@ from osediff_core.atomic import write_bytes_atomically
 from osediff_core.degrade import degrade
 from osediff_core.errors import ImageError, OptionError, explained, first_line
 from osediff_core.evaluate.folders import of_one_shape, pair_folders, pair_up
+from osediff_core.evaluate.measure import load_measures
+from osediff_core.evaluate.metric import ImageMeasure
+from osediff_core.evaluate.metrics import parse_metrics
 from osediff_core.evaluate.psnr_ssim import psnr_y, ssim_y
 from osediff_core.images import Cell, centre_crop, contact_sheet, find_pictures, left_out_words
 
 from .config import TrainConfig
+from .data.captions import find_tagger
 from .data.errors import DataError
 from .data.pictures import decode, to_tensor
 from .networks import Networks
@@ -34,8 +40,11 @@ log = logging.getLogger(__name__)
 
 Restore = Callable[[Tensor, list[str]], Tensor]
 Distance = Callable[[Tensor, Tensor], Tensor]
+# the number of a pair, its figures, those of its enlarged LQ, and the restored picture if it is to be shown
+Seen = tuple[int, dict[str, float], dict[str, float], np.ndarray | None]
 
 SEED = 2024
+_SHOWN = 8  # pairs on a sheet
 _SMALLEST = 64  # px: below this neither SSIM's window nor a network's features say much
 
 
@@ -51,7 +60,8 @@ class ValidationPair:
 class Validation:
     """Restores `pairs` and compares the results with what they should be.
 
-    distance: two (B, 3, H, W) in [-1, 1] -> (B,), smaller is closer; None leaves it out. prompt: of every picture.
+    distance: two (B, 3, H, W) in [-1, 1] -> (B,), smaller is closer; None leaves it out. prompt: of every picture, or
+    what says it of the LQ (1, 3, H, W) in [-1, 1]. measures: further figures by name.
     skipped: files that were left out, each with the reason.
     """
 
@@ -59,14 +69,17 @@ class Validation:
         self,
         pairs: Sequence[ValidationPair],
         distance: Distance | None = None,
-        prompt: str = "",
+        prompt: str | Callable[[Tensor], list[str]] = "",
         skipped: Sequence[str] = (),
+        measures: Mapping[str, ImageMeasure] = MappingProxyType({}),
     ) -> None:
         if not pairs:
             raise DataError("There is no pair to validate on; give a folder with pictures.")
         self.pairs, self.skipped = list(pairs), list(skipped)
-        self.distance, self.prompt = distance, prompt
-        self._bicubic: list[dict[str, float]] = []
+        self.distance, self.measures = distance, dict(measures)
+        tag = prompt if callable(prompt) else lambda _: [prompt]
+        self.prompts = [tag(to_tensor(pair.lq[None]))[0] for pair in self.pairs]
+        self._bicubic: dict[int, dict[str, float]] = {}
         self._rows: list[list[Cell]] = []
 
     @classmethod
@@ -81,7 +94,8 @@ class Validation:
         preset: str = "realesrgan",
         scale: float = 4.0,
         seed: int = SEED,
-        prompt: str = "",
+        prompt: str | Callable[[Tensor], list[str]] = "",
+        measures: Mapping[str, ImageMeasure] = MappingProxyType({}),
     ) -> Validation:
         """Pairs of `path`/LR and `path`/HR (or lq, hq and so on), whose names match; else its pictures, degraded here.
 
@@ -116,36 +130,55 @@ class Validation:
             pairs.append(ValidationPair(hq_path.stem, np.asarray(lq), np.asarray(hq)))
         if not pairs:
             raise DataError(f"No picture in {path} can be validated on ({skipped[0]}); give other ones.")
-        return cls(pairs, distance, prompt, skipped)
+        return cls(pairs, distance, prompt, skipped, measures)
 
-    def run(self, restore: Restore) -> dict[str, float]:
+    def run(
+        self,
+        restore: Restore,
+        rank: int = 0,
+        world: int = 1,
+        gather: Callable[[list[Seen]], list[Seen]] = list,
+    ) -> dict[str, float]:
         """Restore every pair on its own and return the means of the figures.
 
         restore: (lq (1, 3, H, W) in [-1, 1] on the CPU, [prompt]) -> the same shape on any device. Keys: psnr_y in dB,
-        ssim_y, distance; bicubic_* are those of the enlarged LQ, distance_ratio is distance / bicubic_distance.
-        PSNR and SSIM are those of `osediff evaluate`.
+        ssim_y, distance and those of `measures`; bicubic_* are those of the enlarged LQ, distance_ratio is distance /
+        bicubic_distance. PSNR, SSIM and measures are those of `osediff evaluate`.
+        rank, world: with several processes each restores every world-th pair, and `gather` gives all of them what all
+        have seen. All call `restore` equally often.
         """
-        if not self._bicubic:
-            self._bicubic = [self._figures(to_tensor(pair.lq[None]), pair) for pair in self.pairs]
-        figures, self._rows = [], []
-        for pair, bicubic in zip(self.pairs, self._bicubic, strict=True):
+        seen: list[Seen] = []
+        for first in range(0, len(self.pairs), world):
+            number = min(
+                first + rank, len(self.pairs) - 1
+            )  # the last ones again, where there are fewer than ranks
+            pair = self.pairs[number]
             with torch.no_grad():
-                restored = (
-                    restore(to_tensor(pair.lq[None]), [self.prompt]).detach().float().cpu().clamp(-1, 1)
-                )
-            found = self._figures(restored, pair)
-            figures.append(found)
-            pictures = (pair.lq, _as_uint8(restored), pair.hq)
-            captions = (_phrase(bicubic), _phrase(found), pair.name)
-            cells = zip(map(Image.fromarray, pictures), captions, strict=True)
-            self._rows.append([Cell(picture, caption) for picture, caption in cells])
-        means, bicubic = _means(figures), _means(self._bicubic)
+                restored = restore(to_tensor(pair.lq[None]), [self.prompts[number]])
+                restored = restored.detach().float().cpu().clamp(-1, 1)
+            if first + rank < len(self.pairs):
+                if number not in self._bicubic:
+                    self._bicubic[number] = self._figures(to_tensor(pair.lq[None]), pair)
+                shown = _as_uint8(restored) if number < _SHOWN else None
+                seen.append((number, self._figures(restored, pair), self._bicubic[number], shown))
+        seen = sorted(gather(seen), key=lambda found: found[0])
+        self._rows = [self._row(*found) for found in seen[:_SHOWN]]
+        means, bicubic = _means([found[1] for found in seen]), _means([found[2] for found in seen])
         values = means | {f"bicubic_{name}": value for name, value in bicubic.items()}
         if bicubic.get("distance", 0) > 0:
             values["distance_ratio"] = means["distance"] / bicubic["distance"]
         return values
 
-    def sheet(self, path: Path, side: int = 320, rows: int = 8) -> None:
+    def _row(
+        self, number: int, found: dict[str, float], bicubic: dict[str, float], restored: np.ndarray | None
+    ) -> list[Cell]:
+        pair = self.pairs[number]
+        assert restored is not None
+        captions = (_phrase(bicubic), _phrase(found), pair.name)
+        cells = zip(map(Image.fromarray, (pair.lq, restored, pair.hq)), captions, strict=True)
+        return [Cell(picture, caption) for picture, caption in cells]
+
+    def sheet(self, path: Path, side: int = 320, rows: int = _SHOWN) -> None:
         """Write LQ | restored | HQ of the last run as a PNG, whole or not at all; its folder is made.
 
         Shows the centres of the first `rows` pairs at 1:1, at most `side` px wide and high.
@@ -169,7 +202,7 @@ class Validation:
         if self.distance is not None:
             device = _device_of(self.distance)
             found["distance"] = float(self.distance(image.to(device), hq.to(device)))
-        return found
+        return found | {name: measure(image, hq) for name, measure in self.measures.items()}
 
 
 class RestoredPairs:
@@ -197,6 +230,11 @@ class RestoredPairs:
         """As the settings say; prompts: words -> embeddings (B, L, D). Raises OSEDiffError."""
         chosen, validation = run.config.validation, None
         if chosen.path is not None:
+            kind, _, tagger = chosen.prompt.partition(":")
+            metrics = parse_metrics(chosen.metrics) if chosen.metrics else []
+            # one picture at a time: those of whole sets are for `osediff evaluate`
+            metrics = [metric for metric in metrics if not metric.of_set]
+            measures = load_measures(metrics, run.device, False, True, chosen.limit)[0] if metrics else {}
             validation = Validation.from_folder(
                 Path(chosen.path),
                 limit=chosen.limit,
@@ -204,15 +242,15 @@ class RestoredPairs:
                 multiple=networks.base.vae.downscale,
                 distance=perceptual_loss(chosen.distance).to(run.device),
                 preset=chosen.preset,
-                prompt=chosen.prompt,
+                prompt=find_tagger(tagger, run.device) if kind == "tagger" else chosen.prompt,
+                measures={metric.name: cast("ImageMeasure", measure) for metric, measure in measures.items()},
             )
         return cls(run, networks, generator, prompts, validation)
 
     def run(self, step: int) -> dict[str, float] | None:
         """The figures, and the sheet of the step; None without pairs."""
         run, validation = self._run, self._validation
-        # a split base runs on all ranks or on none
-        if validation is None or not (run.main or run.config.model.shard_base):
+        if validation is None:
             return None
 
         def restored(lq: Tensor, prompts: list[str]) -> Tensor:
@@ -220,7 +258,7 @@ class RestoredPairs:
             return restore(self._networks, lq.to(run.device), embeds, run.config.precision)
 
         with self._generator.averaged():
-            found = validation.run(restored)
+            found = validation.run(restored, run.rank, run.world, run.of_all)
         if run.main:
             validation.sheet(run.folder.sheet(step))
         return found
@@ -240,7 +278,7 @@ def _paths(folder: Path) -> list[tuple[Path | None, Path]]:
             raise DataError(str(error)) from None
         for sentence in pairing.left_out:
             log.warning("%s", sentence)
-        return [(pair.result, pair.truth) for pair in pairing.pairs]
+        return [(pair.result, pair.truth) for pair in pairing.pairs if pair.truth]
     others: list[Path] = []
     pictures = list(find_pictures(folder, left_out=others.append))
     if others:

@@ -1,202 +1,187 @@
-from dataclasses import replace
+"""Cost by the trainer's own step on tensors without numbers, against numbers counted in other ways."""
+
 from pathlib import Path
 
 import pytest
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from osediff_core.errors import OptionError
 from training.config import load_config, parse_config
-from training.cost import (
-    GIB,
-    OFFICIAL,
-    Recipe,
-    compared,
-    comparison,
-    cost,
-    details,
-    main,
-    recipe_of,
-    weights_memory,
-)
-from training.counting import count_step
-from training.meta_networks import build_on_meta
+from training.cost.__main__ import main
+from training.cost.measure import measure
+from training.cost.meter import Meter
+from training.cost.page import RUNS, VARIANTS
+from training.cost.plan import GPUS, Plan
+from training.draws import Draws
+from training.networks import build_networks
+from training.run.updater import Updater
+from training.steps import GeneratorStep, RegulariserStep
 
-# Another count of the official recipe: parameters on the real networks, the rest with torch's counter at 512 px.
-PARAMETERS = {
-    2: (2_224_374, 4_252_230),
-    4: (4_436_908, 8_492_620),
-    8: (8_861_976, 16_973_400),
-    16: (17_712_112, 33_934_960),
-}
-TFLOPS = {
-    "VAE encode": 1.14,
-    "UNet": 0.81,
-    "VAE decode": 2.52,
-    "perceptual": 0.32,
-    "generator backward": 4.84,
-    "fake score": 0.81,
-    "teacher": 1.61,
-    "regulariser": 0.81,
-    "regulariser backward": 0.94,
-}
-TINY = Recipe(base="tiny", base_dtype="fp32", precision="fp32", resolution=64, perceptual="none")
-SAVED_GIB = {"VAE encode": 3.0, "UNet": 1.75, "VAE decode": 5.6, "regulariser": 1.75}
+ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.slow
-def test_official_recipe_at_full_size():
-    found = cost(Recipe(base_dtype="fp32", precision="fp32"))
-    assert (found.generator, found.generator + found.regulariser) == PARAMETERS[4]
-    for part, expected in TFLOPS.items():
-        assert found.flops[part] / 1e12 == pytest.approx(expected, rel=0.02), part
-    assert sum(found.flops.values()) / 1e12 == pytest.approx(13.8, rel=0.02)
-    for part, expected in SAVED_GIB.items():
-        assert found.saved[part] / GIB == pytest.approx(expected, rel=0.02), part
-    networks = build_on_meta("sd21", 4, 4, 4, True)
-    assert networks.base_parameters == {
-        "unet": 865_910_724,
-        "vae": 83_653_863,
-        "text encoder": 340_387_840,
+def config_of(base, *, resolution=64, **changes):
+    values = {
+        "output": "x",
+        "batch": 1,
+        "data": {"sources": [{"path": "y"}], "resolution": resolution},
+        "model": {"base": str(base)},
+        "loss": {"perceptual_kind": "none"},
     }
-
-
-@pytest.mark.slow
-def test_weights_of_three_copies_and_of_one():
-    networks, vgg = build_on_meta("sd21", 4, 4, 4, True), 14_714_688
-    trained = (
-        sum(networks.trainable(n) for n in (networks.generator_adapters, networks.regulariser_adapters)) * 16
-    )
-    official = sum(weights_memory(networks, OFFICIAL, vgg).values()) + trained
-    assert official / GIB == pytest.approx(10.8, rel=0.01)
-    ours = weights_memory(networks, Recipe(base_dtype="bf16"))
-    cached_prompts = sum(ours.values()) - ours["text encoder"] + trained
-    assert cached_prompts / GIB == pytest.approx(1.9, rel=0.01)
-    assert sum(ours.values()) + trained < 0.45 * official
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("rank", [2, 16])
-def test_parameters_by_rank(rank):
-    networks = build_on_meta("sd21", rank, rank, rank, True)
-    ours, its = (
-        networks.trainable(names) for names in (networks.generator_adapters, networks.regulariser_adapters)
-    )
-    assert (ours, ours + its) == PARAMETERS[rank]
+    for name, change in changes.items():
+        values[name] = values.get(name, {}) | change if isinstance(change, dict) else change
+    return parse_config(values)
 
 
 @pytest.fixture(scope="module")
-def tiny():
-    return build_on_meta("tiny", 4, 4, 4, True)
+def plain(mini_base):
+    return measure(config_of(mini_base))
 
 
-@pytest.fixture(scope="module")
-def plain(tiny):
-    return cost(TINY)
+@pytest.mark.slow
+def test_the_official_recipe_at_full_size():
+    """Parameters and TFLOP of another count, on the real networks and part by part with torch's counter."""
+    found = measure(config_of("sd21", resolution=512, loss={"perceptual_kind": "lpips-vgg"}))
+    assert found.parameters == {"generator": 4_436_908, "regulariser": 8_492_620 - 4_436_908}
+    flops = {part: count / 1e12 for part, count in found.flops.items()}
+    forward = (
+        1.14 + 0.81 + 2.52 + 0.32 + 0.81 + 1.61
+    )  # encode, UNet, decode, VGG twice, fake score, teacher twice
+    assert flops["generator"] == pytest.approx(forward, rel=0.01)
+    assert flops["regulariser"] == pytest.approx(0.81, rel=0.01)
+    # attention computes its scores again there, which the other count left out
+    assert 4.84 < flops["its backward pass"] < 1.03 * 4.84
+    assert 0.94 < flops["its own backward pass"] < 1.07 * 0.94
+    # UNet 865,910,724, VAE 83,653,863, text encoder 340,387,840, VGG16's convolutions with LPIPS's linear layers
+    frozen = 4 * (865_910_724 + 83_653_863 + 340_387_840 + 14_714_688 + 1_472)
+    assert found.memory["frozen weights"] == pytest.approx(frozen, rel=1e-3)
+    # saved for the backward pass: VAE 3.0 and 5.6, UNet 1.75, VGG 0.35 GiB, in fp32
+    assert found.memory["activations"] / 2**30 == pytest.approx(10.7, rel=0.1)
 
 
-def test_trained_parameters_are_the_trainers(tiny):
-    from training.config import ModelConfig
-    from training.networks import build_networks
-
-    networks = build_networks(ModelConfig(base="tiny"), torch.device("cpu"))
-    for names, theirs in (
-        (tiny.generator_adapters, networks.generator_parameters),
-        (tiny.regulariser_adapters, networks.regulariser_parameters),
-    ):
-        assert tiny.trainable(names) == sum(parameter.numel() for parameter in theirs.values())
-
-
-def test_recomputing_costs_a_forward_and_saves_memory(tiny, plain):
-    again = count_step(tiny, None, 64, 1, gradient_checkpointing=True)
-    assert plain.memory["largest block computed again"] == 0 < again.block < plain.memory["activations"]
-    for part in ("VAE encode", "UNet", "VAE decode", "regulariser"):
-        assert again.saved[part] < 0.5 * plain.saved[part], part
-        assert again.flops[part] == plain.flops[part]
-    forward = sum(plain.flops[part] for part in ("VAE encode", "UNet", "VAE decode"))
-    more = again.flops["generator backward"] - plain.flops["generator backward"]
-    assert 0.7 * forward < more <= forward
-
-
-def test_saved_bytes_are_those_of_a_real_network(plain):
-    """The tiny VAE's encoder on the CPU, where storages hold numbers."""
-    from diffusers import AutoencoderKL
-
-    from osediff_core.backends.find_base import PACKAGED
-
-    vae = AutoencoderKL.from_pretrained(PACKAGED["tiny"] / "vae").requires_grad_(False)
-    vae.encoder.conv_in.requires_grad_(True)
-    storages = {}
-    weights = {p.untyped_storage().data_ptr() for p in vae.parameters()}
-
-    def pack(tensor):
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            storages[storage.data_ptr()] = storage
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        out = vae.encode(torch.zeros(1, 3, 64, 64)).latent_dist.mean
-    real = sum(storage.nbytes() for storage in storages.values())
-    assert out.requires_grad
-    assert real < plain.saved["VAE encode"] < 1.25 * real  # LoRA keeps its inner vectors, too
-
-
-def test_half_precision_saves_less(tiny, plain):
-    half = count_step(tiny, None, 64, 1, base_dtype="bf16", precision="bf16")
-    for part, size in plain.saved.items():
-        assert 0.5 * size < half.saved[part] < size, part  # normalisation and activation layers stay fp32
-    assert {part: half.flops[part] for part in plain.flops} == plain.flops
-
-
-def test_nothing_to_train_for_csd(plain):
-    found = cost(replace(TINY, regulariser="csd"))
-    assert found.regulariser == 0 and "fake score" not in found.flops and "regulariser" not in found.flops
-    assert found.flops["teacher"] == plain.flops["teacher"]
-
-
-def test_configurations(plain):
-    config = parse_config(
-        {
-            "output": "x",
-            "data": {"sources": [{"path": "y"}], "resolution": 64},
-            "model": {"base": "tiny"},
-            "optim": {"accumulate": 3, "regulariser_steps": 2, "ema": 0.9},
-            "batch": 2,
-            "loss": {"perceptual_kind": "none"},
-        }
+def real_peak(config):
+    """Bytes that the CPU's allocator gave at most beyond what was there, in the second step of the same run."""
+    networks = build_networks(config.model, torch.device("cpu"))
+    kind, base = config.model.regulariser, networks.base
+    generator = GeneratorStep(networks, config.loss, kind, None, config.precision)
+    regulariser = RegulariserStep(networks, config.loss, kind, config.precision)
+    ours = Updater(networks.generator_parameters, 1e-4, config.optim, 9)
+    its = Updater(networks.regulariser_parameters, 1e-4, config.optim, 9)
+    side, batch = config.data.resolution, config.batch
+    text = base.text.module.config
+    image = torch.rand(batch, 3, side, side)
+    embeds = torch.rand(batch, text.max_position_embeddings, text.hidden_size)
+    noise = torch.randn(
+        batch, base.vae.latent_channels, side // base.vae.downscale, side // base.vae.downscale
     )
-    found = cost(recipe_of(config, "mine"))
-    assert found.flops["UNet"] == 2 * 3 * plain.flops["UNet"]
-    assert found.flops["regulariser"] == 2 * 3 * 2 * plain.flops["regulariser"]
-    assert found.saved["VAE decode"] == pytest.approx(2 * plain.saved["VAE decode"], rel=0.01)
-    assert found.memory["average"] == 4 * found.generator
-    config.model.tune_vae = "both"
-    with pytest.raises(OptionError, match="tune_vae=both"):
-        recipe_of(config, "mine")
+    draws = Draws(noise, torch.full((batch,), 500), noise)
+
+    def step():
+        out = generator(image, image, embeds, embeds, draws)
+        ours.backward(out["loss"])
+        latents, made = out["latents"], out["image"]
+        del out
+        ours.step()
+        its.backward(regulariser(latents, made, image, embeds, draws))
+        its.step()
+
+    step()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        step()
+    held = peak = 0
+    for event in profiled.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            peak = max(peak, held)
+    return peak
 
 
-def test_the_page_s_row_of_one_card_is_its_recipe():
-    recipe = compared()[-1]
-    root = Path(__file__).parents[2]
-    config = load_config(root / "training/configs/osediff_24gb.yaml")
-    assert (recipe.batch, recipe.accumulate) == (config.batch, config.optim.accumulate)
-    assert recipe.checkpointing == config.model.gradient_checkpointing
-    page = (root / "docs/training_cost.md").read_text()
-    assert f"| {recipe.name} | {recipe.batch} |" in page
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["stored", "recomputed"])
+def test_memory_is_what_the_allocator_gives_for_a_real_step(checkpointing, mini_base, one_thread):
+    config = config_of(mini_base, batch=2, resolution=96, model={"gradient_checkpointing": checkpointing})
+    found = measure(config, gpu_like=False)
+    predicted = found.memory["activations"] + found.memory["gradients"]
+    assert predicted == pytest.approx(real_peak(config), rel=0.02)
 
 
-def test_command(capsys, caplog):
-    assert main(["--base", "tiny", "--resolution", "64", "--rank", "8"]) == 0
+def test_recomputing_costs_a_forward_and_saves_memory(plain, mini_base):
+    again = measure(config_of(mini_base, model={"gradient_checkpointing": True}))
+    assert again.memory["activations"] < 0.6 * plain.memory["activations"]
+    assert again.memory["frozen weights"] == plain.memory["frozen weights"]
+    assert again.flops["generator"] == plain.flops["generator"]
+    assert again.flops["its backward pass"] > 1.3 * plain.flops["its backward pass"]
+
+
+def test_half_precision_holds_less(plain, mini_base):
+    half = measure(config_of(mini_base, precision="fp16", model={"base_dtype": "fp16"}))
+    # norms stay fp32, and so do what they give and trained weights
+    assert 0.5 < half.memory["frozen weights"] / plain.memory["frozen weights"] < 0.55
+    assert 0.5 < half.memory["activations"] / plain.memory["activations"] < 1
+    assert half.flops == plain.flops
+
+
+@pytest.mark.parametrize(
+    ("kind", "trains"), [("csd", False), ("none", False), ("gan", True), ("vsd-pixel", True)]
+)
+def test_every_regulariser_is_counted_as_it_is(kind, trains, plain, mini_base):
+    found = measure(config_of(mini_base, model={"regulariser": kind}))
+    assert bool(found.parameters["regulariser"]) == trains == ("regulariser" in found.flops)
+    assert (found.flops["generator"] < plain.flops["generator"]) == (kind in ("csd", "none", "gan"))
+
+
+def test_micro_batches_and_further_updates_multiply(plain, mini_base):
+    config = config_of(mini_base, batch=2, optim={"accumulate": 3, "regulariser_steps": 2, "ema": 0.9})
+    found = measure(config)
+    assert found.samples == 6
+    assert found.flops["generator"] == 6 * plain.flops["generator"]
+    assert found.flops["regulariser"] == 2 * 6 * plain.flops["regulariser"]
+    ours = "trained weights, Adam's moments, average"
+    assert found.memory[ours] > plain.memory[ours] + 4 * found.parameters["generator"]
+
+
+def test_a_plan_is_arithmetic(plain):
+    plan = Plan(GPUS["a100"], gpus=4, utilisation=0.5, price=2.0)
+    hours = plan.hours(plain, 1000)
+    assert hours == pytest.approx(1000 * sum(plain.flops.values()) / (312e12 * 0.5) / 3600)
+    assert plan.dollars(hours) == pytest.approx(hours * 8)
+    with pytest.raises(OptionError, match="--utilisation"):
+        Plan(GPUS["a100"], utilisation=0)
+
+
+def test_the_meter_knows_what_is_gone():
+    with Meter() as meter:
+        kept = torch.zeros(1000)
+        view = kept[10:].view(-1)
+        assert meter.held == meter.peak == 4000
+        gone = kept + 1
+        del gone, view
+        assert meter.held == 4000 and meter.peak == 8000
+        meter.reset()
+        assert meter.peak == 4000
+    assert kept.shape == (1000,)
+
+
+def test_command(capsys, caplog, tmp_path):
+    config = tmp_path / "tiny.yaml"
+    config.write_text(
+        "{output: x, data: {sources: [{path: y}], resolution: 64}, loss: {perceptual_kind: none}}"
+    )
+    assert main(["--config", str(config), "model.rank_unet=8", "--gpu", "h100", "--gpus", "2"]) == 0
     text = capsys.readouterr().out
-    assert "trained parameters" in text and "TFLOP" in text
-    assert main(["--base", "tiny", "--resolution", "100"]) == 2
-    assert "multiple of 64" in caplog.text
-    assert main(["--base", "tiny", "--precision", "fp32"]) == 2
-    assert "needs autocast" in caplog.text
+    for word in ("trained parameters", "activations", "TFLOP", "2 x H100", "dollars"):
+        assert word in text
+    assert main(["--config", str(config), "data.resolution=102"]) == 2
+    assert "multiple of 4" in caplog.records[-1].getMessage()
+    assert main(["--config", str(config), "--gpus", "0"]) == 2
 
 
-def test_tables(plain):
-    table = comparison([plain]).splitlines()
-    assert len(table) == 3 and all(line.count("|") == table[0].count("|") for line in table)
-    assert "64 px" in details(plain, markdown=False)
-    assert "| memory | GiB |" in details(plain, markdown=True)
+def test_the_page_has_a_row_for_every_recipe_of_sd21():
+    page = (ROOT / "docs/training_cost.md").read_text()
+    for row in RUNS:
+        config = load_config(ROOT / f"training/configs/{row.config}.yaml", list(row.settings))
+        assert f"{row.name}: `{row.config}.yaml`" in page
+        assert f"| {config.batch} x {config.optim.accumulate} |" in page
+    assert all(f"| {row.name} | 4 |" in page for row in VARIANTS)
+    recipes = {path.stem for path in (ROOT / "training/configs").glob("osediff_*.yaml")}
+    assert recipes == {row.config for row in RUNS}

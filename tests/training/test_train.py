@@ -122,12 +122,12 @@ def test_ctrl_c_saves_first(make_config, tmp_path):
 @pytest.mark.slow
 def test_two_processes_make_the_update_of_one(make_config, tmp_path):
     for config in (
-        make_config("one", steps=2, batch=4),
-        make_config("accumulated", steps=2, batch=2, optim={"accumulate": 2}),
+        make_config("one", steps=2, batch=4, validation={"limit": 3}),
+        make_config("accumulated", steps=2, batch=2, optim={"accumulate": 2}, validation={"limit": 3}),
     ):
         assert main(["--config", str(config)]) == 0
     configs = [
-        make_config(name, steps=2, batch=2, model=model)
+        make_config(name, steps=2, batch=2, model=model, validation={"limit": 3})
         for name, model in (("two", {}), ("split", {"shard_base": True, "gradient_checkpointing": True}))
     ]
     program = tmp_path / "both.py"  # one after the other in the same two processes, which take long to start
@@ -146,10 +146,16 @@ def test_two_processes_make_the_update_of_one(make_config, tmp_path):
     )
     assert found.returncode == 0, found.stderr
     assert re.search(r"each of 2 processes keeps 5\d % of the frozen UNet", found.stderr)
-    logs = [(tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("one", "split")]
-    validated = [json.loads(rows[-1]) for rows in logs]
-    assert validated[1]["kind"] == "validation"
-    assert validated[1]["values"] == pytest.approx(validated[0]["values"], rel=1e-3)
+    names = ("one", "two", "split")  # three pairs: one process of two has two of them
+    logs = [(tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in names]
+    first, *others = ([json.loads(row) for row in rows if '"validation"' in row] for rows in logs)
+    assert [row["step"] for row in first] == [0, 2]
+    for rows in others:
+        # before the first step the networks are the same to the bit
+        assert rows[0]["values"] == pytest.approx(first[0]["values"], rel=1e-6)
+        assert rows[1]["values"] == pytest.approx(first[1]["values"], rel=1e-3)
+    sheets = [(tmp_path / name / "sheets/step_00000000.png").read_bytes() for name in names]
+    assert sheets[0] == sheets[1] == sheets[2]
     expected = trained(tmp_path / "one", 2)
     for name in ("accumulated", "two", "split"):
         found = trained(tmp_path / name, 2)

@@ -154,3 +154,47 @@ def test_bad_folders(tmp_path, real):
     assert "name of one" in failure(real)
     picture(300, 100).save(real / "LR" / "b.png")
     assert "300x100" in failure(real)
+
+
+def test_processes_share_the_pairs_and_see_the_same(photos):
+    whole = Validation.from_folder(photos, size=64, distance=mse, preset="light")
+    expected = whole.run(lambda lq, prompts: -lq)
+    calls, parts = [], []
+
+    def part(rank, world, gather):
+        shared = Validation.from_folder(photos, size=64, distance=mse, preset="light")
+
+        def restore(lq, prompts):
+            calls.append(rank)
+            return -lq
+
+        return shared.run(restore, rank, world, gather)
+
+    for rank in range(2):
+        part(rank, 2, lambda seen: parts.extend(seen) or seen)
+    assert (
+        calls.count(0) == calls.count(1) == 2
+    )  # of three pairs, so that a split base can be gathered by all
+    assert part(0, 2, lambda seen: parts) == expected
+
+
+def test_prompts_are_the_taggers_of_the_lq_and_metrics_are_those_of_evaluate(photos):
+    from osediff_core.evaluate.metrics import METRICS, load_measure
+    from training.data.captions import find_tagger
+
+    tagger = find_tagger("appearance")
+    d2 = load_measure(METRICS["d2"], torch.device("cpu"))
+    validation = Validation.from_folder(photos, limit=1, size=64, prompt=tagger, measures={"d2": d2})
+    asked = []
+
+    def restore(lq, prompts):
+        asked.extend(prompts)
+        return lq
+
+    found = validation.run(restore)
+    (pair,) = validation.pairs
+    image, truth = (
+        torch.from_numpy(side.copy()).permute(2, 0, 1)[None] / 127.5 - 1 for side in (pair.lq, pair.hq)
+    )
+    assert asked == tagger(image) and asked != [""]
+    assert found["d2"] == found["bicubic_d2"] == pytest.approx(d2(image, truth))

@@ -29,7 +29,7 @@ from .plan import CONFIG, TRAININGS, config_of, settings_of
 log = logging.getLogger("training.ablations")
 
 
-def do(run: Path, training: str, pictures: Pictures, settings: Sequence[str]) -> int:
+def do(run: Path, training: str, pictures: Pictures, settings: list[str]) -> int:
     """Train and measure what `run` lacks; the trainer's exit status. Raises OSEDiffError."""
     if not is_trained(run):
         changes = [*settings_of(training), *settings, f"output={run}", "resume=latest"]

@@ -31,9 +31,7 @@ def draw_study(study: Study, results: Results, dpi: int = 110) -> bytes | None:
     from matplotlib.figure import Figure
 
     columns = len(results.metrics)
-    figure = Figure(
-        figsize=(1.6 + 2.5 * columns, 1.2 + 0.36 * len(rows)), layout="constrained", facecolor="white"
-    )
+    figure = Figure(figsize=(1.6 + 2.5 * columns, 1.2 + 0.36 * len(rows)), facecolor="white")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, columns, squeeze=False, sharey=True).flatten()
     for axes, metric in zip(panels, results.metrics, strict=True):

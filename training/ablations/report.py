@@ -224,7 +224,7 @@ def _shown(metric: Metric, difference: Difference) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line: 0 done, 1 failed."""
     parser = argparse.ArgumentParser(
-        prog="python -m training.ablations.report", description=__doc__.splitlines()[0]
+        prog="python -m training.ablations.report", description=(__doc__ or "").splitlines()[0]
     )
     parser.add_argument("out", type=Path, help="the folder of the runs")
     parser.add_argument("--page", type=Path, default=PAGE)

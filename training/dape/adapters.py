@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from peft import LoraConfig
@@ -56,7 +57,7 @@ class DapeAdapters:
                 self.parameters[f"{layer}.lora_{factor}"] = parameter
 
     def _factors(self, layer: str) -> tuple[nn.Parameter, nn.Parameter]:
-        module = self.network.get_submodule(layer)
+        module: Any = self.network.get_submodule(layer)  # peft's layers name their factors at run time
         return module.lora_A[_ADAPTER].weight, module.lora_B[_ADAPTER].weight
 
     @contextmanager

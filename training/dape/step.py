@@ -66,7 +66,8 @@ class DapeStep(nn.Module):
             torch.manual_seed(seed)
             student = seen(network, preprocess(lq, size))
         terms = distances(student, teacher)
-        return {"loss": sum(getattr(self.loss, name) * term for name, term in terms.items()), **terms}
+        loss = torch.stack([getattr(self.loss, name) * term for name, term in terms.items()]).sum()
+        return {"loss": loss, **terms}
 
 
 def seen(network: TaggerNetwork, pixels: Tensor) -> tuple[Tensor, Tensor]:

@@ -58,26 +58,28 @@ class TagValidation:
         features, logits, loss (their sum) as in training; precision, recall and f1 of the tags over all pictures, those
         of the teacher being the right ones; tags, how many the student gives a picture.
         """
-        if not self._pairs or not self._run.main:
+        if not self._pairs:
             return None
-        terms, hits, given, right = [], 0, 0, 0
         self._network.eval()
         with self._student.averaged():
-            for pair in self._pairs:
-                found, wanted = self._seen(pair.lq), self._taught(pair.hq)
-                terms.append({name: float(value) for name, value in distances(found, wanted).items()})
-                tags, true = (self._tags(logits) for _, logits in (found, wanted))
-                hits += int((tags & true).sum())
-                given += int(tags.sum())
-                right += int(true.sum())
-        means = {name: sum(term[name] for term in terms) / len(terms) for name in terms[0]}
+            mine = [self._compared(pair) for pair in self._pairs[self._run.rank :: self._run.world]]
+        rows = self._run.of_all(mine)
+        means = {name: sum(row[name] for row in rows) / len(rows) for name in ("features", "logits")}
+        hits, given, right = (sum(row[name] for row in rows) for name in ("hits", "given", "right"))
         return means | {
             "loss": sum(means.values()),
             "precision": hits / given if given else 0.0,
             "recall": hits / right if right else 0.0,
             "f1": 2 * hits / (given + right) if given + right else 0.0,
-            "tags": given / len(self._pairs),
+            "tags": given / len(rows),
         }
+
+    def _compared(self, pair: ValidationPair) -> dict[str, float]:
+        """The distances, and how many tags the student gave, should have given, and had right."""
+        found, wanted = self._seen(pair.lq), self._taught(pair.hq)
+        tags, true = (self._tags(logits) for _, logits in (found, wanted))
+        terms = {name: float(value) for name, value in distances(found, wanted).items()}
+        return terms | {"hits": int((tags & true).sum()), "given": int(tags.sum()), "right": int(true.sum())}
 
     def _seen(self, picture: np.ndarray) -> Seen:
         """Embeddings and logits of uint8 (H, W, 3)."""

@@ -6,9 +6,10 @@ import importlib
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from osediff_core.dape import Tagger as RamTagger
@@ -29,14 +30,15 @@ class Tagger(Protocol):
 
 
 class Captions:
-    """The prompt of a picture, as data.captions says. `tagger` is set where the crop itself must be looked at."""
+    """The prompt of a picture, as data.captions says. `tagger` is set where the crop itself must be looked
+    at, on `device`."""
 
-    def __init__(self, kind: str, tagger: Tagger | None = None) -> None:
+    def __init__(self, kind: str, tagger: Tagger | None = None, device: torch.device | str = "auto") -> None:
         self.kind, _, self.value = kind.partition(":")
         self.tagger = tagger
         self._listed: dict[str, str] = {}
         if self.kind == "tagger" and tagger is None:
-            self.tagger = find_tagger(self.value)
+            self.tagger = find_tagger(self.value, device)
         elif self.kind == "file":
             self._listed = read_captions(Path(self.value))
         elif self.kind not in ("none", "text", "files", "tagger"):
@@ -65,17 +67,17 @@ class Captions:
         return name in self._listed
 
 
-def find_tagger(name: str) -> Tagger:
+def find_tagger(name: str, device: torch.device | str = "auto") -> Tagger:
     """`appearance` (colours and texture; what the embedded model knows), a tagger, or package.module:callable.
 
-    A tagger is a file of RAM or `tiny`, the embedded one.
+    A tagger is a file of RAM or `tiny`, the embedded one, and runs on `device`.
 
     Raises DataError for anything else.
     """
     if name == "appearance":
         return _appearance
     if name == TINY or Path(name).suffix in (".pth", ".safetensors"):
-        return RamCaptions(tagger_path(name))
+        return RamCaptions(tagger_path(name), device)
     module, colon, attribute = name.partition(":")
     if not colon:
         raise DataError(
@@ -87,7 +89,7 @@ def find_tagger(name: str) -> Tagger:
         raise DataError(f"The tagger {name} cannot be imported ({error}); mend its name.") from error
     if not callable(found):
         raise DataError(f"The tagger {name} cannot be called; name a function or a class's instance.")
-    return found
+    return cast("Tagger", found)
 
 
 class RamCaptions:
@@ -97,24 +99,24 @@ class RamCaptions:
     that is no tagger.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, device: torch.device | str = "auto") -> None:
         try:
             identity = identify(path)
         except CheckpointError as error:
             raise DataError(str(error)) from error
         if identity.kind not in ("ram", "tagger"):
             raise DataError(f"{path} is {identity.what}, not a tagger; give ram_swin_large_14m.pth.")
-        self.path = path
+        self.path, self.device = path, device
         self._loaded: RamTagger | None = None
 
     def __call__(self, images: Tensor) -> list[str]:
         """images (B, 3, H, W) in [-1, 1] -> a prompt each."""
         if self._loaded is None:
-            self._loaded = RamTagger.load(self.path, dape=False)
+            self._loaded = RamTagger.load(self.path, dape=False, device=self.device)
         return [prompt_of(tags) for tags in self._loaded.tag(images, batch=len(images))]
 
     def __getstate__(self) -> dict[str, object]:
-        return {"path": self.path, "_loaded": None}
+        return {"path": self.path, "device": self.device, "_loaded": None}
 
 
 def _appearance(images: Tensor) -> list[str]:

@@ -123,6 +123,7 @@ def _load(config: SourceConfig) -> tuple[Any, str]:
     """A Dataset, or for streaming an IterableDataset, of encoded pictures; and the column that holds them."""
     try:
         import datasets
+        import datasets.config
     except ImportError as error:
         raise DataError("Data sets need the package `datasets`; pip install 'osediff[train]'.") from error
     try:

@@ -73,7 +73,8 @@ class PairLoader:
     A micro-batch takes the next world x batch_size samples, rank r the r-th batch_size of them: together the ranks see
     what one process with the larger batch sees (streams are shared out by `datasets` instead). state: of a run with
     the same sources and seed; the batch size may be another, and without streams the number of ranks, too.
-    tagger: instead of the one that data.captions names.
+    device: of the tagger, and where batches go next: for CUDA they lie in pinned memory. tagger: instead of the one
+    that data.captions names.
     Raises DataError, here and on iteration.
     """
 
@@ -86,10 +87,12 @@ class PairLoader:
         world: int = 1,
         state: dict[str, Any] | None = None,
         tagger: Tagger | None = None,
+        device: torch.device | str = "auto",
     ) -> None:
         _check(config, seed)
         self.config, self.batch_size, self.rank, self.world = config, batch_size, rank, world
-        self.captions = Captions(config.captions, tagger)
+        self.captions = Captions(config.captions, tagger, device)
+        self.pinned = torch.device("cpu" if device == "auto" else device).type == "cuda"
         self.report = Report()
         self.sources = [None if source.streaming else open_source(source) for source in config.sources]
         self._check_sources()
@@ -136,6 +139,7 @@ class PairLoader:
             collate_fn=_as_it_is,
             prefetch_factor=self.config.prefetch if workers else None,
             worker_init_fn=partial(_quiet_worker, ending),
+            pin_memory=self.pinned,
             generator=torch.Generator(),  # else it would draw from the global one
         )
         try:
@@ -216,6 +220,7 @@ class PairLoader:
     def _batch(self, made: Made, numbers: list[int]) -> Batch:
         untagged = [place for place, prompt in enumerate(made.prompts) if prompt is None]
         if untagged:
+            assert self.captions.tagger is not None
             tags = list(self.captions.tagger(made.hq[untagged]))
             if len(tags) != len(untagged):
                 raise DataError(
@@ -223,7 +228,9 @@ class PairLoader:
                 )
             for place, text in zip(untagged, tags, strict=True):
                 made.prompts[place] = text
-        return Batch(made.lq, made.hq, made.prompts, made.names, numbers, made.target)
+        return Batch(
+            made.lq, made.hq, [prompt or "" for prompt in made.prompts], made.names, numbers, made.target
+        )
 
 
 def samples_counted(state: dict[str, Any], batch_size: int, world: int) -> dict[str, Any]:
@@ -259,7 +266,7 @@ class _Tickets:
         return self._loader.tickets()
 
 
-def _as_it_is(made: Made | OSEDiffError) -> Made | OSEDiffError:
+def _as_it_is(made: Any) -> Any:  # noqa: ANN401 - Made, or why there is none
     return made
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
@@ -57,6 +57,11 @@ class Made:
     small: list[str] = field(default_factory=list)
     skipped: list[tuple[str, str]] = field(default_factory=list)
     target: Tensor | None = None
+
+    def pin_memory(self) -> Made:
+        """The same in memory that a GPU fetches by itself; the loader calls it."""
+        target = None if self.target is None else self.target.pin_memory()
+        return replace(self, lq=self.lq.pin_memory(), hq=self.hq.pin_memory(), target=target)
 
     def put(self, place: int, sample: Sample) -> None:
         """Set one sample of the batch."""
@@ -120,6 +125,7 @@ class Pairs(torch.utils.data.Dataset):
             yield _of_row(ticket.row)
             return
         source = self.sources[ticket.source]
+        assert source is not None  # streams give their rows with the ticket
         yield _of_source(source, ticket.index)
         others = generator(self.seed, Purpose.REPLACEMENT, ticket.n)
         for index in others.choice(len(source), size=min(ATTEMPTS, len(source)), replace=False):

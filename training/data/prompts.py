@@ -91,7 +91,9 @@ class PromptCache:
         """
         if self._folder is None:
             return []
-        new = [prompt for prompt in dict.fromkeys(prompts) if not self.path(prompt).exists()]
+        new = [
+            prompt for prompt in dict.fromkeys(prompts) if (path := self.path(prompt)) and not path.exists()
+        ]
         if not new:
             return new
         embeds = self(new[:1])

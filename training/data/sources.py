@@ -95,7 +95,9 @@ def _guess(path: str) -> Kind:
         return "dataset"
     if not folder.is_dir():
         return _KINDS.get(folder.suffix.lower(), "folder")
-    packed = (kind for suffix, kind in _KINDS.items() if suffix != ".txt" and any(folder.glob(f"*{suffix}")))
+    packed: Iterator[Kind] = (
+        kind for suffix, kind in _KINDS.items() if suffix != ".txt" and any(folder.glob(f"*{suffix}"))
+    )
     found = next(packed, None)
     return found if found and not any(_pictures(folder)) else "folder"
 

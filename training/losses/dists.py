@@ -63,7 +63,7 @@ class DISTS(nn.Module):
             theirs = self.features(reference)
         ours = self.features(image)
         sizes = [feature.shape[1] for feature in ours]
-        similar: Tensor | float = 0.0
+        similar = ours[0].new_zeros(len(ours[0]))
         parts = zip(ours, theirs, self.alpha.split(sizes), self.beta.split(sizes), strict=True)
         for x, y, alpha, beta in parts:
             texture, structure = similarity(_precise(x), _precise(y))

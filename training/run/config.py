@@ -29,6 +29,9 @@ class AdamWConfig:
     milestones: tuple[int, ...] = ()
     gamma: float = 0.5
     accumulate: int = 1  # micro-batches a step
+    # adamw8bit: moments in 8 bits, by the package bitsandbytes, on CUDA alone
+    kind: Literal["adamw", "adamw8bit"] = "adamw"
+    fused: bool = False  # one kernel for all parameters; the same update up to rounding
     ema: float = 0.0  # decay of the average, 0: none
 
     __pydantic_config__ = STRICT
@@ -41,6 +44,8 @@ class AdamWConfig:
         yield from below_zero({"optim.weight_decay": self.weight_decay, "optim.warmup": self.warmup})
         if not all(0 <= beta < 1 for beta in self.betas):
             yield f"optim.betas are {list(self.betas)}, but must be at least 0 and below 1"
+        if self.fused and self.kind == "adamw8bit":
+            yield "optim.fused has no effect with optim.kind adamw8bit, which has its own kernels"
         if self.warmup and self.schedule == "constant":
             yield (
                 f"optim.warmup is {self.warmup}, but optim.schedule constant has none; use constant_with_warmup, or "

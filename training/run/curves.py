@@ -69,8 +69,8 @@ def draw_curves(rows: Sequence[LogRow], dpi: int = 110) -> bytes:
     panels = [("validation", *panel) for panel in _known(rows, "validation", VALIDATION)]
     panels += [("train", *panel) for panel in _known(rows, "train", TRAIN)]
     lines = max(1, -(-len(panels) // _COLUMNS))
-    figure = Figure(figsize=(4.1 * _COLUMNS, 2.9 * lines), layout="constrained", facecolor="white")
-    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)
+    figure = Figure(figsize=(4.1 * _COLUMNS, 2.9 * lines), facecolor="white")
+    figure.set_layout_engine("constrained", w_pad=0.12, h_pad=0.12)
     FigureCanvasAgg(figure)
     grid = figure.subplots(lines, _COLUMNS, squeeze=False).flatten()
     for axes, (kind, title, names, note) in zip(grid, panels, strict=False):

@@ -41,7 +41,7 @@ def open_pairs(run: Run[RunConfig]) -> PairLoader:
         batch = run.checkpoint.settings.get("batch", config.batch)
         states = [samples_counted(state, batch, len(states)) for state in states]
         state = state_of_rank(states, run.rank, run.world)
-    return PairLoader(config.data, config.batch, config.seed, run.rank, run.world, state=state)
+    return PairLoader(config.data, config.batch, config.seed, run.rank, run.world, state, device=run.device)
 
 
 @dataclass(frozen=True)

@@ -146,7 +146,7 @@ def _log(
     """Means since the last time, over all ranks; and how the updaters and the data stand."""
     names = sorted(running)
     means = torch.stack([_mean(running[name]) for name in names])
-    means = run.accelerator.reduce(means, "mean")
+    means = run.mean_of_all(means)
     running.clear()
     values = dict(zip(names, means.tolist(), strict=True))
     values["learning_rate"] = next(iter(updaters.values())).learning_rate

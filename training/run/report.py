@@ -225,7 +225,7 @@ def _shown(value: Any) -> str:  # noqa: ANN401 - any JSON value
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line: 0 done, 1 failed."""
     parser = argparse.ArgumentParser(
-        prog="python -m training.run.report", description=__doc__.splitlines()[0]
+        prog="python -m training.run.report", description=(__doc__ or "").splitlines()[0]
     )
     parser.add_argument("folder", type=Path, help="a run's folder, with metrics.jsonl in it")
     args = parser.parse_args(argv)

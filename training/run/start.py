@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from types import MappingProxyType
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 import torch
 from accelerate.utils import broadcast_object_list, gather_object
@@ -22,7 +22,7 @@ from .updater import Updater
 
 log = logging.getLogger("training")
 
-Config = TypeVar("Config", bound=LoopConfig)
+Config = TypeVar("Config", bound=LoopConfig, covariant=True)
 
 
 class Kept(Protocol):
@@ -107,7 +107,11 @@ class Run(Generic[Config]):
         if self.world == 1:
             return flag
         flags = torch.tensor(float(flag), device=self.device)
-        return bool(self.accelerator.reduce(flags, "sum") > 0)
+        return bool(self.mean_of_all(flags) > 0)
+
+    def mean_of_all(self, values: Tensor) -> Tensor:
+        """Over the ranks."""
+        return cast("Tensor", self.accelerator.reduce(values, "mean"))
 
     def of_main(self, value: T) -> T:
         """The main process's value, on every rank."""

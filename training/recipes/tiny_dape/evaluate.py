@@ -89,7 +89,8 @@ def gain_interval(
             np.nanmean(average_precisions(s[rows], wanted[rows], views.known[rows])) for s in (better, worse)
         ]
         found.append(means[0] - means[1])
-    return tuple(float(value) for value in np.quantile(found, (0.025, 0.975)))
+    low, high = np.quantile(found, (0.025, 0.975))
+    return float(low), float(high)
 
 
 def evaluate(photos: Path, labels: Path, tagger: Path, preset: str) -> dict:

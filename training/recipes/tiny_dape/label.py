@@ -13,6 +13,7 @@ import multiprocessing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -92,7 +93,8 @@ def _write_chunks(chunks: list[int], photos: Path, out: Path, split: str, count:
             crops.append(replace(crop, photo=numbers[crop.photo]))
         temporary = path.with_suffix(".part")
         with temporary.open("wb") as file:
-            np.savez(file, **label_crops(teacher, crops, rng))
+            arrays: dict[str, Any] = label_crops(teacher, crops, rng)
+            np.savez(file, **arrays)
         temporary.rename(path)
 
 
