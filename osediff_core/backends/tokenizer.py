@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ TOKENIZER_FILES = (
     "added_tokens.json",
 )
 _CLASSES = ("CLIPTokenizer", "CLIPTokenizerFast")
+_FLAGS = {"lstrip", "rstrip", "normalized", "single_word", "special"}
 _END = "</w>"  # of a word, in CLIP's vocabulary
 _REMEDY = "complete the base's tokenizer folder (vocab.json, merges.txt, tokenizer_config.json)"
 
@@ -75,10 +77,37 @@ def _check_config(folder: Path) -> None:
             f"{folder / 'tokenizer_config.json'} has model_max_length {limit!r:.60}, which must be a number of tokens; "
             "get the file again."
         )
-    special = folder / "special_tokens_map.json"
-    if "pad_token" not in config and not (special.is_file() and "pad_token" in read_json(special)):
+    named = folder / "special_tokens_map.json"
+    special = read_json(named) if os.path.isfile(named) else {}
+    _check_special(folder / "tokenizer_config.json", config)
+    _check_special(named, special)
+    if "pad_token" not in config and "pad_token" not in special:
         # CLIP's own padding is another than Stable Diffusion 2's, and the picture depends on it
         raise BaseModelError(f"The tokenizer in {folder} does not say its pad_token; {_REMEDY}.")
+
+
+def _check_special(path: Path, values: dict[str, Any]) -> None:
+    """Special tokens are texts, or texts with flags: of anything else the library prints on standard output."""
+    tokens = {
+        key: value
+        for key, value in values.items()
+        if key.endswith("_token") and not key.startswith("add_") and value is not None
+    }
+    for key in ("added_tokens_decoder", "additional_special_tokens", "extra_special_tokens"):
+        several = values.get(key) or {}
+        several = dict(enumerate(several)) if isinstance(several, list) else several
+        tokens |= several if isinstance(several, dict) else {key: several}
+    for key, value in tokens.items():
+        fields = {"content": value} if isinstance(value, str) else value
+        if (
+            not isinstance(fields, dict)
+            or not isinstance(fields.get("content"), str)
+            or not fields.keys() <= {"content", "__type", *_FLAGS}
+            or not all(isinstance(fields[flag], bool) for flag in _FLAGS & fields.keys())
+        ):
+            raise BaseModelError(
+                f"{path} has the token {key!r:.60} {value!r:.60}, which is none; get the file again."
+            )
 
 
 def _check_words(folder: Path, model: dict[str, Any], added: set[str]) -> None:

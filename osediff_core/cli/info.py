@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def run(args: argparse.Namespace) -> Outcome:
 
     path = PACKAGED.get(args.path, Path(args.path))
     facts = describe(path, args.method)
-    facts |= _checksums(path) if path.is_dir() else _checksum(path)
+    facts |= _checksums(path) if os.path.isdir(path) else _checksum(path)
     return Outcome(DONE, _as_text(facts), {"command": "info", **facts})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,13 +53,13 @@ def pair_up(results: Path, truth: Path | None = None, lq: Path | None = None) ->
     """
     given = [path for path in (results, truth, lq) if path is not None]
     for path in given:
-        if not path.exists():
+        if not os.path.exists(path):  # Path's own question fails for a name too long
             raise ImageError(f"{path} does not exist; check the path.")
-    if len({path.is_dir() for path in given}) > 1:
+    if len({os.path.isdir(path) for path in given}) > 1:
         raise OptionError(
             "Some of results, ground truth and LQ are files and some are folders; give all as one kind."
         )
-    if not results.is_dir():
+    if not os.path.isdir(results):
         return Pairing([PicturePair(results.stem, results, truth, lq)], [])
     left_out: list[str] = []
     found = pictures_by_name(results, left_out)

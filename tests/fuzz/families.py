@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import socket
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -157,12 +158,8 @@ def bases(rng: Random, folder: Path, seeds: Seeds) -> Input:
                 index = {"weight_map": {"conv_in.weight": shard, "b": rng.choice(HOSTILE)}}
                 path = path.with_name(f"{path.name}.index.json")
                 data = json_bytes(index)
-            case _ if file.endswith(".json"):
-                data = json_bytes(changed_json(json.loads(data), rng))
-            case _ if file.endswith(".safetensors"):
-                data = changed_safetensors(data, rng)
             case _:
-                data = damaged(data, rng)
+                data = _changed(file, data, rng)
         path.write_bytes(data)
         content.append(f"{file}:{len(data)}:".encode() + data)
     if rng.random() < 0.15:
@@ -180,6 +177,18 @@ def bases(rng: Random, folder: Path, seeds: Seeds) -> Input:
         "a wall",
     ]
     return Input(argv + _shown(rng), b"".join(content), f"{OUT}/r.png")
+
+
+def _changed(file: str, data: bytes, rng: Random) -> bytes:
+    """By what the file is, unless an earlier change has left nothing of that."""
+    try:
+        if file.endswith(".json"):
+            return json_bytes(changed_json(json.loads(data), rng))
+        if file.endswith(".safetensors"):
+            return changed_safetensors(data, rng)
+    except (ValueError, RecursionError, struct.error):
+        pass
+    return damaged(data, rng)
 
 
 _VALUES = [

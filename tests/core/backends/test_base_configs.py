@@ -206,15 +206,21 @@ def test_a_vocabulary_of_another_model_is_noticed(folder: Path, how: str) -> Non
         {"pad_token": 5},
         {"added_tokens_decoder": {"5000": {"content": "far away"}}},
         {"added_tokens_decoder": "x"},
+        {"bos_token": {"content": "<|startoftext|>", "": None}},
+        {"eos_token": {"content": 3}},
+        {"additional_special_tokens": [{"content": "a", "odd": 1}]},
+        {"extra_special_tokens": 7},
+        {"unk_token": {"content": "a", "lstrip": "yes"}},
         {"auto_map": {"AutoTokenizer": ["own.Own", None]}},
     ],
     ids=str,
 )
-def test_settings_of_another_tokenizer_are_noticed(folder: Path, values: dict) -> None:
+def test_settings_of_another_tokenizer_are_noticed(folder: Path, values: dict, capfd) -> None:
     (folder / "tokenizer" / "special_tokens_map.json").unlink()  # it would say the padding first
     change(folder, TOKENIZER, **values)
     with refused(BaseModelError, folder / "tokenizer"):
         tokenizer(folder)
+    assert capfd.readouterr().out == ""  # which may be a document of --json
 
 
 def test_the_padding_has_to_be_said(folder: Path) -> None:
