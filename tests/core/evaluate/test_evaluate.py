@@ -172,7 +172,7 @@ def test_another_size_and_a_broken_file_cost_the_others_nothing(folders, caplog)
     assert [case.name for case in found.cases] == ["a", "b"] and set(found.failed) == {"c", "d"}
     assert "c.png has 20x20 pixels, but its ground truth" in found.failed["c"]
     assert "d.png is not an image" in found.failed["d"] and len(caplog.records) == 2
-    with pytest.raises(ImageError, match="None of the 1 pictures"):
+    with pytest.raises(ImageError, match="None of the 1 picture"):
         evaluate(pair_up(folders / "out" / "c.png", folders / "HR" / "c.png").pairs, parse_metrics("psnr"))
 
 
