@@ -7,7 +7,7 @@ Its parts, their order, and how strongly the weights act; the steps themselves a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,6 +32,7 @@ from .tiles.vae import AUTO, VAETiling
 if TYPE_CHECKING:
     from .backends.speed import Speed
     from .weights.merge import MergedAdapter
+    from .weights.one_step_weights import LoRASet
 
 
 class OneStepGenerator:
@@ -43,7 +44,8 @@ class OneStepGenerator:
     timestep: T, the schedule's last one if not given (999 for Stable Diffusion).
     adapters: merged weights by part ("unet", "vae"), whose strength `set_strength` changes; it also sets `step`, how
     much of the step is taken, which is all of it otherwise.
-    method: facts of the method, whose sliders `set_sliders` sets; OSEDiff's if not given.
+    method: facts of the method, whose sliders `set_sliders` sets; OSEDiff's if not given. prepare: what it makes of a
+    picture, if its weights depend on that; None: nothing.
     Raises OptionError for a timestep outside the schedule.
     """
 
@@ -65,6 +67,7 @@ class OneStepGenerator:
         self.adapters = dict(adapters or {})
         self.step = 1.0
         self.method = method or Method()
+        self.prepare: Callable[[Tensor], tuple[list[LoRASet], LoRASet]] | None = None
         self.set_sliders()
         if not 0 <= self.timestep < schedule.num_timesteps:
             raise OptionError(
@@ -128,11 +131,14 @@ class OneStepGenerator:
             dtype=dtype,
             device=device,
             strength=(for_unet * chosen.unet, for_vae * chosen.vae),
-            keep_base=keep_base or bool(facts.sliders),  # whose passes are of different sets
+            # whose passes are of different sets, or whose sets are another picture's next time
+            keep_base=keep_base or bool(facts.sliders) or facts.prepare is not None,
             decoder=decoder,
             speed=speed,
         )
         generator = cls(*parts, method=facts)
+        if facts.prepare is not None:
+            generator.prepare = facts.prepare(one_step)
         generator.set_strength(step=chosen.step)
         generator.set_sliders(**numbers)
         return generator
@@ -167,6 +173,18 @@ class OneStepGenerator:
             self.set_strength(**chosen._asdict())
         else:
             self.set_sliders(**self.method.fidelity(fidelity))
+
+    def look_at(self, image: Tensor) -> None:
+        """Make weights that depend on the picture ready for this one; of other methods nothing changes.
+
+        image (1, 3, h, w) in [-1, 1], before it is enlarged. Raises ImageError for another shape.
+        """
+        if self.prepare is None:
+            return
+        check_rgb(image)
+        unet, vae = self.prepare(image)
+        self.adapters["unet"].replace_sets(unet)
+        self.adapters["vae"].replace_sets([vae])
 
     def set_sliders(self, **numbers: float) -> None:
         """Set the method's own sliders; those not given get their defaults. Raises OptionError for one it has not."""
@@ -273,6 +291,9 @@ class OneStepGenerator:
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         prompts = [text or self.method.default_prompt for text in prompts]
         check_rgb(lq)
+        if self.prepare is not None and lq.shape[0] > 1:
+            raise OptionError(f"{self.method.title} takes one picture at a time; restore them one by one.")
+        self.look_at(lq if source is None else source)
         padded, size = pad_to_multiple(lq, self.vae.downscale)
         prompt_embeds = self.encode_prompt(prompts)
         latents = self.encode(padded, sample_posterior, generator, tiling=vae_tiling, progress=progress)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .errors import OptionError
 from .passes import ONE_PASS, Pass
@@ -27,6 +27,8 @@ class Method:
     licence, source: of the published weights. advice: what else a user should know, a sentence or "".
     sliders: with `passes`, which makes of a number for each of them the passes of the prediction. fidelity: the numbers
     of the sliders for the fidelity slider, where they are that already; None: strengths, as of OSEDiff.
+    prepare: where the weights depend on the picture: of the weights, what makes of an image (1, 3, h, w) in [-1, 1],
+    before it is enlarged, the UNet's LoRA sets and the VAE's.
     centred_tiles: whether the blending weights of tiles are centred on both axes; OSEDiff's are not (`tiles.grid`).
     """
 
@@ -41,6 +43,7 @@ class Method:
     sliders: tuple[Slider, ...] = ()
     passes: Callable[..., tuple[Pass, ...]] = lambda: ONE_PASS
     fidelity: Callable[[float], Mapping[str, float]] | None = None
+    prepare: Callable[[Any], Any] | None = None
     centred_tiles: bool = False
 
     def settle(self, chosen: Mapping[str, float]) -> dict[str, float]:

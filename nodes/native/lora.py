@@ -144,6 +144,11 @@ def apply_weights(
         raise CheckpointError(
             f"{weights.source} is a network of its own and not for a base; load it by Load One-Step Upscaler."
         )
+    if weights.extra:
+        raise CheckpointError(
+            f"{weights.source} is of a method whose weights depend on each picture, which only the command does; use "
+            "osediff upscale."
+        )
     names = _checked_unet_names(model, weights)
     levels = _levels(vae)
     of_vae = vae_names(list(weights.vae_lora), levels)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..documents import parse_json, read_document
 from .decoder_file import decoder_kind
-from .formats import format_of, peft_names, resembled
+from .formats import format_of, peft_names, resembled, s3diff
 from .other_methods import other_method
 from .tensor_file import TensorFile, has_adapters
 
@@ -47,7 +47,7 @@ class Identity:
 
     `kind`: a method's name (osediff, pisa-sr, …) for its weights, also where it does not run here, or unet_lora |
     vae_lora | sd_checkpoint | diffusers_folder | diffusers_model | text_encoder | tagger | dape | ram | lora |
-    light_decoder | related_one_step | upscaler | unknown. `what` is a noun phrase and `use`
+    light_decoder | estimator | related_one_step | upscaler | unknown. `what` is a noun phrase and `use`
     a clause of advice, both for messages: f"{path} is {what}; {use}.". `details` holds facts of the kind, e.g.
     {"family": "sd2", "prediction_type": ...}. `is_weights`: whether these are weights of a one-step method.
     """
@@ -77,7 +77,17 @@ def identify_file(file: TensorFile) -> Identity:
     if known is not None:
         use = _ALONE if known.about.base == "none" else _AS_WEIGHTS
         return Identity(known.method, known.what, use, file.container, is_weights=True)
-    for recognise in (_other_method, _related, _sd_checkpoint, _tagger, _peft_dump, _lora, _decoder, _parts):
+    for recognise in (
+        _other_method,
+        _related,
+        _sd_checkpoint,
+        _tagger,
+        _peft_dump,
+        _lora,
+        _estimator,
+        _decoder,
+        _parts,
+    ):
         found = recognise(file)
         if found is not None:
             kind, what, use, details = found
@@ -209,6 +219,14 @@ def _lora(file: TensorFile) -> _Found:
     style = "kohya" if kohya else "diffusers or ComfyUI"
     use = "OSEDiff needs its own weights; such a LoRA belongs on a text-to-image model"
     return "lora", f"a LoRA in the {style} format", use, {"style": style}
+
+
+def _estimator(file: TensorFile) -> _Found:
+    """The second of S3Diff's files."""
+    if not s3diff.is_estimator(file):
+        return None
+    use = f"leave it beside s3diff.pkl under the name {s3diff.ESTIMATOR}, and pass that as the weights"
+    return "estimator", "MM-RealSR's network that estimates degradations, for S3Diff", use, {}
 
 
 def _decoder(file: TensorFile) -> _Found:

@@ -46,12 +46,7 @@ class MergedAdapter:
     ) -> None:
         self.keep_base = keep_base
         self._module = module
-        self._updates: dict[
-            str, list[tuple[LoRAPair, LoRASet]]
-        ] = {}  # parameter -> pairs and the sets they are of
-        for lora in sets:
-            for name, pair in lora.items():
-                self._updates.setdefault(f"{name}.weight", []).append((pair, lora))
+        self._updates = _updates_of(sets)
         self._selected: frozenset[str] | None = None
         self._replacements = dict(replacements or {})
         self._names = list(dict.fromkeys([*self._updates, *self._replacements]))
@@ -73,6 +68,12 @@ class MergedAdapter:
         if value != self._strength:
             self._check_base_is_kept()
             self._apply(value)
+
+    def replace_sets(self, sets: Iterable[LoRASet]) -> None:
+        """Other sets for the same modules, merged at once. OptionError if the base was not kept."""
+        self._check_base_is_kept()
+        self._updates = _updates_of(sets)
+        self._apply(self._strength)
 
     def select(self, names: Collection[str] | None) -> None:
         """Let the sets of these names act, and no others; None: all. OptionError if the base was not kept."""
@@ -122,6 +123,15 @@ class MergedAdapter:
             delta = pair.B.to(**exact).flatten(1) @ pair.A.to(**exact).flatten(1)  # (out, r) @ (r, in kh kw)
             weight.add_(delta.view_as(weight), alpha=strength * lora.scale)
         return weight.to(dtype)
+
+
+def _updates_of(sets: Iterable[LoRASet]) -> dict[str, list[tuple[LoRAPair, LoRASet]]]:
+    """Parameter -> pairs and the sets that they are of."""
+    updates: dict[str, list[tuple[LoRAPair, LoRASet]]] = {}
+    for lora in sets:
+        for name, pair in lora.items():
+            updates.setdefault(f"{name}.weight", []).append((pair, lora))
+    return updates
 
 
 def merge_weights(

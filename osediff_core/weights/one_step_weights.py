@@ -65,7 +65,7 @@ class OneStepWeights:
     does not fit a base. unet_groups, vae_modules: OSEDiff's lists "encoder", "decoder", "others" and of the VAE, the
     latter with its duplicates, so that an official file can be written back unchanged; other methods have none.
     network: all tensors of a method that needs no base, by the names in its file; it then has nothing of the above but
-    metadata and source.
+    metadata and source. extra: whatever else a method needs to make its LoRA for a picture (`Method.prepare`).
     """
 
     method: str
@@ -79,6 +79,7 @@ class OneStepWeights:
     unet_groups: dict[str, list[str]] = field(default_factory=dict)
     vae_modules: list[str] = field(default_factory=list)
     network: dict[str, Tensor] = field(default_factory=dict)
+    extra: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def unet_lora(self) -> LoRASet:
@@ -121,7 +122,12 @@ class OneStepWeights:
         named = {f"unet.conv_in.{name}": tensor for name, tensor in self.conv_in.items()}
         for lora in self.unet_sets:
             named |= lora.tensors("unet")
-        return named | self.network | self.vae_lora.tensors("vae")
+        return (
+            named
+            | self.network
+            | {f"extra.{n}": t for n, t in self.extra.items()}
+            | self.vae_lora.tensors("vae")
+        )
 
     def map(self, change: Callable[[str, Tensor], Tensor]) -> OneStepWeights:
         """These weights with what `change(name, tensor)` makes of the tensors, by the names of `tensors`."""
@@ -130,6 +136,7 @@ class OneStepWeights:
             conv_in={name: change(f"unet.conv_in.{name}", tensor) for name, tensor in self.conv_in.items()},
             unet_sets=tuple(lora.map("unet", change) for lora in self.unet_sets),
             vae_lora=self.vae_lora.map("vae", change),
+            extra={name: change(f"extra.{name}", tensor) for name, tensor in self.extra.items()},
             network={name: change(name, tensor) for name, tensor in self.network.items()},
         )
 

@@ -161,3 +161,23 @@ def test_adcsr(golden: Golden, peers: Path) -> None:
     same_bytes(
         restore_picture(restorer, picture, RestoreOptions(color_fix="none")).samples(), golden["output_u8"]
     )
+
+
+@pytest.mark.parametrize("golden", peer_cases("s3diff"), indirect=True)
+def test_s3diff(golden: Golden, load: Callable[..., OneStepGenerator]) -> None:
+    """The picture enlarged and padded as officially; what is restored of it."""
+    generator = load("s3diff.pkl")
+    small, enlarged = image(golden), golden["enlarged"]
+    height, width = enlarged.shape[-2:]
+    padded = torch.nn.functional.pad(enlarged, (0, -width % 64, 0, -height % 64), mode="reflect") * 2 - 1
+    with torch.inference_mode():
+        close(generator.prepare.degradation(small), golden["degradation"], 1e-5, "degradation")
+        generator.look_at(small)
+        embeds = generator.encode_prompt([generator.method.default_prompt])
+        latents = generator.encode(padded)
+        close(latents, golden["lq_latent"], 1e-5, "lq_latent")
+        close(generator.predict(latents, embeds), golden["model_pred"], 1e-5, "model_pred")
+        restored = generator.denoise(latents, embeds)
+        close(restored, golden["x_denoised"], 1e-4, "x_denoised")  # as of OSEDiff, whose timestep it has
+        output = generator.decode(restored)[..., :height, :width]
+        close(output, golden["output"], 5e-5, "output")

@@ -102,3 +102,47 @@ def write_adcsr(folder: Path) -> None:
     )
     state = {f"decoder.{name}": tensor for name, tensor in decoder.state_dict().items()}
     torch.save({"state_dict": state}, folder / "halfDecoder.ckpt")
+
+
+def write_s3diff(folder: Path, unet: nn.Module, vae: nn.Module) -> None:
+    """As s3diff.pkl and de_net.pth."""
+    draw = torch.Generator().manual_seed(10)
+    factors = _Factors()
+
+    def mlp(**shapes: tuple[int, ...]) -> dict[str, Tensor]:
+        return {
+            name.replace("_", "."): 0.1 * torch.randn(shape, generator=draw) for name, shape in shapes.items()
+        }
+
+    def lora(names: list[str], network: nn.Module, adapter: str) -> dict[str, Tensor]:
+        return {
+            f"{name}.lora_{factor}.{adapter}.weight": tensor
+            for name in names
+            for factor, tensor in factors(network.get_submodule(name)).items()
+        }
+
+    of_unet = [name for names in official_unet_lists(unet).values() for name in names if name != "conv_in"]
+    of_vae = [f"encoder.{n}" for n, m in vae.encoder.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+    content: dict[str, object] = {"rank_unet": RANK, "rank_vae": RANK, "w": torch.randn(64, generator=draw)}
+    content["state_dict_unet"] = lora(of_unet, unet, "default") | {
+        f"conv_in.{name}": p.detach() + 0.01 for name, p in unet.conv_in.named_parameters()
+    }
+    content["state_dict_vae"] = lora(of_vae, vae, "vae_skip")
+    content["state_embeddings"] = {}
+    for part, blocks in (("unet", 10), ("vae", 6)):
+        content[f"state_dict_{part}_de_mlp"] = mlp(**{"0_weight": (256, 256), "0_bias": (256,)})
+        content[f"state_dict_{part}_block_mlp"] = mlp(**{"0_weight": (64, 64), "0_bias": (64,)})
+        content[f"state_dict_{part}_fuse_mlp"] = mlp(weight=(RANK**2, 320), bias=(RANK**2,))
+        content["state_embeddings"][f"state_dict_{part}_block"] = mlp(weight=(blocks, 64))
+    torch.save(content, folder / "s3diff.pkl")
+    net = {}
+    for branch in range(2):
+        shapes = {f"conv_first.{branch}": (64, 3, 3, 3), f"body.{branch}.6": (128, 64, 3, 3)}
+        for layer in (0, 1, 2, 3, 4, 5, 7, 8):
+            width = 64 if layer < 6 else 128
+            shapes |= {f"body.{branch}.{layer}.conv{i}": (width, width, 3, 3) for i in (1, 2)}
+        shapes |= {f"fc_degree.{branch}.0": (512, 128), f"fc_degree.{branch}.2": (1, 512)}
+        for name, shape in shapes.items():
+            net[f"{name}.weight"] = torch.randn(shape, generator=draw) / shape[1] ** 0.5 / 3
+            net[f"{name}.bias"] = 0.1 * torch.randn(shape[0], generator=draw)
+    torch.save(net, folder / "de_net.pth")

@@ -9,7 +9,7 @@ from ...errors import OptionError
 from ...method import Method
 from ..one_step_weights import OneStepWeights
 from ..tensor_file import TensorFile
-from . import adcsr, hypir, official_pkl, omgsr_s, osediff_safetensors, pisa_sr
+from . import adcsr, hypir, official_pkl, omgsr_s, osediff_safetensors, pisa_sr, s3diff
 from .format import Format
 
 FORMATS = (
@@ -19,6 +19,7 @@ FORMATS = (
     omgsr_s.FORMAT,
     hypir.FORMAT,
     adcsr.FORMAT,
+    s3diff.FORMAT,
 )
 
 
