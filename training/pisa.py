@@ -72,7 +72,9 @@ def copy_into(weights: OneStepWeights, unet: nn.Module) -> None:
         raise CheckpointError(
             f"{weights.source} is of the method {weights.method}; start a PiSA-SR run from PiSA-SR's weights."
         )
-    own, moves, faults = dict(unet.named_parameters()), [], []
+    own = dict(unet.named_parameters())
+    moves: list[tuple[Tensor, Tensor]] = []
+    faults: list[str] = []
     for lora in weights.unet_sets:
         for module, pair in lora.items():
             for factor, tensor in zip("AB", pair, strict=True):
