@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from ..errors import OSEDiffError
 from .outcome import DONE, Outcome
 
 HELP = "print a script that completes commands and options in a shell"
@@ -23,8 +24,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> Outcome:
-    """The script as text, and under "script" as JSON."""
-    import shtab
+    """The script as text, and under "script" as JSON. Raises OSEDiffError where shtab is not installed."""
+    try:
+        import shtab
+    except ImportError as error:
+        raise OSEDiffError("Scripts for shells are made by the package shtab; pip install shtab.") from error
 
     for command in args.parser.commands.values():
         for action in command._actions:

@@ -114,6 +114,8 @@ def _outcome(argv: list[str], shown: argparse.Namespace) -> Outcome:
 
 def _run(argv: list[str], shown: argparse.Namespace) -> Outcome:
     for word in argv:
+        if "\0" in word:
+            raise OptionError(f"{quoted(word)} holds a NUL, which no path and no option can; leave it out.")
         if re.fullmatch(
             r"--?[a-z-]+=--", word
         ):  # argparse takes that for the mark behind which no options are

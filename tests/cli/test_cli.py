@@ -352,3 +352,16 @@ def test_an_interrupt_outside_of_the_work_is_one_too(moment, monkeypatch, capsys
     monkeypatch.setattr(command, moment, interrupted)
     assert command.main(["info", "tiny", "--json"]) == 130
     assert "osediff: error: interrupted" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("argv", [["info", "a\0b"], ["degrade", "a.png", "-o", "a\0b"], ["tag", "\0"]])
+def test_a_nul_is_no_part_of_a_command_line(osediff, argv):
+    """No shell gives one, a program that calls `main` may."""
+    status, _, err = osediff(*argv)
+    assert status == 2 and "holds a NUL" in err
+
+
+def test_completion_says_what_it_lacks(osediff, monkeypatch):
+    monkeypatch.setitem(sys.modules, "shtab", None)
+    status, _, err = osediff("completion", "zsh")
+    assert status == 1 and "pip install shtab" in err
