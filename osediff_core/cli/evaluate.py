@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 from ..atomic import write_bytes_atomically
 from ..errors import ImageError, OSEDiffError, amount, writing
 from ..evaluate.metrics import DEFAULT, METRICS
-from ..version import __version__
+from ..version import SCHEMA_VERSION, __version__
 from .jobs import Job, check_outputs
 from .naming import output_folder
 from .options import add_device, natural, without_effect
-from .outcome import DONE, FAILED, SCHEMA_VERSION, Outcome
+from .outcome import DONE, FAILED, Outcome
 from .progress import Progress
 from .signals import ending
 

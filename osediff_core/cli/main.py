@@ -19,11 +19,11 @@ from functools import partial
 from ..errors import OptionError, unforeseen
 from ..interrupts import heard
 from ..printable import quoted
-from ..version import __version__
+from ..version import SCHEMA_VERSION, __version__
 from . import completion, convert, degrade, doctor, download, evaluate, info, tag, upscale
 from .entry import explained
 from .options import Parser, add_common
-from .outcome import DONE, FAILED, SCHEMA_VERSION, Outcome
+from .outcome import DONE, FAILED, Outcome
 from .progress import tell
 from .signals import ending, listening
 from .streams import Handler, complain, open_missing, say, set_levels

@@ -13,8 +13,6 @@ FAILED = 1  # something could not be done; what could be done was done
 USAGE = 2  # the options make no sense; nothing was done
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it; after another signal, that one's
 
-SCHEMA_VERSION = 1  # of all JSON; another key does not raise it, another meaning does
-
 
 @dataclass(frozen=True)
 class Outcome:

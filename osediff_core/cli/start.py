@@ -4,6 +4,8 @@ import os
 import signal
 import sys
 
+from ..version import SCHEMA_VERSION, __version__
+
 
 def _end_at_once(number: int, _: object) -> None:
     """Nothing has been begun yet: there is nothing to sum up."""
@@ -11,7 +13,9 @@ def _end_at_once(number: int, _: object) -> None:
     try:
         os.write(2, f"osediff: error: {word}\n".encode())
         if {"--json", "--json-lines"} & set(sys.argv):
-            os.write(1, f'{{"error": "{word}", "kind": "KeyboardInterrupt"}}\n'.encode())
+            event = '"event": "end", ' if "--json-lines" in sys.argv else ""
+            document = f'"version": "{__version__}", "schema_version": {SCHEMA_VERSION}, "error": "{word}"'
+            os.write(1, f'{{{event}{document}, "kind": "KeyboardInterrupt"}}\n'.encode())
     finally:
         os._exit(128 + number)
 
