@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from osediff_core.errors import OptionError
+from osediff_core.evaluate.metrics import parse_metrics
+
 from .data.config import DataConfig
 from .run.config import STRICT, AdamWConfig, PairsConfig, RunConfig, below_one, below_zero, not_above_zero
 from .run.settings import as_yaml, parse_settings, read_settings
@@ -170,6 +173,14 @@ class ValidationConfig(PairsConfig):
     metrics: tuple[str, ...] = ()
 
     __pydantic_config__ = STRICT
+
+    def faults(self) -> Iterator[str]:
+        """What cannot work, each as a clause."""
+        yield from super().faults()
+        try:
+            parse_metrics(self.metrics or ("psnr",))
+        except OptionError as error:
+            yield f"validation.metrics: {str(error).removesuffix('.')}"
 
 
 @dataclass(kw_only=True)

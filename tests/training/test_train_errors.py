@@ -73,6 +73,10 @@ def assert_one_sentence(message, *words):
     ({"device": "banana"}, 2, ["device is 'banana'", "auto, cpu, cuda, mps or xpu"]),
     ({"device": "cuda:x"}, 2, ["device is 'cuda:x'"]),
     ({"device": "cuda:1"}, 2, ["device=cuda", "CUDA_VISIBLE_DEVICES=1"]),
+    ({"data": {"scale": 0.5}}, 1, ["data.scale is 0.5"]),
+    ({"data": {"scale": 0}, "model": {"base": "/nowhere"}}, 1, ["data.scale is 0"]),  # before the base is looked for
+    ({"data": {"captions": "tagger:ram"}, "model": {"base": "/nowhere"}}, 1, ["ram", "appearance"]),
+    ({"validation": {"metrics": ["beauty"]}}, 2, ["validation.metrics", "beauty"]),
     ({"data": {"scale": float("inf")}}, 2, ["data.scale", "finite"]),
     ({"optim": {"learning_rate": -1e-4}}, 2, ["optim.learning_rate is -0.0001", "above 0"]),
     ({"optim": {"learning_rate": 0}}, 2, ["optim.learning_rate is 0", "above 0"]),
@@ -225,5 +229,8 @@ def test_the_recipes_are_the_official_ones():
     assert (sd21.data.picture, sd21.data.rotate, sd21.data.degradation) == ("crop", False, "realesrgan")
     face.loss.negative_prompt = sd21.loss.negative_prompt
     assert (face.loss, face.optim, face.model, face.batch) == (sd21.loss, sd21.optim, sd21.model, sd21.batch)
+    assert {
+        path.stem for path in configs.glob("osediff_*.yaml") if load_config(path).validation.path is None
+    } == set()
     # the prompt is of what is trained on, never of the whole picture
     assert face.data.captions == sd21.data.captions == "tagger:ram_swin_large_14m.pth"

@@ -290,6 +290,10 @@ def _check(config: DataConfig, seed: int) -> None:
         raise DataError(
             f"data.resolution is {config.resolution}; the crops need 8 pixels or more, such as 512."
         )
+    if config.scale < 1:
+        raise DataError(
+            f"data.scale is {config.scale}, but a picture cannot be made smaller by less than 1; use 4."
+        )
     if config.small not in ("enlarge", "skip"):
         raise DataError(f"data.small is {config.small!r}; use enlarge or skip.")
     if not 0 <= config.prompt_dropout <= 1:
