@@ -16,6 +16,7 @@ from .evaluate import Evaluate
 from .fidelity import Fidelity
 from .light_decoder import LightDecoder
 from .load import ApplyOSEDiff, LoadOSEDiff
+from .pictures import LoadPictures
 from .prompt import DAPEPrompt, LoadDAPE
 from .save import SaveOSEDiff
 from .sliders import PixelSemantic
@@ -39,6 +40,7 @@ NODES: list[type[io.ComfyNode]] = [
     Upscale,
     LoadUpscaler,
     OneStepUpscale,
+    LoadPictures,
     Degrade,
     Evaluate,
     SaveOSEDiff,

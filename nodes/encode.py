@@ -46,7 +46,6 @@ class EncodeLQ(io.ComfyNode):
                     default=0,
                     min=0,
                     max=_MAX,
-                    advanced=True,
                     tooltip="Output width in pixels instead of scale; 0: from scale, or from height and the picture's "
                     "aspect.",
                 ),
@@ -55,7 +54,6 @@ class EncodeLQ(io.ComfyNode):
                     default=0,
                     min=0,
                     max=_MAX,
-                    advanced=True,
                     tooltip="Output height in pixels instead of scale; 0: from scale, or from width and the picture's "
                     "aspect.",
                 ),

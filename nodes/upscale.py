@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import comfy.sd
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
@@ -14,6 +16,14 @@ from .inputs import base_input, color_inputs, fidelity_input, scale_input, tile_
 from .native.tagger import NativeTagger
 from .prompt import EMBEDDED_TAGGER, TaggerSocket
 
+logger = logging.getLogger(__name__)
+
+_SIDES = {
+    "width": "Output width",
+    "height": "Output height",
+    "longest_side": "The output's longer side",
+    "shortest_side": "The output's shorter side",
+}
 _LOADED = (
     "Of Load OSEDiff, connected together with the other two: a large model then stays loaded from one picture to the "
     "next. base and weights are not used."
@@ -53,6 +63,7 @@ class Upscale(io.ComfyNode):
                 TaggerSocket.Input(
                     "tagger", optional=True, tooltip="Of Load DAPE; not connected: the embedded one."
                 ),
+                *(_side_input(name, meaning) for name, meaning in _SIDES.items()),
             ],
             outputs=[io.Image.Output()],
         )
@@ -73,11 +84,16 @@ class Upscale(io.ComfyNode):
         clip: comfy.sd.CLIP | None = None,
         vae: comfy.sd.VAE | None = None,
         tagger: NativeTagger | None = None,
+        width: int = 0,
+        height: int = 0,
+        longest_side: int = 0,
+        shortest_side: int = 0,
     ) -> io.NodeOutput:
         """The chain; every input that is not given here has its own node's default.
 
-        Raises OptionError if only some of MODEL, CLIP and VAE are connected.
+        Raises OptionError if only some of MODEL, CLIP and VAE are connected, or for two kinds of size.
         """
+        width, height = _size(image, (width, height), longest_side, shortest_side)
         graph = GraphBuilder()
         parts: list[object] = [model, clip, vae]  # as given, or a node's outputs
         connected = [part is not None for part in parts]
@@ -95,14 +111,15 @@ class Upscale(io.ComfyNode):
             unet, codec, strength = (adjusted.out(slot) for slot in range(3))
         reader: object = tagger
         if tagger is None:
+            logger.info("OSEDiff Upscale: tags come from the embedded tagger, which knows few.")
             reader = graph.node("OSEDiff_LoadDAPE", tagger=EMBEDDED_TAGGER, dape=NONE, dtype="auto").out(0)
         encoded = graph.node(
             "OSEDiff_EncodeLQ",
             image=image,
             vae=codec,
             scale=scale,
-            width=0,
-            height=0,
+            width=width,
+            height=height,
             resize_method="bicubic",
             tile=0,
             posterior="mode",
@@ -138,3 +155,28 @@ class Upscale(io.ComfyNode):
             reference=encoded.out(1),
         )
         return io.NodeOutput(decoded.out(0), expand=graph.finalize())
+
+
+def _side_input(name: str, meaning: str) -> io.Input:
+    return io.Int.Input(
+        name,
+        default=0,
+        min=0,
+        max=16384,
+        optional=True,  # older graphs do not have it
+        tooltip=f"{meaning} in pixels, instead of scale; the other follows. 0: not given.",
+    )
+
+
+def _size(image: Tensor, sides: tuple[int, int], longest: int, shortest: int) -> tuple[int, int]:
+    """(width, height) for Encode LQ, 0 for what is not given. Raises OptionError for two kinds of size."""
+    if bool(any(sides)) + bool(longest) + bool(shortest) > 1:
+        raise OptionError(
+            "More than one of width and height, longest_side and shortest_side is given; set the others to 0."
+        )
+    wide = image.shape[2] >= image.shape[1]
+    if longest:
+        return (longest, 0) if wide else (0, longest)
+    if shortest:
+        return (0, shortest) if wide else (shortest, 0)
+    return sides

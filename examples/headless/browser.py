@@ -19,6 +19,7 @@ _ARGUMENTS = [
     "--disable-background-networking",
     "--disable-component-update",
 ]
+_TABS = 38  # px
 _READY = """() => !!(window.app && window.app.graph && window.app.extensionManager && window.LiteGraph &&
     Object.keys(LiteGraph.registered_node_types || {}).length > 50)"""
 _QUEUE = """async milliseconds => {
@@ -29,16 +30,8 @@ _QUEUE = """async milliseconds => {
     await app.queuePrompt(0);
     return await Promise.race([done, new Promise(r => setTimeout(() => r(['timeout', null]), milliseconds))]);
 }"""
-_FIT = """() => {
-    const boxes = [...app.graph.nodes, ...app.graph.groups].map(item => item.boundingRect ?? item._bounding);
-    const left = Math.min(...boxes.map(b => b[0])), top = Math.min(...boxes.map(b => b[1]));
-    const right = Math.max(...boxes.map(b => b[0] + b[2])), bottom = Math.max(...boxes.map(b => b[1] + b[3]));
-    const canvas = app.canvas.canvas, ds = app.canvas.ds, margin = 60;
-    const width = canvas.clientWidth - 2 * margin, height = canvas.clientHeight - 2 * margin;
-    ds.scale = Math.min(width / (right - left), height / (bottom - top), 1);
-    ds.offset[0] = (margin + (width - (right - left) * ds.scale) / 2) / ds.scale - left;
-    ds.offset[1] = (margin + (height - (bottom - top) * ds.scale) / 2) / ds.scale - top;
-    app.canvas.setDirty(true, true);
+_OPEN = """async ([workflow, name]) => {
+    await app.loadGraphData(workflow, true, true, name, { openSource: 'template' });
 }"""
 
 
@@ -59,13 +52,38 @@ class Page:
         self._page.goto(self._url, wait_until="domcontentloaded")
         self._page.wait_for_function(_READY, timeout=120_000)
 
-    def load(self, workflow: Json) -> None:
-        """Opens a UI workflow; again if it is gone, as a page that has just started opens one of its own."""
+    def load(self, workflow: Json, name: str = "workflow") -> None:
+        """Opens a UI workflow as a template; again if it is gone, as a page that has just started opens one itself."""
         for _ in range(5):
-            self.evaluate("async workflow => { await app.loadGraphData(workflow) }", workflow)
+            self.evaluate(_OPEN, [workflow, name])
             self.wait_for_timeout(800)
             if len(self.nodes()) == len(workflow["nodes"]):
                 return
+
+    def resize(self, width: int, height: int) -> None:
+        """The window from now on, in pixels."""
+        self._page.set_viewport_size({"width": width, "height": height})
+        self.wait_for_function(f"() => app.canvas.canvas.width === {width} * devicePixelRatio")
+
+    def browse_templates(self, words: str) -> None:
+        """Opens the page of templates and searches there; returns when cards are shown."""
+        self.evaluate("() => app.extensionManager.command.execute('Comfy.BrowseTemplates')")
+        self._page.get_by_placeholder("Search").last.fill(words)
+        self._page.locator("[data-testid^='template-workflow-']").first.wait_for()
+        self.wait_for_timeout(1000)
+
+    def templates(self) -> list[str]:
+        """The names of the templates that are shown."""
+        cards = self._page.locator("[data-testid^='template-workflow-']").all()
+        return [
+            (card.get_attribute("data-testid") or "").removeprefix("template-workflow-") for card in cards
+        ]
+
+    def choose_template(self, name: str) -> None:
+        """Opens the template of that name, as a click on its card does."""
+        self._page.locator(f"[data-testid='template-workflow-{name}']").click()
+        self.wait_for_function("() => app.graph.nodes.some(node => node.type.startsWith('OSEDiff_'))")
+        self.wait_for_timeout(1000)
 
     def nodes(self) -> list[Json]:
         """id, type, title of every node, and whether the page knows its type."""
@@ -83,16 +101,13 @@ class Page:
         name, detail = self.evaluate(_QUEUE, seconds * 1000)
         return name, detail
 
-    def fit(self) -> None:
-        """Shows the whole graph."""
-        self.evaluate(_FIT)
-        self.wait_for_timeout(1500)
-
     def screenshot(self, path: Path) -> None:
-        """What the page looks like, as a file of the suffix's format."""
+        """What the page looks like below its tabs, as a file of the suffix's format."""
         self._page.keyboard.press("Escape")
         options = {"type": "jpeg", "quality": 82} if path.suffix == ".jpg" else {}
-        self._page.screenshot(path=str(path), **options)
+        width, height = (self._page.viewport_size or {}).values()
+        clip = {"x": 0, "y": _TABS, "width": width, "height": height - _TABS}
+        self._page.screenshot(path=str(path), clip=clip, **options)
 
 
 @contextmanager

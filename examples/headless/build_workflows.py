@@ -1,10 +1,10 @@
-"""Makes what people open in ComfyUI out of the workflows for the API: UI workflows, thumbnails, blueprint, screenshot.
+"""Makes what people open in ComfyUI out of the workflows for the API: UI workflows, thumbnails, blueprint, screenshots.
 
     python examples/headless/build_workflows.py [NAME ...]
 
 `example_workflows/api/*.json` are the source. ComfyUI's own front end, in Chromium, turns each into its UI format; the
-layout, the note and the groups are put on here. Needs playwright and /usr/bin/chromium; run it again when a node's
-inputs or a workflow have changed.
+layout, the note and the groups are put on here, and the workflow is run for its pictures. Needs playwright and
+/usr/bin/chromium; run it again when a node's inputs, a workflow or the embedded model have changed.
 """
 
 from __future__ import annotations
@@ -23,39 +23,46 @@ from headless.client import ComfyClient, Json
 from headless.demo import installed_comfyui
 from headless.server import PACK, ComfyServer
 from headless.thumbnails import PHOTOS, make_thumbnail
-from headless.workflow_notes import ABOUT, About, note_for
+from headless.workflow_layout import arrange
+from headless.workflow_notes import ABOUT
+from osediff_core.weights.published import find
 
 FOLDER = PACK / "example_workflows"
-SCREENSHOT = PACK / "docs" / "images" / "comfyui_restore_photo.jpg"
+SCREENSHOTS = PACK / "docs" / "images"
 BLUEPRINT = PACK / "subgraphs" / "OSEDiff Restore.json"
-_GAP, _TITLE, _NOTE_WIDTH = 60, 40, 380  # px: between nodes, a node's title bar, the note's width
-_SAVE_SIZE = (440, 420)  # room for the result
+WINDOW = (1920, 1080)
 _PROMOTED = {  # the blueprint's own widgets, by the class of the node inside
     "OSEDiff_Load": ("base", "weights"),
     "OSEDiff_DAPEPrompt": ("extra_prompt",),
-    "OSEDiff_EncodeLQ": ("scale",),
+    "OSEDiff_EncodeLQ": ("scale", "width"),
     "OSEDiff_Decode": ("color_fix",),
 }
 
 
 def main() -> int:
-    """Builds the workflows named on the command line, or all, with the blueprint and the screenshot."""
-    names = sys.argv[1:] or sorted(path.stem for path in (FOLDER / "api").glob("*.json"))
+    """Builds the workflows named on the command line, or all, with their pictures and the blueprint."""
+    names = sys.argv[1:] or list(ABOUT)
     with tempfile.TemporaryDirectory() as base, ComfyServer(installed_comfyui(), Path(base)) as server:
-        photos = server.base / "input" / "photos"
-        photos.mkdir(parents=True)
-        for target in (photos / "barn.png", server.base / "input" / "example.png"):
-            target.write_bytes((PHOTOS / "barn.png").read_bytes())
+        example = server.base / "input" / "example.png"  # as every ComfyUI has one
+        example.write_bytes((PHOTOS / "barn.png").read_bytes())
         client = ComfyClient(server.url)
-        with open_comfyui(server.url) as page:
+        for setting in ("Comfy.Graph.CanvasInfo", "Comfy.Minimap.Visible"):  # of no use in a picture
+            client.call(f"/settings/{setting}", False)
+        with open_comfyui(server.url, *WINDOW) as page:
             for name in names:
                 api = json.loads((FOLDER / "api" / f"{name}.json").read_text())
-                workflow = build(page, name, api)
-                _write(FOLDER / f"{name}.json", workflow)
-                make_thumbnail(client, name, api, FOLDER / f"{name}.jpg")
+                workflow = build(page, name, ABOUT[name].for_page(api))
+                _write(FOLDER / f"{ABOUT[name].file_stem}.json", workflow)
             if "restore_photo" in names:
                 _write(BLUEPRINT, blueprint(page))
-                screenshot(page, FOLDER / "restore_photo.json", SCREENSHOT)
+            page.reload()
+            for name in names:
+                about = ABOUT[name]
+                workflow = json.loads((FOLDER / f"{about.file_stem}.json").read_text())
+                example.write_bytes((PHOTOS / about.photo).read_bytes())
+                shot = SCREENSHOTS / f"workflow_{name}.jpg"
+                made = screenshot(page, client, workflow, shot, runs=not about.models)
+                make_thumbnail(about, made, shot, FOLDER / f"{about.file_stem}.jpg")
     return 0
 
 
@@ -63,87 +70,56 @@ def build(page: Page, name: str, api: Json) -> Json:
     """The UI workflow of an API one; loaded again, it gives the same API workflow."""
     page.evaluate("async ([api, name]) => { await app.loadApiJson(api, name) }", [api, f"{name}.json"])
     page.wait_for_timeout(1000)
-    workflow = _plain(page.evaluate("() => app.graph.serialize()"))
-    workflow = arrange(workflow, ABOUT[name])
+    about = ABOUT[name]
+    workflow = arrange(_plain(page.evaluate("() => app.graph.serialize()")), about)
+    for node in (n for n in workflow["nodes"] if "widgets_values" in n):  # the same picture at every run
+        node["widgets_values"] = [
+            "fixed" if value == "randomize" else value for value in node["widgets_values"]
+        ]
     workflow["id"] = str(uuid.uuid5(uuid.NAMESPACE_URL, f"ComfyUI-OSEDiff/{name}"))
+    for node in workflow["nodes"]:
+        if node["id"] in about.models:
+            node["properties"]["models"] = [missing_model("v2-1_512-ema-pruned.safetensors")]
     page.load(workflow)
-    if page.api() != api:
-        raise SystemExit(f"The UI workflow {name} does not give back its API workflow.")
+    found = page.api()
+    differing = [key for key in {*found, *api} if found.get(key) != api.get(key)]
+    if differing:
+        given = {key: found.get(key) for key in differing}
+        raise SystemExit(f"The UI workflow {name} gives another API workflow than its own: {given}")
     return workflow
 
 
-def arrange(workflow: Json, about: About) -> Json:
-    """Columns from left to right by what feeds what, a note before them, and a titled group around each."""
-    nodes = {node["id"]: node for node in workflow["nodes"]}
-    links = workflow["links"]  # [id, from node, slot, to node, slot, type]
-    columns: dict[int, list[Json]] = {}
-    for node in nodes.values():
-        if node["type"] == "SaveImage":
-            node["size"] = list(_SAVE_SIZE)
-        columns.setdefault(_depth(node["id"], links), []).append(node)
-    groups, x = [], 0
-    for index, (_, column) in enumerate(sorted(columns.items())):
-        width = max(node["size"][0] for node in column)
-        y = 0
-        for node in column:
-            node["pos"] = [x, y]
-            node["size"][0] = width
-            y += node["size"][1] + _TITLE + _GAP
-        bounding = [x - 20, -_TITLE - 50, width + 40, y + 50]
-        groups.append({"id": index + 1, "title": about.columns[index], "bounding": bounding, "flags": {}})
-        x += width + 40 + _GAP
-    text = note_for(about)
-    note = {
-        "id": max(nodes) + 1,
-        "type": "MarkdownNote",
-        "title": about.title,
-        "pos": [-_NOTE_WIDTH - 40 - _GAP, -_TITLE - 10],
-        "size": [_NOTE_WIDTH, 120 + 22 * _lines(text)],
-        "flags": {},
-        "order": 0,
-        "mode": 0,
-        "inputs": [],
-        "outputs": [],
-        "properties": {},
-        "widgets_values": [text],
-        "color": "#233",
-        "bgcolor": "#355",
-    }
-    return _numbered({**workflow, "nodes": [*nodes.values(), note], "groups": groups, "extra": {}})
+def missing_model(name: str) -> Json:
+    """A published file as ComfyUI's dialogue about missing models wants it."""
+    file = find(name)
+    url = f"{file.place}/resolve/{file.place.revision}/{file.place.filename}"
+    return {"name": file.name, "url": url, "directory": file.folder}
 
 
-def _depth(node_id: int, links: list[list[Any]]) -> int:
-    sources = [link[1] for link in links if link[3] == node_id]
-    return 1 + max(_depth(source, links) for source in sources) if sources else 0
+def screenshot(page: Page, client: ComfyClient, workflow: Json, target: Path, runs: bool) -> list[bytes]:
+    """The page as the workflow opens, after a run if it can be run; returns the pictures made, the last saved last."""
+    made: list[bytes] = []
+    page.load(workflow, target.stem)
+    if runs:
+        event, detail = page.queue(seconds=600)
+        if event != "execution_success":
+            raise SystemExit(f"{workflow['id']} does not run: {event} {detail}")
+        entry = client.call(f"/history/{detail['prompt_id']}")[detail["prompt_id"]]
+        made = [client.fetch(image) for image in saved_images(entry)]
+        page.wait_for_timeout(2500)
+    page.screenshot(target)
+    return made
 
 
-def _lines(text: str) -> int:
-    return sum(1 + len(line) // 50 for line in text.splitlines())
-
-
-def _numbered(workflow: Json) -> Json:
-    """Links numbered from 1, so that building again changes nothing."""
-    number = {
-        link[0]: index for index, link in enumerate(sorted(workflow["links"], key=lambda link: link[3:5]), 1)
-    }
-    for link in workflow["links"]:
-        link[0] = number[link[0]]
-    workflow["links"].sort()
-    for node in workflow["nodes"]:
-        for slot in node["inputs"]:
-            slot["link"] = number.get(slot.get("link"))
-        for slot in node["outputs"]:
-            slot["links"] = sorted(number[link] for link in slot.get("links") or []) or None
-    return {
-        **workflow,
-        "last_node_id": max(node["id"] for node in workflow["nodes"]),
-        "last_link_id": len(number),
-    }
+def saved_images(entry: Json) -> list[Json]:
+    """The images that Save nodes wrote, in the order of their nodes."""
+    found = sorted(entry["outputs"].items(), key=lambda output: int(output[0].partition(".")[0]))
+    return [image for _, output in found for image in output.get("images", []) if image["type"] == "output"]
 
 
 def blueprint(page: Page) -> Json:
     """The chain of restore_photo as one node, to be found in the node library."""
-    page.load(json.loads((FOLDER / "restore_photo.json").read_text()))
+    page.load(json.loads((FOLDER / f"{ABOUT['restore_photo'].file_stem}.json").read_text()))
     made = page.evaluate(
         """() => {
             const inside = app.graph.nodes.filter(n => n.type.startsWith('OSEDiff_'));
@@ -175,15 +151,6 @@ def _keep_pictures_only(subgraph: Json, node: Json) -> None:
             if slot.get("link") in dropped:
                 slot["link"] = None
     node["widgets_values"] = []  # the widgets inside have them
-
-
-def screenshot(page: Page, workflow: Path, target: Path) -> None:
-    """The page after a run in it."""
-    page.load(json.loads(workflow.read_text()))
-    page.queue()
-    page.wait_for_timeout(2500)
-    page.fit()
-    page.screenshot(target)
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401 - any JSON value

@@ -181,8 +181,9 @@ class ComfyClient:
 
 
 def images(entry: Json) -> list[Json]:
-    """The images that a history entry names."""
-    return [image for output in entry["outputs"].values() for image in output.get("images", [])]
+    """The images that a history entry names, saved ones before previews."""
+    found = [image for output in entry["outputs"].values() for image in output.get("images", [])]
+    return sorted(found, key=lambda image: image.get("type") != "output")
 
 
 def _title(graph: Json, node_id: str) -> str:

@@ -1,56 +1,45 @@
-"""The pictures beside the example workflows: what each really makes of an example photo."""
+"""The pictures beside the example workflows: what each made of its photo."""
 
 from __future__ import annotations
 
-import copy
 import io
 from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from .client import ComfyClient, Json, images
 from .server import PACK
+from .workflow_notes import About
 
 PHOTOS = PACK / "examples" / "photos"
-WIDTH = 512
-_PHOTO = {
-    "restore_photo": "barn.png",
-    "restore_4k_tiles": "lighthouse.png",
-    "stock_nodes": "plane.png",
-    "degrade_restore_compare": "parrots.png",
-    "folder": "barn.png",
-    "one_box": "parrots.png",
-}
+SIZE = (512, 384)
 
 
-def make_thumbnail(client: ComfyClient, name: str, api: Json, target: Path) -> None:
-    """Runs the workflow and writes a JPEG: before | after for a restored photo, else the last picture made."""
-    graph = copy.deepcopy(api)
-    photo = PHOTOS / _PHOTO[name] if name in _PHOTO else None
-    for node in graph.values():
-        if node["class_type"] == "LoadImage":
-            node["inputs"]["image"] = client.upload(photo)
-        width = node["inputs"].get("width", 0)
-        if isinstance(width, int) and width > 1152:  # not a link
-            node["inputs"]["width"] = 1152  # four thousand pixels take a processor very long
-    made = [
-        Image.open(io.BytesIO(client.fetch(image))).convert("RGB")
-        for image in images(client.wait(client.queue(graph), timeout=1200))
-    ]
-    whole = name in ("degrade_restore_compare", "text_to_image")
-    picture = (
-        made[-1] if whole or photo is None else _before_after(Image.open(photo).convert("RGB"), made[-1])
-    )
-    picture.resize((WIDTH, round(WIDTH * picture.height / picture.width)), Image.Resampling.LANCZOS).save(
-        target, quality=88, optimize=True
-    )
+def make_thumbnail(about: About, made: list[bytes], screenshot: Path, target: Path) -> None:
+    """Writes a JPEG: before | after of the photo, a sheet as it is, or the graph where no run is possible."""
+    if not made:
+        with Image.open(screenshot) as page:
+            picture = page.crop(
+                (page.width // 10, page.height // 10, page.width * 9 // 10, page.height * 9 // 10)
+            )
+    elif about.sheet:
+        picture = _open(made[-1])
+    else:
+        with Image.open(PHOTOS / about.photo) as photo:
+            picture = _before_after(photo.convert("RGB"), _open(made[0]), about.zoom)
+    picture = picture.convert("RGB")
+    picture.thumbnail(SIZE, Image.Resampling.LANCZOS)
+    picture.save(target, quality=90, optimize=True)
 
 
-def _before_after(before: Image.Image, after: Image.Image) -> Image.Image:
-    """The middle of the picture, the left half enlarged only, the right half restored."""
+def _open(png: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(png)).convert("RGB")
+
+
+def _before_after(before: Image.Image, after: Image.Image, zoom: float) -> Image.Image:
+    """The middle of the picture, so many times larger: the left half only enlarged, the right half restored."""
     sheet = before.resize(after.size, Image.Resampling.BICUBIC)
     middle = after.width // 2
     sheet.paste(after.crop((middle, 0, *after.size)), (middle, 0))
     ImageDraw.Draw(sheet).line([(middle, 0), (middle, sheet.height)], fill="white", width=3)
-    left, top = after.width // 5, after.height // 5
-    return sheet.crop((left, top, after.width - left, after.height - top))
+    left, top = (round(side * (1 - 1 / zoom) / 2) for side in sheet.size)
+    return sheet.crop((left, top, sheet.width - left, sheet.height - top))

@@ -5,11 +5,12 @@ import shutil
 
 import pytest
 from headless.browser import CHROMIUM, open_comfyui
+from headless.workflow_notes import ABOUT
 from PIL import Image
 from server_graphs import ROOT
 
 FOLDER = ROOT / "example_workflows"
-NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
+NAMES = sorted(ABOUT)
 PACK = "ComfyUI-OSEDiff"
 
 
@@ -19,35 +20,49 @@ def page(server):
     if shutil.which(CHROMIUM) is None:
         pytest.skip(f"there is no {CHROMIUM}")
     folder = server.base / "input"
-    (folder / "photos").mkdir(parents=True, exist_ok=True)
     with Image.open(ROOT / "examples" / "photos" / "barn.png") as barn:
         barn.crop((60, 20, 108, 52)).save(folder / "example.png")
     with open_comfyui(server.url) as page:
         yield page
-    shutil.rmtree(folder / "photos")
+
+
+def ui_workflow(name):
+    return json.loads((FOLDER / f"{ABOUT[name].file_stem}.json").read_text(encoding="utf-8"))
+
+
+def small(workflow):
+    """The workflow itself, which enlarges the picture four times, instead of to the width it says."""
+    (encode,) = (node for node in workflow["nodes"] if node["type"] == "OSEDiff_EncodeLQ")
+    encode["widgets_values"][1] = 0
+    return workflow
 
 
 def test_every_workflow_has_its_twin_and_its_picture():
     assert set(NAMES) == {path.stem for path in (FOLDER / "api").glob("*.json")}
-    assert set(NAMES) == {path.stem for path in FOLDER.glob("*.jpg")}
+    for suffix in ("json", "jpg"):
+        found = {path.stem for path in FOLDER.glob(f"*.{suffix}")}
+        assert found == {about.file_stem for about in ABOUT.values()}
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_workflow_opens_and_is_the_one_for_the_api(page, name):
-    workflow = json.loads((FOLDER / f"{name}.json").read_text())
+    workflow = ui_workflow(name)
     page.load(workflow)
     nodes = page.nodes()
     assert len(nodes) == len(workflow["nodes"]) and all(node["known"] for node in nodes), nodes
-    assert page.api() == json.loads((FOLDER / "api" / f"{name}.json").read_text())
+    assert page.api() == ABOUT[name].for_page(json.loads((FOLDER / "api" / f"{name}.json").read_text()))
     assert not page.errors
 
 
 def test_a_workflow_runs_from_the_page(page, server):
-    page.load(json.loads((FOLDER / "restore_photo.json").read_text()))
+    page.load(small(ui_workflow("restore_photo")))
     event, detail = page.queue()
     assert event == "execution_success", detail
     entry = page.evaluate("async id => await (await fetch(`/history/${id}`)).json()", detail["prompt_id"])
-    ((image,),) = (o["images"] for o in entry[detail["prompt_id"]]["outputs"].values() if o.get("images"))
+    shown = [o["images"] for o in entry[detail["prompt_id"]]["outputs"].values() if o.get("images")]
+    ((image,),) = (
+        [i for i in images if i["type"] == "output"] for images in shown if images[0]["type"] == "output"
+    )
     assert (server.base / "output" / image["subfolder"] / image["filename"]).is_file()
     # waits until the result is shown on its node
     page.wait_for_function(
@@ -59,8 +74,7 @@ def test_a_workflow_runs_from_the_page(page, server):
 
 def test_a_warning_is_a_message_of_the_page(page):
     """Of a node inside a box, too, which the page does not show."""
-    workflow = json.loads((FOLDER / "restore_photo.json").read_text())
-    page.load(workflow)
+    page.load(small(ui_workflow("restore_photo")))
     page.evaluate(
         """() => {
             const by = type => app.graph.nodes.find(n => n.type == type);
@@ -124,8 +138,15 @@ def test_names_are_chinese_in_a_chinese_comfyui_and_the_schemas_in_an_english_on
     assert title == "Encode LQ" and "scale" in labels
 
 
+def test_the_page_of_templates_finds_the_pack_by_its_name(page):
+    page.browse_templates("osediff")
+    assert set(page.templates()) == {about.file_stem for about in ABOUT.values()}
+    page.choose_template(ABOUT["one_box"].file_stem)
+    assert "OSEDiff_Upscale" in {node["type"] for node in page.nodes()}
+
+
 def test_templates_blueprint_and_help_are_served(client):
-    assert set(client.call("/api/workflow_templates")[PACK]) == set(NAMES)
+    assert set(client.call("/api/workflow_templates")[PACK]) == {about.file_stem for about in ABOUT.values()}
     assert "OSEDiff Restore" in {entry["name"] for entry in client.call("/global_subgraphs").values()}
     for language in ("en", "zh"):
         page = client._request(f"/extensions/{PACK}/docs/OSEDiff_EncodeLQ/{language}.md").decode()

@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from headless import images
+from headless import ComfyError, images
 from PIL import Image
 from server_graphs import ROOT, by_class, load_png, with_photo
 
@@ -50,7 +50,7 @@ def pictures(client, entry):
     return {
         node: [load_png(client.fetch(image)) for image in output["images"]]
         for node, output in entry["outputs"].items()
-        if output.get("images")
+        if output.get("images") and output["images"][0]["type"] == "output"
     }
 
 
@@ -152,8 +152,10 @@ def test_folder(client, server, tmp_path):
     for name, box in (("barn.png", (0, 0, 40, 24)), ("plane.png", (30, 30, 51, 61))):
         with Image.open(photos / name) as whole:
             whole.crop(box).save(folder / name)
+    graph = workflow("folder")
+    by_class(graph, "OSEDiff_LoadPictures")["folder"] = "photos"
     try:
-        (restored,) = run(client, workflow("folder")).values()
+        (restored,) = run(client, graph).values()
         restored = {picture.shape[:2]: picture for picture in restored}
         for photo in folder.iterdir():
             expected = command(photo, tmp_path, *TAGGED)
@@ -161,6 +163,30 @@ def test_folder(client, server, tmp_path):
         assert not restored
     finally:
         shutil.rmtree(folder)
+
+
+def test_the_folder_of_examples_is_there_in_a_fresh_comfyui(client):
+    graph = workflow("folder")
+    by_class(graph, "OSEDiff_EncodeLQ")["scale"] = 0.25
+    (restored,) = run(client, graph).values()
+    assert len(restored) == len(list((ROOT / "examples" / "photos").glob("*.png")))
+
+
+@pytest.mark.parametrize(
+    ("size", "got"),
+    [
+        ({"longest_side": 96}, (64, 96)),
+        ({"shortest_side": 96}, (96, 144)),
+        ({"width": 60, "height": 30}, (30, 60)),
+    ],
+)
+def test_the_size_of_the_box(client, photo, size, got):
+    graph = with_photo(workflow("one_box"), client.upload(photo))
+    by_class(graph, "OSEDiff_Upscale").update(size)
+    assert only(run(client, graph)).shape[:2] == got
+    by_class(graph, "OSEDiff_Upscale").update(width=60, longest_side=96)
+    with pytest.raises(ComfyError, match="set the others to 0"):
+        client.wait(client.queue(graph))
 
 
 def test_text_to_image(client, server):
