@@ -14,6 +14,7 @@ from .download import Download
 from .encode import EncodeLQ
 from .evaluate import Evaluate
 from .fidelity import Fidelity
+from .fit import FitToPicture
 from .light_decoder import LightDecoder
 from .load import ApplyOSEDiff, LoadOSEDiff
 from .pictures import LoadPictures
@@ -29,6 +30,7 @@ NODES: list[type[io.ComfyNode]] = [
     ApplyOSEDiff,
     Fidelity,
     PixelSemantic,
+    FitToPicture,
     LoadDAPE,
     DAPEPrompt,
     EncodeLQ,

@@ -13,6 +13,7 @@ from ..osediff_core.geometry import enlarge, pad_to_multiple, target_size
 from .checks import check_vae
 from .conversions import each_frame, join_image, split_image, tile_progress
 from .inputs import scale_input, vae_attention_input, vae_tile_input, vae_tiling
+from .native.lora import check_made
 from .native.vae import NativeVAE
 from .sources import EncodedFrom, encoded
 
@@ -112,6 +113,7 @@ class EncodeLQ(io.ComfyNode):
         """Raises ImageError for an IMAGE without pixels, OptionError for an impossible size, BaseModelError for a VAE
         that is no picture's."""
         check_vae(vae)
+        check_made(vae)
         rgb, alpha = split_image(image)
         size = _target(rgb.shape[-1], rgb.shape[-2], scale, width, height)
         codec, tiling = NativeVAE(vae), vae_tiling(tile, vae_attention)

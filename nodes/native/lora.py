@@ -15,10 +15,11 @@ import comfy.model_base
 import comfy.model_patcher
 import comfy.sd
 from comfy.weight_adapter import LoRAAdapter
+from torch import Tensor
 
 from ...osediff_core.errors import BaseModelError, CheckpointError, OptionError
 from ...osediff_core.method import Method
-from ...osediff_core.passes import Pass
+from ...osediff_core.passes import ONE_PASS, Pass
 from ...osediff_core.weights.fit import check_fits
 from ...osediff_core.weights.formats import facts_of
 from ...osediff_core.weights.one_step_weights import LoRAPair, OneStepWeights
@@ -42,7 +43,7 @@ class Attachment:
 
     source, timestep, rule: of the weights. patches: what was added to it, at `strength`, but for the LoRA of a UNet,
     which is in `sets` by the names that the weights give them. method: facts of it. sliders: its sliders as they are
-    set.
+    set. waiting: weights that have yet to be made for a picture, of which nothing is on it before; and their strength.
     """
 
     source: str
@@ -53,11 +54,25 @@ class Attachment:
     method: Method
     sets: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     sliders: Mapping[str, float] = field(default_factory=dict)
+    waiting: tuple[OneStepWeights, float] | None = None
 
     @property
     def passes(self) -> tuple[Pass, ...]:
-        """The passes of the prediction, by the sliders."""
-        return self.method.passes(**self.method.settle(self.sliders))
+        """The passes of the prediction, by the sliders; prompts, and guidance by them, are the guider's business.
+
+        Raises OptionError for weights that have yet to be made for a picture.
+        """
+        self.check_made()
+        passes = self.method.passes(**self.method.settle(self.sliders))
+        return ONE_PASS if any(one.prompt is not None for one in passes) else passes
+
+    def check_made(self) -> None:
+        """Raises OptionError for weights that have yet to be made for a picture."""
+        if self.waiting is not None:
+            raise OptionError(
+                f"{self.method.title} makes its weights for each picture; put Fit to Picture behind the loader, and "
+                "connect both of its outputs."
+            )
 
 
 def attachment_of(
@@ -71,6 +86,13 @@ def attachment_of(
     if found is None:
         raise OptionError(f"{finding}; choose some in Load OSEDiff, or put Apply OSEDiff behind its loader.")
     return found
+
+
+def check_made(vae: comfy.sd.VAE) -> None:
+    """Raises OptionError for a VAE whose weights have yet to be made for a picture."""
+    found = vae.patcher.get_attachment(_KEY)
+    if found is not None:
+        found.check_made()
 
 
 def scale_weights(
@@ -144,15 +166,12 @@ def apply_weights(
         raise CheckpointError(
             f"{weights.source} is a network of its own and not for a base; load it by Load One-Step Upscaler."
         )
-    if weights.extra:
-        raise CheckpointError(
-            f"{weights.source} is of a method whose weights depend on each picture, which only the command does; use "
-            "osediff upscale."
-        )
     names = _checked_unet_names(model, weights)
     levels = _levels(vae)
     of_vae = vae_names(list(weights.vae_lora), levels)
     check_fits(weights, _unet_shapes(model, names), _vae_shapes(vae, of_vae))
+    if weights.extra:
+        return _waiting(model, vae, weights, unet_strength, vae_strength)
 
     model = _without(model.clone(), "MODEL", weights.source)
     base = model.get_key_patches(f"{_PREFIX}{names['conv_in.weight'].rpartition('.')[0]}.")
@@ -178,6 +197,51 @@ def apply_weights(
     of_encoder = {of_vae[name]: _adapter(pair, scale) for name, pair in weights.vae_lora.items()}
     _attach(vae.patcher, Attachment(*facts, (of_encoder,), vae_strength, method), vae_strength)
     return model, vae
+
+
+def _waiting(
+    model: comfy.model_patcher.ModelPatcher,
+    vae: comfy.sd.VAE,
+    weights: OneStepWeights,
+    unet_strength: float,
+    vae_strength: float,
+) -> tuple[comfy.model_patcher.ModelPatcher, comfy.sd.VAE]:
+    """MODEL and VAE that hold weights ready for `fit_weights`."""
+    vae = copy.copy(vae)
+    made = []
+    for kind, patcher, strength in (("MODEL", model, unet_strength), ("VAE", vae.patcher, vae_strength)):
+        patcher = _without(patcher.clone(), kind, weights.source)
+        about = facts_of(weights.method)
+        facts = Attachment(
+            weights.source, weights.timestep, weights.rule, (), 0.0, about, waiting=(weights, strength)
+        )
+        patcher.set_attachments(_KEY, facts)
+        made.append(patcher)
+    model, vae.patcher = made
+    return model, vae
+
+
+def fit_weights(
+    model: comfy.model_patcher.ModelPatcher, vae: comfy.sd.VAE, image: Tensor
+) -> tuple[comfy.model_patcher.ModelPatcher, comfy.sd.VAE]:
+    """MODEL and VAE with the weights that their method makes for image (1, 3, h, w) in [-1, 1].
+
+    Raises OptionError for weights that are the same for all pictures, or that are not of the same file.
+    """
+    of_model, of_vae = (
+        attachment_of(model).waiting,
+        attachment_of(vae.patcher, "This VAE has no OSEDiff weights").waiting,
+    )
+    prepare = attachment_of(model).method.prepare
+    if of_model is None or of_vae is None or prepare is None or of_model[0] is not of_vae[0]:
+        raise OptionError(
+            "MODEL and VAE hold no weights that are made for each picture; connect those of one Load OSEDiff or Apply "
+            "OSEDiff with S3Diff's weights, and no such node twice."
+        )
+    weights = of_model[0]
+    sets, vae_lora = prepare(weights)(image)
+    fitted = replace(weights, unet_sets=tuple(sets), vae_lora=vae_lora, extra={})
+    return apply_weights(model, vae, fitted, of_model[1], of_vae[1])
 
 
 def _without(

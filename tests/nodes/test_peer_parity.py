@@ -9,6 +9,7 @@ import pytest
 import torch
 from golden_cases import Golden, peer_cases, write_peers
 from node_graph import denoise, distance, encode, planes, prompt
+from refusals import refused
 
 TOLERANCE = 1e-4
 SCALE = 0.18215
@@ -131,3 +132,21 @@ def test_adcsr(pack, peers, golden):
     assert distance(stock, expected) < TOLERANCE
     own = pack.direct.OneStepUpscale.execute(model, picture(golden), 4.0, 96, 32).args[0]
     assert distance(own, expected) < TOLERANCE
+
+
+@pytest.mark.parametrize("golden", peer_cases("s3diff"), indirect=True)
+def test_s3diff(pack, base, peers, golden):
+    about = pack.inputs.methods()["s3diff"]
+    positive, negative = about.default_prompt, about.passes()[1].prompt
+    model, vae = applied(pack, base, "s3diff.pkl")
+    with refused(pack.core.errors.OptionError, "S3Diff makes its weights for each picture", "Fit to Picture"):
+        encode(pack, picture(golden), vae)
+    model, vae = pack.fit.FitToPicture.execute(model, vae, picture(golden)).args
+    enlarged = golden["enlarged"]
+    height, width = enlarged.shape[-2:]
+    padded = torch.nn.functional.pad(enlarged, (0, -width % 64, 0, -height % 64), mode="reflect")
+    latent, _ = encode(pack, padded.movedim(1, -1), vae, scale=1.0)
+    assert distance(latent["samples"] * SCALE, golden["lq_latent"]) < TOLERANCE
+    words = (prompt(pack, base[1], text) for text in (positive, negative))
+    restored = denoise(pack, model, next(words), latent, cfg=1.07, negative=next(words))
+    assert distance(restored["samples"] * SCALE, golden["x_denoised"]) < TOLERANCE
