@@ -31,7 +31,7 @@ def draw_study(study: Study, results: Results, dpi: int = 110) -> bytes | None:
     from matplotlib.figure import Figure
 
     columns = len(results.metrics)
-    figure = Figure(figsize=(1.6 + 2.5 * columns, 1.2 + 0.36 * len(rows)), facecolor="white")
+    figure = Figure(figsize=(1.6 + 2.7 * columns, 1.2 + 0.36 * len(rows)), facecolor="white")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, columns, squeeze=False, sharey=True).flatten()
     for axes, metric in zip(panels, results.metrics, strict=True):
@@ -52,7 +52,7 @@ def _style(axes: Axes, metric: str) -> None:
     axes.set_title(described.title, loc="left", fontsize=10.5, color=INK, fontweight="bold")
     unit = f" in {described.unit}" if described.unit else ""
     axes.set_xlabel(f"{'gain' if metric != 'sharpness' else 'more'}{unit} →", fontsize=8.5, color=FAINT)
-    axes.locator_params(axis="x", nbins=5)
+    axes.locator_params(axis="x", nbins=4)
     axes.axvline(0, color=FAINT, linewidth=1.2)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color(GRID)
