@@ -8,6 +8,8 @@
 The official training tags each crop instead (captions: tagger:ram_swin_large_14m.pth), so that a prompt names nothing
 that the crop has not.
 
+Several processes share the pictures: --share 1/8 to --share 8/8, each with its own --out; `cat` joins the files.
+
 SOURCE is the path of a source, written as in the run's configuration: captions are found by these names. A line is
 {"name", "caption"}; a stopped run goes on where it was. --embeddings fills the prompt cache that the trainer reads if
 its base, base_dtype and precision are the same: 77 x 1024 numbers a prompt of SD 2.1, 0.16 MB in half precision.
@@ -28,7 +30,7 @@ import torch
 from tqdm import tqdm
 
 from osediff_core.cli.entry import run_main
-from osediff_core.errors import first_line
+from osediff_core.errors import OptionError, first_line
 from osediff_core.runtime.device import DTYPES
 
 from .data.captions import Tagger, find_tagger, read_captions
@@ -51,7 +53,7 @@ def _run(options: argparse.Namespace) -> None:
     if options.embeddings and not options.base:
         raise DataError("--embeddings needs --base, the model whose text encoder is used.")
     sources = [open_source(SourceConfig(path, options.kind, limit=options.limit)) for path in options.sources]
-    skipped = caption(sources, find_tagger(options.tagger), options.out)
+    skipped = caption(sources, find_tagger(options.tagger), options.out, _share(options.share))
     log.info("%d captions in %s", len(read_captions(options.out)), options.out)
     if skipped:
         log.info("%d pictures have none, as they cannot be read (see above)", len(skipped))
@@ -66,8 +68,20 @@ def _run(options: argparse.Namespace) -> None:
         )
 
 
-def caption(sources: Sequence[Source], tagger: Tagger, out: Path) -> dict[str, str]:
+def _share(text: str) -> tuple[int, int]:
+    """Raises OptionError."""
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise OptionError(f"--share is {text!r}; write 1/8 for the first of eight shares.")
+    return int(number) - 1, int(count)
+
+
+def caption(
+    sources: Sequence[Source], tagger: Tagger, out: Path, share: tuple[int, int] = (0, 1)
+) -> dict[str, str]:
     """Append a caption for every picture that `out` has none of; returns name -> reason of broken pictures.
+
+    share: (i, n): only every n-th picture, from the i-th on.
 
     Raises DataError if `out` is no list of captions or cannot be written, or if no picture can be read.
     """
@@ -79,7 +93,7 @@ def caption(sources: Sequence[Source], tagger: Tagger, out: Path) -> dict[str, s
         mend(out)
         done = set(read_captions(out)) if out.exists() else set()
         with out.open("a", encoding="utf-8") as file:
-            for name, data in tqdm(_to_do(sources, done, skipped), disable=None, unit="picture"):
+            for name, data in tqdm(_to_do(sources, done, skipped, share), disable=None, unit="picture"):
                 try:
                     pixels = np.asarray(decode(data))
                 except BrokenPicture as error:
@@ -136,9 +150,12 @@ def embed(
     log.info("%d prompts in %s", len(prompts), folder)
 
 
-def _to_do(sources: Sequence[Source], done: set[str], skipped: dict[str, str]) -> Iterator[tuple[str, bytes]]:
+def _to_do(
+    sources: Sequence[Source], done: set[str], skipped: dict[str, str], share: tuple[int, int]
+) -> Iterator[tuple[str, bytes]]:
+    first, step = share
     for source in sources:
-        for index in range(len(source)):
+        for index in range(first, len(source), step):
             name = source.name(index)
             if name in done:
                 continue
@@ -165,6 +182,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, required=True, help="captions, JSON lines; appended to")
     parser.add_argument(
         "--tagger", required=True, help="appearance, RAM's weights, or package.module:callable"
+    )
+    parser.add_argument(
+        "--share", default="1/1", metavar="I/N", help="only the I-th of N shares of the pictures"
     )
     parser.add_argument("--kind", default="auto", help="of the sources: auto, folder, list, shards, dataset")
     parser.add_argument("--limit", type=int, default=0, help="only the first pictures of each source; 0: all")

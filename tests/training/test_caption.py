@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 from PIL import Image
 
@@ -26,3 +28,18 @@ def test_captions_are_made_once_and_go_on_after_a_kill(tmp_path, caplog, mini_ba
     assert out.read_text() == whole and len(read_captions(out)) == 3
     assert len(list(cache.rglob("*.safetensors"))) == 4  # the empty prompt, too
     assert main(["--tagger", "appearance", "--out", str(out), str(tmp_path / "nowhere")]) == 1
+
+
+def test_shares_together_caption_every_picture_once(tmp_path, caplog):
+    (tmp_path / "pictures").mkdir()
+    for index in range(5):
+        Image.fromarray(np.full((16, 16, 3), 40 * index, np.uint8)).save(tmp_path / f"pictures/{index}.png")
+    command = ["--tagger", "appearance", str(tmp_path / "pictures")]
+    for share in ("1/2", "2/2", "1/1"):
+        assert main(["--out", str(tmp_path / share.replace("/", "_")), "--share", share, *command]) == 0
+    lines = {path: (tmp_path / path).read_text().splitlines() for path in ("1_2", "2_2", "1_1")}
+    assert (len(lines["1_2"]), len(lines["2_2"])) == (3, 2)
+    assert sorted(lines["1_2"] + lines["2_2"]) == sorted(lines["1_1"])
+    assert all(json.loads(line)["caption"] for line in lines["1_1"])
+    assert main(["--out", str(tmp_path / "x"), "--share", "3/2", *command]) == 2
+    assert "--share is '3/2'" in caplog.records[-1].getMessage()
