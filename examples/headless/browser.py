@@ -30,6 +30,7 @@ _QUEUE = """async milliseconds => {
     await app.queuePrompt(0);
     return await Promise.race([done, new Promise(r => setTimeout(() => r(['timeout', null]), milliseconds))]);
 }"""
+_CARDS = "[data-testid^='template-workflow-']"
 _OPEN = """async ([workflow, name]) => {
     await app.loadGraphData(workflow, true, true, name, { openSource: 'template' });
 }"""
@@ -66,22 +67,27 @@ class Page:
         self.wait_for_function(f"() => app.canvas.canvas.width === {width} * devicePixelRatio")
 
     def browse_templates(self, words: str) -> None:
-        """Opens the page of templates and searches there; returns when cards are shown."""
+        """Opens the page of templates and searches there; returns when one is shown that has the words in its name."""
         self.evaluate("() => app.extensionManager.command.execute('Comfy.BrowseTemplates')")
+        self._page.locator(_CARDS).first.wait_for()
         self._page.get_by_placeholder("Search").last.fill(words)
-        self._page.locator("[data-testid^='template-workflow-']").first.wait_for()
+        self.wait_for_function(
+            f"""words => [...document.querySelectorAll("{_CARDS}")]
+                .some(card => card.dataset.testid.toLowerCase().includes(words))""",
+            arg=words.lower(),
+        )
         self.wait_for_timeout(1000)
 
     def templates(self) -> list[str]:
         """The names of the templates that are shown."""
-        cards = self._page.locator("[data-testid^='template-workflow-']").all()
-        return [
-            (card.get_attribute("data-testid") or "").removeprefix("template-workflow-") for card in cards
-        ]
+        shown = self.evaluate(
+            f"""() => [...document.querySelectorAll("{_CARDS}")].map(c => c.dataset.testid)"""
+        )
+        return [name.removeprefix("template-workflow-") for name in shown]
 
     def choose_template(self, name: str) -> None:
         """Opens the template of that name, as a click on its card does."""
-        self._page.locator(f"[data-testid='template-workflow-{name}']").click()
+        self._page.get_by_test_id(f"template-workflow-{name}").click()
         self.wait_for_function("() => app.graph.nodes.some(node => node.type.startsWith('OSEDiff_'))")
         self.wait_for_timeout(1000)
 

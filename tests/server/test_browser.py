@@ -140,7 +140,7 @@ def test_names_are_chinese_in_a_chinese_comfyui_and_the_schemas_in_an_english_on
 
 def test_the_page_of_templates_finds_the_pack_by_its_name(page):
     page.browse_templates("osediff")
-    assert set(page.templates()) == {about.file_stem for about in ABOUT.values()}
+    assert set(page.templates()) >= {about.file_stem for about in ABOUT.values()}
     page.choose_template(ABOUT["one_box"].file_stem)
     assert "OSEDiff_Upscale" in {node["type"] for node in page.nodes()}
 
