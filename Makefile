@@ -68,7 +68,7 @@ $(VENV)/.installed: pyproject.toml $(VENV)/.made
 	@touch $@
 
 $(VENV)/.installed-test: pyproject.toml $(VENV)/.made
-	$(VENV)/bin/python -m pip install --quiet -e '.[test,train,lint]'
+	$(VENV)/bin/python -m pip install --quiet -e '.[test,train,cluster,lint]'
 	@touch $@ $(VENV)/.installed
 
 # ruff alone, at the floor that pyproject.toml asks for, so that a look at the style does not install torch

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
-from ..errors import DiskFull, ImageError, OSEDiffError, unforeseen
+from ..errors import DiskFull, ImageError, OSEDiffError, amount, unforeseen
 from ..interrupts import pass_on
 from ..printable import sentence
 
@@ -52,7 +52,8 @@ def failed(result: R, message: str, kind: str = ImageError.__name__, debug: bool
 
 def unfinished(name: str, attempts: int, how: str) -> str:
     """The sentence about a picture that ended each process that worked on it."""
-    return f"{name} ended the process that worked on it, {attempts} times ({how}); try it alone, or leave it out."
+    times = amount(attempts, "time")
+    return f"{name} ended the process that worked on it, {times} ({how}); try it alone, or leave it out."
 
 
 @contextmanager

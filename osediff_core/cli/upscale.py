@@ -5,8 +5,11 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields, replace
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 from ..batch.record import Result
 from ..batch.restorer import Restorer, Settings, Task, UpscaleResult
@@ -18,7 +21,7 @@ from .options import check_pictures
 from .outcome import Outcome
 from .progress import Progress
 from .results import ends_early, planned, skip_existing, summary, unreadable_results
-from .upscale_options import SLIDERS, add_options, check
+from .upscale_options import SLIDERS, add_options, check, check_engine
 
 __all__ = ["EXAMPLES", "HELP", "add_options", "run"]
 
@@ -43,8 +46,10 @@ def run(args: argparse.Namespace) -> Outcome:
     )
     check_pictures(args, plan.jobs)
     devices = _devices(args, plan.jobs)
+    check_engine(args, plan.jobs)
     results = unreadable_results(plan.unreadable, UpscaleResult)
-    jobs = skip_existing(plan.jobs, results, UpscaleResult) if args.skip_existing else plan.jobs
+    resume = args.skip_existing or args.engine == "ray"
+    jobs = skip_existing(plan.jobs, results, UpscaleResult) if resume else plan.jobs
     if args.dry_run:
         _check_model(args)
     else:
@@ -72,7 +77,10 @@ def _restore_all(
     """Appends one result per job when it begins; its status says how far it came."""
     settings = _settings(args)
     pairs = [(_task(job, args.format), UpscaleResult(str(job.source), str(job.output))) for job in jobs]
-    with Progress(args, pairs, "restoring") as progress:
+    with _streams(args), Progress(args, pairs, "restoring") as progress:
+        if args.engine == "ray":
+            _restore_on_ray(args, settings, [result for _, result in pairs], results, progress)
+            return
         if len(devices) > 1:
             for result in restore_on(devices, args, settings, pairs, progress):
                 results.append(result)
@@ -83,6 +91,36 @@ def _restore_all(
             progress.begin(result.input)
             restorer.work(task, result, progress.step, dry_run=args.dry_run, debug=args.debug)
             progress.end(result)
+
+
+def _streams(args: argparse.Namespace) -> AbstractContextManager[None]:
+    if args.engine != "ray" or args.debug:
+        return nullcontext()
+    from ..cluster.session import without_its_words
+
+    return without_its_words()
+
+
+def _restore_on_ray(
+    args: argparse.Namespace,
+    settings: Settings,
+    begun: Sequence[UpscaleResult],
+    results: list[Result],
+    progress: Progress[Any],
+) -> None:
+    from ..cluster.manifest import Manifest
+    from ..cluster.run import Cluster, restore_on_ray
+
+    results += begun
+
+    def tell(index: int, result: UpscaleResult) -> None:
+        progress.at(index).end(result)
+        progress.advance()
+
+    manifest = Manifest(Path(args.manifest))
+    manifest.begin(settings, {"format": args.format, "name": args.name and args.name.text})
+    cluster = Cluster(args.address, args.actors, args.gpus_per_actor, args.attempts)
+    restore_on_ray(cluster, settings, begun, manifest, tell)
 
 
 def _devices(args: argparse.Namespace, jobs: Sequence[Job]) -> list[str]:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import argparse
 import logging
 import re
+from collections.abc import Sequence
+from pathlib import Path
 
 from .. import color
+from ..batch.record import MOST_ATTEMPTS
 from ..batch.shard import Shard
 from ..choices import LEAST_VAE_MEMORY, LEAST_VAE_TILE, TINY, VAE_ATTENTIONS
 from ..errors import OptionError
 from ..printable import quoted
 from ..tiles.grid import GRIDS
+from .jobs import STREAM, Job
 from .options import (
     add_dtype_and_device,
     add_pictures,
@@ -22,11 +26,13 @@ from .options import (
     natural,
     number,
     positive,
+    whole,
     without_effect,
 )
 
 logger = logging.getLogger(__name__)
 
+MANIFEST = "_manifest"  # folder of the engine's report, in that of the results
 _MOST_STRENGTH = 100.0
 _MOST_GIGABYTES = 1e6
 _LEAST_TILE = 8  # latents: the UNet halves them three times
@@ -165,6 +171,63 @@ def _add_many(parser: argparse.ArgumentParser) -> None:
         metavar="I/N",
         help="only the I-th of N parts of the pictures, for N runs side by side (I from 1)",
     )
+    add(
+        "--engine",
+        choices=("plain", "ray"),
+        default="plain",
+        help="ray: actors on this machine or a cluster, needs osediff[cluster] (default: plain)",
+    )
+    add("--address", metavar="HOST:PORT", help="of a Ray cluster, or auto (default: this machine alone)")
+    add("--actors", type=_actors, metavar="MIN:MAX", help="models at work (default: one for each GPU, or 1)")
+    add(
+        "--gpus-per-actor",
+        type=_gpus,
+        metavar="X",
+        help="0.5: two share one; 0: none (default: 1 where there are GPUs)",
+    )
+    add("--manifest", metavar="FOLDER", help=f"of the engine's report (default: {MANIFEST} in OUT)")
+    add(
+        "--attempts",
+        type=whole(1, 100),
+        default=MOST_ATTEMPTS,
+        metavar="N",
+        help=f"at a picture that ends its worker (default: {MOST_ATTEMPTS})",
+    )
+
+
+def _actors(text: str) -> tuple[int, int]:
+    parts = [whole(1, 100_000)(part) for part in text.split(":")]
+    if len(parts) > 2 or parts[0] > parts[-1]:
+        raise argparse.ArgumentTypeError(f"{quoted(text)} is not N or MIN:MAX, for example 1:8")
+    return parts[0], parts[-1]
+
+
+def _gpus(text: str) -> float:
+    value = number(text)
+    if value < 0 or (value > 1 and value != int(value)):
+        raise argparse.ArgumentTypeError(f"{quoted(text)} is no whole number, and no part of one GPU")
+    return value
+
+
+def check_engine(args: argparse.Namespace, jobs: Sequence[Job]) -> None:
+    """Refuses and warns of options of the engines that make no sense. Raises OptionError."""
+    given = ("address", "actors", "gpus_per_actor", "manifest")
+    if args.engine != "ray":
+        for name in given:
+            option = f"--{name.replace('_', '-')}"
+            without_effect(getattr(args, name) is not None, option, "it is for --engine ray")
+        return
+    if STREAM in {path for job in jobs for path in (job.source, job.output)}:
+        raise OptionError("--engine ray has no standard input and output; give files or folders.")
+    if args.device not in ("auto", "cpu", "cuda"):
+        raise OptionError(
+            "With --engine ray, Ray hands out devices; give --device cpu or none, and --actors."
+        )
+    if args.dry_run:
+        raise OptionError("--dry-run is for one machine; leave out --engine ray.")
+    if args.manifest is None:
+        one_file = any(job.output == Path(args.output) for job in jobs)
+        args.manifest = str((Path(args.output).parent if one_file else Path(args.output)) / MANIFEST)
 
 
 def _shard(text: str) -> Shard:

@@ -295,7 +295,7 @@ def test_the_default_metrics_are_metrics():
 def test_help_and_wrong_options_do_not_wait_for_torch(options):
     probe = (
         f"import sys; from osediff_core.cli.main import main\ntry: main({options})\nexcept SystemExit: pass\n"
-        "print([m for m in ('torch', 'numpy', 'PIL') if m in sys.modules])"
+        "print([m for m in ('torch', 'numpy', 'PIL', 'ray', 'pyarrow') if m in sys.modules])"
     )
     heavy = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, cwd=ROOT)
     assert heavy.stdout.strip().splitlines()[-1] == "[]", heavy.stderr

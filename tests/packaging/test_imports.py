@@ -1,6 +1,8 @@
 """Imports go one way: down inside the core and the nodes, and from the nodes and the training to the core."""
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -57,3 +59,15 @@ def test_the_trainer_knows_no_recipe():
     recipes = ROOT / "training" / "recipes"
     for file in files - set(recipes.rglob("*.py")):
         assert not any(path.is_relative_to(recipes) for path in relative_imports(file, files)), file
+
+
+def test_ray_is_loaded_by_those_who_ask_for_it():
+    probe = (
+        "import sys, osediff_core, osediff_core.cluster.run, osediff_core.cluster.worker\n"
+        "from osediff_core import OneStepGenerator, restore_picture\n"
+        "print([name for name in sys.modules if name.partition('.')[0] in ('ray', 'pyarrow')])"
+    )
+    loaded = subprocess.run([sys.executable, "-c", probe], cwd=ROOT, capture_output=True, text=True)
+    assert loaded.stdout == "[]\n", loaded.stderr
+    for file in [ROOT / "__init__.py", *(ROOT / "nodes").rglob("*.py")]:
+        assert "cluster" not in "".join(ast.unparse(found) for found in statements(file)), file
