@@ -137,7 +137,7 @@ class Stage:
             for key, value in terms.items():
                 running.setdefault(key, []).append(float(value))
             now = time.monotonic()
-            self.elapsed, last = self.elapsed + now - last, now
+            self.elapsed, last = self._same_for_all(self.elapsed + now - last), now
             done = self.progress() >= 1
             if self.rank:
                 continue
@@ -181,6 +181,14 @@ class Stage:
             parts = (together / self.world).split([parameter.numel() for parameter in self.trained])
             for parameter, part in zip(self.trained, parts, strict=True):
                 parameter.grad.copy_(part.view_as(parameter))
+
+    def _same_for_all(self, seconds: float) -> float:
+        """The first process's clock, so that all have the same learning rate and end together."""
+        if self.world > 1:
+            clock = torch.tensor([seconds], dtype=torch.float64)
+            dist.broadcast(clock, 0)
+            seconds = float(clock)
+        return seconds
 
     @torch.no_grad()
     def _validated(self, validate: Callable[[], dict[str, float]]) -> dict[str, float]:
