@@ -9,19 +9,24 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from torch import nn
 
 pytest.importorskip("efficientnet_lite_pytorch", reason="the train extra is not installed")
 
+from osediff_core.backends.find_base import PACKAGED
+from osediff_core.backends.load_base import load_base
 from osediff_core.errors import CheckpointError
 from osediff_core.evaluate.perceptual import FeatureDistance
 from osediff_core.evaluate.psnr_ssim import psnr, psnr_y
 from osediff_core.generator import OneStepGenerator
 from training.data.appearance import appearance_tags
+from training.data.captions import find_tagger
 from training.data.pictures import to_tensor
-from training.recipes.tiny import distil, fetch_photos, pairs, pixels, prior, teacher, train
-from training.recipes.tiny.architecture import build_unet, build_vae
+from training.recipes.tiny import distil, fetch_photos, grow, pairs, pixels, prior, teacher, train
+from training.recipes.tiny.architecture import UNET_CONFIG, build_unet, build_vae
 from training.recipes.tiny.degrade import INTERNET, degrade, enlarge
+from training.recipes.tiny.export import export_base
 from training.recipes.tiny.linear_start import linear_start
 from training.recipes.tiny.loop import Stage, StageOptions
 from training.recipes.tiny.photos import PhotoPool
@@ -220,8 +225,6 @@ def _ncnn_of(state: dict[str, torch.Tensor]) -> tuple[str, bytes]:
 
 
 def test_the_teacher_is_read_from_ncnn_s_files(tmp_path):
-    from safetensors.torch import save_file
-
     state = _rrdbnet()
     param, data = _ncnn_of(state)
     found = teacher.read_ncnn(param, data)
@@ -261,9 +264,46 @@ def test_turned_windows_stay_aligned():
     assert len({distil.turned(lq, variant).numpy().tobytes() for variant in range(8)}) == 8
 
 
-def test_the_whole_chain_gives_a_folder_that_the_core_loads(photos, tmp_path, monkeypatch):
-    from safetensors.torch import save_file
+def test_a_restorer_grows_out_of_one_of_the_first_shape(photos, tmp_path, monkeypatch):
+    from diffusers import UNet2DConditionModel
 
+    torch.manual_seed(0)
+    first = {
+        **UNET_CONFIG,
+        "block_out_channels": [64, 128],
+        "layers_per_block": 1,
+        "attention_head_dim": [1, 2],
+    }
+    for side in ("down", "up"):
+        kinds = UNET_CONFIG[f"{side}_block_types"]
+        first[f"{side}_block_types"] = [kinds[0], kinds[-1]]
+    before, vae = UNet2DConditionModel(**first), build_vae().eval()
+    text, tokenizer = load_base("tiny", "fp32", "cpu").text, PACKAGED["tiny"] / "tokenizer"
+    export_base(vae, before, text.module, tokenizer, tmp_path / "old")
+    (tmp_path / "pairs").mkdir()
+    shard = pairs.make_shard(0, PhotoPool([photos], pairs.SIDE), nn.Upsample(scale_factor=4), count=2)
+    save_file(shard, tmp_path / "pairs" / "0000.safetensors")
+    distil.cache(vae, find_tagger("appearance"), tmp_path / "pairs", tmp_path / "latents")
+    latents = distil.read_latents(tmp_path / "latents")
+    restorer, prompts = distil.Restorer(build_unet()), distil.Prompts(text, latents.prompts)
+    losses = distil.LatentLoss(restorer, prompts, latents)
+    untrained = losses.validate()["val_l1"]
+
+    monkeypatch.setattr(grow, "HELD_OUT", 0)
+    base = load_base(tmp_path / "old", "fp32", "cpu")
+    old = OneStepGenerator(base.vae, base.unet, base.text, base.schedule)
+    grow.grow(restorer, prompts, latents, pairs.read(tmp_path / "pairs"), old)
+    z = latents.lq[:1].float()
+    assert torch.allclose(
+        restorer.unet.conv_in(z), before.conv_in(z), atol=0.05
+    )  # the latents are the same here
+    assert torch.equal(
+        restorer.unet.up_blocks[2].resnets[4].conv1.weight, before.up_blocks[1].resnets[1].conv1.weight
+    )
+    assert losses.validate()["val_l1"] < untrained
+
+
+def test_the_whole_chain_gives_a_folder_that_the_core_loads(photos, tmp_path, monkeypatch):
     pool, enlarge4 = PhotoPool([photos], pairs.SIDE), nn.Upsample(scale_factor=4, mode="nearest")
     (tmp_path / "pairs").mkdir()
     save_file(pairs.make_shard(0, pool, enlarge4, count=4), tmp_path / "pairs" / "0000.safetensors")

@@ -55,7 +55,7 @@ def _linear_norm(norm: nn.GroupNorm, last_resnet: nn.Module) -> None:
     norm.bias.fill_(SILU_OFFSET)
 
 
-def _ridge(inputs: Tensor, targets: Tensor, strength: float = 1e-3) -> tuple[Tensor, Tensor]:
+def ridge(inputs: Tensor, targets: Tensor, strength: float = 1e-3) -> tuple[Tensor, Tensor]:
     """Weights (in, out) and bias (out,) of the ridge regression from `inputs` (n, in) to `targets` (n, out)."""
     design = torch.cat([inputs, torch.ones(len(inputs), 1)], dim=1).double()
     gram = design.T @ design / len(inputs)
@@ -72,7 +72,7 @@ def _fit_upsampler(conv: nn.Conv2d, coarse: Tensor, fine: Tensor) -> Tensor:
     """Fit `conv`, which follows a nearest x2 enlargement, to map `coarse` to `fine`; returns its prediction."""
     enlarged = F.interpolate(coarse, scale_factor=2, mode="nearest")
     patches = rearrange(F.unfold(enlarged, 3, padding=1), "b d n -> (b n) d")
-    weight, bias = _ridge(patches, _pixels(fine))
+    weight, bias = ridge(patches, _pixels(fine))
     inputs, outputs = coarse.shape[1], fine.shape[1]
     conv.weight[:outputs] = 0
     conv.weight[:outputs, :inputs] = weight.T.reshape(outputs, inputs, 3, 3)

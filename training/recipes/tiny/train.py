@@ -21,12 +21,14 @@ from torch import Tensor
 
 from osediff_core.backends.find_base import PACKAGED
 from osediff_core.backends.load_base import load_base
+from osediff_core.generator import OneStepGenerator
 from osediff_core.weights.checkpoint import write_weights
 
 from ...data.captions import find_tagger
 from .architecture import build_unet
 from .distil import Prompts, Restorer, Validation, cache, read_latents, train_on_latents
 from .export import export_base, round_to_half
+from .grow import grow
 from .latent_preview import write_preview
 from .loop import StageOptions
 from .pairs import read
@@ -76,9 +78,15 @@ def set_scaling_factor(vae: AutoencoderKL, pool: PhotoPool, count: int = 64) -> 
 
 
 def train(
-    photos: list[Path], pairs: Path, kodak: Path | None, real: Path | None, out: Path, recipe: Recipe
+    photos: list[Path],
+    pairs: Path,
+    kodak: Path | None,
+    real: Path | None,
+    out: Path,
+    recipe: Recipe,
+    old: Path | None = None,
 ) -> Path:
-    """Run all stages and return the exported folder; kodak, real: pictures to validate on.
+    """Run all stages, return the exported folder; kodak, real: pictures to validate on; old: a folder to `grow` from.
 
     Text encoder and tokenizer are those of the embedded model.
     """
@@ -94,8 +102,11 @@ def train(
     unet = build_unet()
     restorer = Restorer(unet)
     validation = Validation(vae, restorer, prompts, _validation(kodak, real))
+    found = read(pairs)
+    if old:
+        grow(restorer, prompts, latents, found, OneStepGenerator.load(old, dtype="fp32", device="cpu"))
     train_on_latents(restorer, prompts, latents, validation, out, recipe.latents)
-    losses = PixelLoss(restorer, vae, prompts, read(pairs), recipe.weights)
+    losses = PixelLoss(restorer, vae, prompts, found, recipe.weights)
     train_on_pixels(losses, validation, out, recipe.pixels)
     weights = train_prior(unet, vae, prompts, latents, out, recipe.prior)
     vae.unload_lora()
@@ -118,11 +129,14 @@ def main() -> None:
     parser.add_argument("--kodak", type=Path, help="folder of Kodak pictures, for validation")
     parser.add_argument("--real-pairs", type=Path, help="folder with LR/ and HR/, for validation")
     parser.add_argument("--out", type=Path, required=True, help="states, curves and the exported model")
+    parser.add_argument("--grow", type=Path, help="start from this folder of the first embedded model")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(args.threads)
-    exported = train(args.photos, args.pairs, args.kodak, args.real_pairs, args.out, DEFAULT_RECIPE)
+    exported = train(
+        args.photos, args.pairs, args.kodak, args.real_pairs, args.out, DEFAULT_RECIPE, args.grow
+    )
     log.info("exported to %s", exported)
 
 
