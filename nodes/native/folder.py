@@ -138,6 +138,12 @@ def _model_config(folder: Path) -> comfy.supported_models_base.BASE:
 
     class Config(comfy.supported_models.SD20):
         latent_format = Format
+        unet_extra_config = {  # noqa: RUF012 - as ComfyUI's own; what stands here outweighs what is given below
+            **comfy.supported_models.SD20.unet_extra_config,
+            # diffusers' "attention_head_dim" of Stable Diffusion 2 is the number of heads
+            "num_head_channels": unet["block_out_channels"][0]
+            // _per_level(unet["attention_head_dim"], 1)[0],
+        }
         sampling_settings = {  # noqa: RUF012 - as ComfyUI's own configs
             "beta_schedule": "linear",  # of the square roots: diffusers' scaled_linear
             "linear_start": schedule["beta_start"],
@@ -150,11 +156,11 @@ def _model_config(folder: Path) -> comfy.supported_models_base.BASE:
 
 def _unet_config(config: dict[str, Any]) -> dict[str, Any]:
     widths = config["block_out_channels"]
-    layers = _per_level(config["layers_per_block"], widths)
-    kinds, transformers = config["down_block_types"], config.get("transformer_layers_per_block", 1)
+    layers = _per_level(config["layers_per_block"], len(widths))
+    transformers = _per_level(config.get("transformer_layers_per_block", 1), len(widths))
     depths = [
         depth if kind.startswith("CrossAttn") else 0
-        for kind, depth in zip(kinds, _per_level(transformers, widths), strict=True)
+        for kind, depth in zip(config["down_block_types"], transformers, strict=True)
     ]
     by_level = list(zip(depths, layers, strict=True))
     return {
@@ -166,10 +172,8 @@ def _unet_config(config: dict[str, Any]) -> dict[str, Any]:
         "num_res_blocks": layers,
         "transformer_depth": [depth for depth, count in by_level for _ in range(count)],
         "transformer_depth_output": [depth for depth, count in by_level for _ in range(count + 1)],
-        "transformer_depth_middle": _per_level(transformers, widths)[-1],
+        "transformer_depth_middle": transformers[-1],
         "context_dim": config["cross_attention_dim"],
-        # diffusers' "attention_head_dim" of Stable Diffusion 2 is the number of heads
-        "num_head_channels": widths[0] // config["attention_head_dim"][0],
         "use_linear_in_transformer": config["use_linear_projection"],
         "use_spatial_transformer": True,
         "use_temporal_attention": False,
@@ -178,9 +182,9 @@ def _unet_config(config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _per_level(value: int | list[int], widths: list[int]) -> list[int]:
+def _per_level(value: int | list[int], levels: int) -> list[int]:
     """What diffusers' configs give once, or once a level."""
-    return list(value) if isinstance(value, list) else [value] * len(widths)
+    return list(value) if isinstance(value, list) else [value] * levels
 
 
 def _clip_parts(

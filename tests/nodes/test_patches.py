@@ -38,7 +38,7 @@ def test_apply_equals_load(pack, tiny, base, photo):
     assert torch.equal(applied, loaded)
 
 
-def test_what_was_given_stays_as_it_was(pack, base, photo):
+def test_what_was_given_stays_as_it_was(pack, base, generator, photo):
     """The base's MODEL and VAE are still the base's after the patched clones have been used, bit for bit."""
     import comfy.model_management
 
@@ -50,7 +50,7 @@ def test_what_was_given_stays_as_it_was(pack, base, photo):
         model, vae, pack.folders.read_chosen(pack.folders.EMBEDDED)
     )
     restore(pack, (patched, clip, patched_vae), photo)
-    assert pack.native_lora.attachment_of(patched).timestep == 249
+    assert pack.native_lora.attachment_of(patched).timestep == generator.timestep
     comfy.model_management.load_models_gpu([model, vae.patcher])
     assert all(torch.equal(before[key], now) for key, now in weights_of(model).items())
     assert all(torch.equal(before_vae[key], now) for key, now in weights_of(vae.patcher).items())

@@ -250,7 +250,7 @@ def test_save_osediff_and_use_what_was_saved(server, client, restore_photo, phot
         again = load_png(client.fetch(images(client.wait(client.queue(copy.deepcopy(graph))))[0]))
         assert np.array_equal(again, expected)
     save["1"]["inputs"]["format"] = "pkl"
-    with pytest.raises(ComfyError, match="timestep 249"):
+    with pytest.raises(ComfyError, match=r"timestep \d+"):
         client.wait(client.queue(save))
 
 

@@ -28,7 +28,7 @@ def tiny() -> OneStepGenerator:
 
 def test_it_is_small_and_holds_no_pickle() -> None:
     files = [path for path in PACKAGED["tiny"].rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in files) <= 16 * 2**20
+    assert sum(path.stat().st_size for path in files) <= 24 * 2**20
     assert {path.suffix for path in files} <= {".safetensors", ".json", ".txt", ".md"}
 
 
