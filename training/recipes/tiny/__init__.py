@@ -4,7 +4,7 @@ Flow: `fetch_photos` -> `pairs` (of the `teacher`) -> `train` (vae -> distil -> 
 `evaluate`; further rounds of the one-step weights are training/train.py with training/configs/tiny_round.yaml.
 
     python -m training.recipes.tiny.fetch_photos --out photos
-    python -m training.recipes.tiny.pairs --photos photos --teacher runs/teacher --out runs/pairs   # 0.9 CPU-seconds each
+    python -m training.recipes.tiny.pairs --photos photos --teacher runs/teacher --out runs/pairs
     git worktree add ../first 0fee1c1                       # the first embedded model, to start the restorer from
     torchrun --nproc_per_node 2 -m training.recipes.tiny.train --photos photos --pairs runs/pairs --out runs/tiny \\
         --grow ../first/osediff_core/tiny --kodak photos/kodak                  # hours of CPU; goes on where it stopped

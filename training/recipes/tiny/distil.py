@@ -26,7 +26,7 @@ from osediff_core.evaluate.psnr_ssim import psnr_y
 from osediff_core.schedule import NoiseSchedule
 
 from .architecture import SCHEDULER_CONFIG
-from .loop import Stage, StageOptions
+from .loop import Stage, StageOptions, processes, wait_for_all
 from .pairs import SCALE
 
 if TYPE_CHECKING:
@@ -83,7 +83,8 @@ def cache(vae: AutoencoderKL, tagger: Tagger, pairs: Path, out: Path) -> None:
     from safetensors.torch import load_file, save
 
     out.mkdir(parents=True, exist_ok=True)
-    for path in sorted(pairs.glob("*.safetensors")):
+    rank, world = processes()
+    for path in sorted(pairs.glob("*.safetensors"))[rank::world]:
         target = out / path.name
         if target.exists():
             continue
@@ -101,6 +102,7 @@ def cache(vae: AutoencoderKL, tagger: Tagger, pairs: Path, out: Path) -> None:
         tensors = {name: torch.cat(values).contiguous() for name, values in found.items()}
         write_bytes_atomically(target, save(tensors, {str(i): prompt for i, prompt in enumerate(prompts)}))
         log.info("latents of %s", path.name)
+    wait_for_all()
 
 
 def read_latents(folder: Path) -> Latents:

@@ -56,6 +56,12 @@ def processes() -> tuple[int, int]:
     return (dist.get_rank(), world) if world > 1 else (0, 1)
 
 
+def wait_for_all() -> None:
+    """Go on when every process has come here."""
+    if processes()[1] > 1:
+        dist.barrier()
+
+
 class Stage:
     """Trains `parameters` (groups as AdamW takes them) of `modules`; state and curve live in `folder`."""
 

@@ -30,7 +30,7 @@ from .distil import Prompts, Restorer, Validation, cache, read_latents, train_on
 from .export import export_base, round_to_half
 from .grow import grow
 from .latent_preview import write_preview
-from .loop import StageOptions
+from .loop import StageOptions, processes
 from .pairs import read
 from .photos import PhotoPool
 from .pixels import PixelLoss, PixelWeights, train_on_pixels
@@ -112,6 +112,8 @@ def train(
     vae.unload_lora()
 
     exported = out / "export"
+    if processes()[0]:
+        return exported
     export_base(vae, unet, text.module, PACKAGED["tiny"] / "tokenizer", exported)
     write_weights(exported / WEIGHTS_FILE, weights, dtype=torch.float16)
     write_preview(exported, pool)
