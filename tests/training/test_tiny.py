@@ -267,6 +267,7 @@ def test_turned_windows_stay_aligned():
 def test_a_restorer_grows_out_of_one_of_the_first_shape(photos, tmp_path, monkeypatch):
     from diffusers import UNet2DConditionModel
 
+    monkeypatch.setattr(pairs, "SIDE", 160)
     torch.manual_seed(0)
     first = {
         **UNET_CONFIG,
@@ -304,6 +305,8 @@ def test_a_restorer_grows_out_of_one_of_the_first_shape(photos, tmp_path, monkey
 
 
 def test_the_whole_chain_gives_a_folder_that_the_core_loads(photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(pairs, "SIDE", 160)
+    monkeypatch.setattr(distil, "LARGER", 0)  # windows that such small pairs have no room for
     pool, enlarge4 = PhotoPool([photos], pairs.SIDE), nn.Upsample(scale_factor=4, mode="nearest")
     (tmp_path / "pairs").mkdir()
     save_file(pairs.make_shard(0, pool, enlarge4, count=4), tmp_path / "pairs" / "0000.safetensors")
