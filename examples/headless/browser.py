@@ -70,6 +70,8 @@ class Page:
         """Opens the page of templates and searches there; returns when one is shown that has the words in its name."""
         self.evaluate("() => app.extensionManager.command.execute('Comfy.BrowseTemplates')")
         self._page.locator(_CARDS).first.wait_for()
+        # a new user sees those to get started with, and the search looks only among these
+        self._page.get_by_text("All Templates", exact=True).first.click()
         self._page.get_by_placeholder("Search").last.fill(words)
         self.wait_for_function(
             f"""words => [...document.querySelectorAll("{_CARDS}")]
