@@ -20,6 +20,7 @@ from osediff_core.errors import CheckpointError
 from osediff_core.evaluate.perceptual import FeatureDistance
 from osediff_core.evaluate.psnr_ssim import psnr, psnr_y
 from osediff_core.generator import OneStepGenerator
+from osediff_core.layers import Attention
 from training.data.appearance import appearance_tags
 from training.data.captions import find_tagger
 from training.data.pictures import to_tensor
@@ -322,6 +323,11 @@ def test_the_whole_chain_gives_a_folder_that_the_core_loads(photos, tmp_path, mo
     lq = to_tensor(np.random.default_rng(0).integers(0, 256, (1, 32, 40, 3), np.uint8))
     restored = generator.restore(lq, "red")
     assert restored.shape == lq.shape
+
+    network = generator.vae.encoder(64, 64)
+    assert all(
+        layer.idle() for layer in network.layers if isinstance(layer, Attention)
+    )  # so cost grows with the area
 
     # base and weights together are the restorer, as it was before the base was made of it
     saved = torch.load(tmp_path / "pixels.pt", weights_only=True)["modules"]

@@ -41,10 +41,13 @@ class PixelWeights:
 
 
 def adapt_encoder(vae: AutoencoderKL) -> list[torch.nn.Parameter]:
-    """Put OSEDiff's adapters on the encoder, in place; returns what is trained of the VAE."""
+    """Put OSEDiff's adapters on the encoder, in place, but for its attention, which is to stay idle.
+
+    Returns what is trained of the VAE.
+    """
     from peft import LoraConfig
 
-    targets = vae_targets(name for name, _ in vae.named_parameters())
+    targets = vae_targets(name for name, _ in vae.named_parameters() if ".attentions." not in name)
     vae.requires_grad_(False)
     vae.add_adapter(LoraConfig(r=RANK, target_modules=targets), adapter_name=VAE_ADAPTER)
     scaled_start(vae)
