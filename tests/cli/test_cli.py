@@ -336,7 +336,7 @@ def test_the_default_needs_no_model_named(osediff):
     assert osediff("info", "tiny")[0] == 0
 
 
-@pytest.mark.parametrize("moment", ["_set_levels", "_show"])
+@pytest.mark.parametrize("moment", ["set_levels", "_show"])
 def test_an_interrupt_outside_of_the_work_is_one_too(moment, monkeypatch, capsys):
     """Before the command line is read, and while what came of it is shown."""
     from osediff_core.cli import main as command

@@ -277,7 +277,7 @@ def test_a_prompt_that_is_too_long_is_cut_with_a_warning(
 
 
 def test_prompts_that_do_not_match_the_images_are_refused(mini_generator: OneStepGenerator) -> None:
-    with pytest.raises(OptionError, match="2 prompts for 1 images"):
+    with pytest.raises(OptionError, match="2 prompts for 1 image;"):
         mini_generator.restore(image(), ["a", "b"])
 
 

@@ -23,7 +23,9 @@ def files(pack, tmp_path_factory):
     with torch.inference_mode(False), torch.random.fork_rng():
         torch.manual_seed(11)
         half = Decoder(4, 3, ("UpDecoderBlock2D",) * 4, WIDTHS, 2).state_dict()
-    torch.save({"state_dict": {f"decoder.{n}": t for n, t in half.items()}}, folder / "halfDecoder.ckpt")
+    torch.save(
+        {"state_dict": {f"decoder.{n}": t for n, t in half.items()}}, folder / "light_halfDecoder.ckpt"
+    )
     torch.save({"config": {}, "model_state_dict": half}, folder / "sd21_lwdecoder.pth")
     torch.save(
         {"1.weight": torch.zeros(64, 4, 3, 3), "19.weight": torch.zeros(3, 64, 3, 3)}, folder / "taesd.pth"
@@ -44,7 +46,7 @@ def vae(pack, mini, tmp_path_factory):
         return pack.native_folder.load_vae(folder, torch.float32)
 
 
-@pytest.mark.parametrize("name", ["halfDecoder.ckpt", "sd21_lwdecoder.pth"])
+@pytest.mark.parametrize("name", ["light_halfDecoder.ckpt", "sd21_lwdecoder.pth"])
 def test_it_equals_the_cores_and_leaves_the_vae_as_it_was(pack, mini, files, vae, photo, name):
     from osediff_core import OneStepGenerator
 
@@ -66,7 +68,7 @@ def test_what_does_not_fit_is_refused(pack, files, tiny, vae):
     errors = pack.core.errors
     node = pack.light_decoder.LightDecoder
     with refused(errors.CheckpointError, "decodes 4 latent channels at 1/8", "8 at 1/4"):
-        node.execute(tiny[2], "halfDecoder.ckpt")
+        node.execute(tiny[2], "light_halfDecoder.ckpt")
     with refused(errors.CheckpointError, "which ComfyUI loads itself"):
         node.execute(vae, "taesd.pth")
     with refused(errors.CheckpointError, "There is no file gone.ckpt"):

@@ -134,7 +134,7 @@ def test_missing_files(tmp_path):
         with pytest.raises(OptionError, match=r"cannot be read|no degradation preset"):
             draw(str(path), (64, 64))
     (tmp_path / "folder.yaml").mkdir()
-    with pytest.raises(OptionError, match="cannot be read"):
+    with pytest.raises(OptionError, match="is a folder, not a file"):
         draw(str(tmp_path / "folder.yaml"), (64, 64))
     (tmp_path / "latin.yaml").write_bytes(b"summary: \xe9")
     with pytest.raises(OptionError, match="cannot be read"):
