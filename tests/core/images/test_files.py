@@ -348,12 +348,12 @@ def test_a_format_that_is_not_read_is_named_also_under_another_suffix(tmp_path):
 
 @pytest.mark.skipif(os.name == "nt", reason="no such files")
 @pytest.mark.parametrize("kind", ["pipe", "socket", "device"])
-def test_what_is_no_file_is_refused_at_once_and_never_replaced(tmp_path, kind):
+def test_what_is_no_file_is_refused_at_once_and_never_replaced(tmp_path, monkeypatch, kind):
     path, bound = tmp_path / "a.png", socket.socket(socket.AF_UNIX)
     if kind == "pipe":
         os.mkfifo(path)
     elif kind == "socket":
-        os.chdir(tmp_path)  # a socket's path may have 100 characters
+        monkeypatch.chdir(tmp_path)  # a socket's path may have 100 characters
         bound.bind("a.png")
     else:
         path.symlink_to("/dev/null")
