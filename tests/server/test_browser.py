@@ -79,7 +79,8 @@ def test_a_second_run_from_the_page_computes_nothing(page):
     entry = page.evaluate("async id => await (await fetch(`/history/${id}`)).json()", detail["prompt_id"])
     messages = dict(entry[detail["prompt_id"]]["status"]["messages"])
     ran = page.api().keys() - messages["execution_cached"]["nodes"]
-    assert not [page.api()[node]["class_type"] for node in ran]
+    # ComfyUI's own slider makes its temporary pictures anew
+    assert {page.api()[node]["class_type"] for node in ran} <= {"ImageCompare"}
 
 
 def test_a_warning_is_a_message_of_the_page(page):
