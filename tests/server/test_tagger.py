@@ -1,14 +1,18 @@
 """RAM's size in a real server: Load DAPE and DAPE Prompt give the tags of the core."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from mini_models.taggers import lora_tensors, official_tensors
+from PIL import Image
 from server_graphs import by_class, with_photo
 
 from osediff_core.dape import Tagger, TaggerConfig, TaggerWeights, tag_names, write_tagger
 from osediff_core.dape.lora import lora_modules, pairs_of
 from osediff_core.images import read_image
 
+ROOT = Path(__file__).parents[2]
 FILE = "ram_dape.safetensors"
 THRESHOLD = 0.5
 
@@ -23,6 +27,14 @@ def tagger_file(server):
     write_tagger(folder / FILE, TaggerWeights(config, official_tensors(config), lora), "fp16")
     yield folder / FILE
     (folder / FILE).unlink()
+
+
+@pytest.fixture
+def photo(tmp_path):
+    """One of its own: with others, the random weights' scores can lie too near each other."""
+    with Image.open(ROOT / "examples" / "photos" / "barn.png") as barn:
+        barn.crop((0, 0, 48, 32)).save(tmp_path / "tagged.png")
+    return tmp_path / "tagged.png"
 
 
 def best(file, photo):
