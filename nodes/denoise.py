@@ -18,7 +18,7 @@ from ..osediff_core.errors import OptionError
 from ..osediff_core.tiles.grid import check_tile, needs_tiles
 from ..osediff_core.tiles.unet import UNetTiling, tiles_at_once
 from .checks import check_channels, check_model, check_widths, context_width, latent_samples
-from .inputs import tile_input
+from .inputs import overlap_input, tile_input
 from .native.lora import attachment_of
 from .native.sampler import OneStepSampler
 from .notices import as_output, warnings_gathered
@@ -29,15 +29,7 @@ def step_inputs() -> list[io.Input]:
     """Inputs of the step, the same for the node and for the sampler."""
     return [
         tile_input(),
-        io.Int.Input(
-            "overlap",
-            default=32,
-            min=0,
-            max=512,
-            step=8,
-            advanced=True,
-            tooltip="How far neighbouring tiles overlap, in latents; must be smaller than tile.",
-        ),
+        overlap_input("latents"),
         io.Float.Input(
             "strength",
             default=1.0,

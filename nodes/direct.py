@@ -17,7 +17,7 @@ from ..osediff_core.tiles.unet import UNetTiling
 from ..osediff_core.weights.checkpoint import read_decoder
 from .conversions import each_frame, join_image, split_image, stamp, tile_progress
 from .folders import FOLDER, decoder_path, path_or_none, read_chosen
-from .inputs import dtype_input, scale_input, tile_input
+from .inputs import dtype_input, overlap_input, scale_input, tile_input
 from .native.direct import NativeUpscaler
 
 
@@ -91,15 +91,7 @@ class OneStepUpscale(io.ComfyNode):
                 ),
                 scale_input(),
                 tile_input(),
-                io.Int.Input(
-                    "overlap",
-                    default=32,
-                    min=0,
-                    max=512,
-                    step=8,
-                    advanced=True,
-                    tooltip="How far neighbouring tiles overlap, in the same unit; must be smaller than tile.",
-                ),
+                overlap_input("the same unit"),
             ],
             outputs=[io.Image.Output()],
         )

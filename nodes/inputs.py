@@ -111,6 +111,19 @@ def scale_input() -> io.Input:
     )
 
 
+def overlap_input(unit: str) -> io.Int.Input:
+    """How far tiles overlap; unit: what it is counted in, as words."""
+    return io.Int.Input(
+        "overlap",
+        default=32,
+        min=0,
+        max=512,
+        step=8,
+        advanced=True,
+        tooltip=f"How far neighbouring tiles overlap, in {unit}; must be smaller than tile.",
+    )
+
+
 def tile_input(advanced: bool = False) -> io.Input:
     """The tiles of the one step."""
     return io.Int.Input(
