@@ -11,7 +11,7 @@ import torch
 from ..errors import OptionError
 from ..generator import OneStepGenerator
 from ..runtime.device import parse_device, parse_dtype
-from ..weights.checkpoint import read_decoder, read_weights
+from ..weights.checkpoint import read_decoder, weights_in
 from ..weights.decoder_file import DecoderWeights
 from ..weights.formats import facts_of, format_of
 from ..weights.one_step_weights import OneStepWeights
@@ -44,8 +44,9 @@ def load_model(
     A method that is a network by itself needs no base, and is loaded without one. Raises OptionError for what it has
     not: strength, fidelity and sliders.
     """
-    found = None if weights is None else format_of(TensorFile.open(Path(weights)), method)
-    if found is None or found.method not in NETWORKS:
+    file = None if weights is None else TensorFile.open(Path(weights))
+    found = None if file is None else format_of(file, method)
+    if file is None or found is None or found.method not in NETWORKS:
         return OneStepGenerator.load(
             base,
             weights,
@@ -62,7 +63,7 @@ def load_model(
         raise OptionError(f"{found.about.title} has no strength, no fidelity and no sliders; leave them out.")
     device = parse_device(device)
     with torch.inference_mode(False):
-        read = read_weights(Path(weights or ""), method)
+        read = weights_in(file, method)
         network = NETWORKS[found.method](read, None if decoder is None else read_decoder(decoder))
         restorer = DirectRestorer(network, facts_of(found.method))
         restorer.to(device, parse_dtype(dtype, device))
