@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from .backends.speed import Speed
     from .weights.merge import MergedAdapter
     from .weights.one_step_weights import LoRASet
+    from .weights.tensor_file import TensorFile
 
 
 class OneStepGenerator:
@@ -79,7 +80,7 @@ class OneStepGenerator:
     def load(
         cls,
         base: str | Path = "tiny",
-        weights: str | Path | None = None,
+        weights: str | Path | TensorFile | None = None,
         *,
         dtype: str | torch.dtype = "auto",
         device: str | torch.device = "auto",
@@ -96,8 +97,8 @@ class OneStepGenerator:
         """Load a base model and merge the weights of a one-step method into it.
 
         base: a diffusers folder, a single-file Stable Diffusion checkpoint, a hub id, or "tiny".
-        weights: a file or folder of a method's weights, as it is published or as we write it; None takes the base's
-            own, if it has some.
+        weights: a file or folder of a method's weights, as it is published or as we write it, or such a file opened;
+            None takes the base's own, if it has some.
         dtype: auto, fp32, fp16, bf16; what is merged is merged in fp32 and then rounded to it.
         device: auto, cpu, cuda, mps, xpu.
         strength: of the weights, for UNet and VAE alike or as (unet, vae); 1 is the official result, 0 none.

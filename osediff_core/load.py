@@ -18,11 +18,12 @@ from .errors import BaseModelError, CheckpointError
 from .method import Method
 from .runtime.device import parse_device, parse_dtype
 from .schedule import NoiseSchedule
-from .weights.checkpoint import read_decoder, read_weights
+from .weights.checkpoint import read_decoder, read_weights, weights_in
 from .weights.formats import facts_of
 from .weights.identify import identify
 from .weights.merge import MergedAdapter, merge_weights
 from .weights.one_step_weights import OneStepWeights
+from .weights.tensor_file import TensorFile
 
 _BASE_KINDS = ("sd_checkpoint", "diffusers_folder")  # of identify.Identity
 
@@ -40,7 +41,7 @@ class Parts(NamedTuple):
 
 def read_weights_for(
     base: str | Path,
-    weights: str | Path | None,
+    weights: str | Path | TensorFile | None,
     method: str | None,
     allow_download: bool,
     revision: str | None,
@@ -91,10 +92,10 @@ def load_parts(
     return Parts(loaded.vae, loaded.unet, loaded.text, schedule, one_step.timestep, adapters)
 
 
-def _weights_for(source: Source, path: str | Path | None, method: str | None) -> OneStepWeights:
-    """The weights in the file at `path`, or those that lie beside the base."""
-    path = path if path is not None else source.default_weights
-    if path is None:
+def _weights_for(source: Source, given: str | Path | TensorFile | None, method: str | None) -> OneStepWeights:
+    """The given weights, or those that lie beside the base."""
+    given = given if given is not None else source.default_weights
+    if given is None:
         identity = identify(source.path)
         # then the base is the mistake, not the missing weights
         if identity.kind not in _BASE_KINDS or identity.details.get("family", "sd2") != "sd2":
@@ -103,7 +104,7 @@ def _weights_for(source: Source, path: str | Path | None, method: str | None) ->
             f"The base {source.name} brings no OSEDiff weights of its own; give some (--weights), for "
             "example the official osediff.pkl."
         )
-    return read_weights(path, method)
+    return weights_in(given, method) if isinstance(given, TensorFile) else read_weights(given, method)
 
 
 def _check_timestep(weights: OneStepWeights, schedule: NoiseSchedule) -> None:

@@ -23,8 +23,9 @@ class Method:
     """Facts of a one-step method; the defaults are OSEDiff's way.
 
     title: as its authors write it. base: of the published weights. prompt: the rule for prompts, for people.
-    default_prompt: where the user gives none. color_fix: the official default, a key of color.METHODS.
-    licence, source: of the published weights. advice: what else a user should know, a sentence or "".
+    reads_words: whether one of the user's makes sense. default_prompt: where the user gives none.
+    color_fix: the official default, a key of color.METHODS. licence, source: of the published weights.
+    advice: what else a user should know, a sentence or "".
     sliders: with `passes`, which makes of a number for each of them the passes of the prediction. fidelity: the numbers
     of the sliders for the fidelity slider, where they are that already; None: strengths, as of OSEDiff.
     prepare: where the weights depend on the picture: of the weights, what makes of an image (1, 3, h, w) in [-1, 1],
@@ -35,6 +36,7 @@ class Method:
     title: str = "a one-step method"
     base: str = "unknown"
     prompt: str = "what the picture shows, or empty"
+    reads_words: bool = True
     default_prompt: str = ""
     color_fix: str = "adain"
     licence: str = "unknown"

@@ -16,8 +16,10 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError
 from ..weights.decoder_file import ADCSR, DecoderWeights, check_whole
+from ..weights.formats.adcsr import ABOUT
 from ..weights.one_step_weights import OneStepWeights
 from ..weights.tensor_file import shapes_of
+from .network import Network
 
 # widths of the levels -> heads of each level's attention, and of the middle's, which no file says: the published one,
 # and the miniature that numbers of the official code were made with
@@ -248,10 +250,10 @@ class _Decoder(nn.Module):
         return self.conv_out(F.silu(self.conv_norm_out(x)))
 
 
-class AdcSR(nn.Module):
+class AdcSR(Network):
     """LQ (B, 3, h, w) in [-1, 1], sides multiples of 16 -> image (B, 3, 4 h, 4 w), about [-1, 1]."""
 
-    scale, multiple = 4, 16
+    scale, multiple, method = 4, 16, ABOUT
 
     def __init__(self, widths: tuple[int, ...], heads: tuple[int, ...], decoder: list[int]) -> None:
         super().__init__()
@@ -261,8 +263,7 @@ class AdcSR(nn.Module):
     def forward(self, lq: Tensor) -> Tensor:
         return self.decoder(self.student(F.pixel_unshuffle(lq, 2)))
 
-    @staticmethod
-    def finish(image: Tensor, lq: Tensor) -> Tensor:
+    def finish(self, image: Tensor, lq: Tensor) -> Tensor:
         """The image with mean and spread of the LQ's channels, as the official code ends: adain without an epsilon.
 
         Both in [-1, 1], of any sizes; -> fp32, not clamped.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import logging
+import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -10,24 +11,21 @@ import torch
 from torch import Tensor
 
 from ..encode import check_rgb
-from ..errors import OptionError, OutOfMemory
+from ..errors import OptionError
 from ..geometry import crop_back, pad_to_multiple, resize
-from ..method import Method
 from ..ports import ImageRestorer, Progress
-from ..runtime.memory import explain_out_of_memory, release_memory
 from ..runtime.stage import run_stage
 from ..runtime.torch_part import TorchPart
-from ..tiles.grid import Tile, gaussian_weights
+from ..tiles.blend import blend, shrinking
+from ..tiles.grid import Tile
 from ..tiles.unet import WHOLE, UNetTiling
 from ..tiles.vae import AUTO, VAETiling
-from .adcsr import AdcSR
+from .network import Network
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-logger = logging.getLogger(__name__)
-
-_PLACE = 8  # pixels of the result that tiles count as one, as if they were Stable Diffusion's latents
+_PLACE = 8  # pixels of the result that tiles count as one, as if they were Stable Diffusion's latents; or about so many
 _HELP = (
     "The upscale stage ran out of memory even in small tiles; close other programs, or use fp16, bf16 or another "
     "device."
@@ -35,13 +33,13 @@ _HELP = (
 
 
 class DirectRestorer(TorchPart):
-    """Restores as `OneStepGenerator.restore` does, by a network alone. method: its facts."""
+    """Restores as `OneStepGenerator.restore` does, by a network alone."""
 
-    module: AdcSR
+    module: Network
 
-    def __init__(self, module: AdcSR, method: Method) -> None:
+    def __init__(self, module: Network) -> None:
         super().__init__(module)
-        self.method = method
+        self.method = module.method
         self.sliders: Mapping[str, float] = {}
         self.scale, self.multiple = module.scale, module.multiple
 
@@ -93,27 +91,22 @@ def upscale(
     ImageError, OptionError, OutOfMemory, NonFiniteError.
     """
     check_rgb(lq)
+    scale = restorer.scale
     padded, size = pad_to_multiple(lq.contiguous(), restorer.multiple)
-    place = _PLACE // restorer.scale
-    height, width = (side // place for side in padded.shape[-2:])
-    tiling = _in_steps(tiling, restorer.multiple // place)
-    while True:
-        tiles = tiling.lay(height, width)
-        try:
-            image = run_stage(
-                "upscale", restorer, lambda t=tiles: _blended(restorer, padded, t, place, progress)
-            )
-            break
-        except OutOfMemory:
-            if tiling.tile is None:
-                raise
-        release_memory(padded.device)
-        smaller = tiling.smaller(height, width)
-        if smaller is None:
-            raise OutOfMemory(_HELP)
-        tiling = _in_steps(smaller, restorer.multiple // place)
-        logger.warning("upscale ran out of memory; trying again in tiles of %d", tiling.tile)
-    image = crop_back(image, (size[0] * restorer.scale, size[1] * restorer.scale))
+    place = max(1, _PLACE // scale)  # pixels of the LQ that tiles count as one
+    in_places, _ = pad_to_multiple(padded, math.lcm(restorer.multiple, place))
+    height, width = (side // place for side in in_places.shape[-2:])
+    step = math.lcm(restorer.multiple, place) // place
+
+    def compute(tiling: UNetTiling) -> Tensor:
+        tiles = _in_steps(tiling, step).lay(height, width)
+        if len(tiles) == 1:
+            return run_stage("upscale", restorer, lambda: restorer(padded))
+        larger = [Tile(*(side * place * scale for side in tile)) for tile in tiles]
+        return run_stage("upscale", restorer, lambda: _blended(restorer, in_places, larger, progress))
+
+    image = shrinking("upscale", _in_steps(tiling, step), (height, width), padded.device, compute, _HELP)
+    image = crop_back(image, (size[0] * scale, size[1] * scale))
     return restorer.finish(image, lq).clamp(-1, 1)
 
 
@@ -126,28 +119,15 @@ def _in_steps(tiling: UNetTiling, step: int) -> UNetTiling:
     return replace(tiling, tile=tile, overlap=overlap, batch=1)
 
 
-def _blended(
-    restorer: ImageRestorer, lq: Tensor, tiles: list[Tile], place: int, progress: Progress | None
-) -> Tensor:
-    """The network's result, whole or blended from tiles by Gaussian weights."""
-    with explain_out_of_memory("upscale"):
-        if len(tiles) == 1:
-            return restorer(lq)
-        weights = gaussian_weights(tiles[0].height * _PLACE, tiles[0].width * _PLACE, centred=True)
-        total = torch.zeros([side * restorer.scale for side in lq.shape[-2:]], dtype=torch.float64)
-        larger = [Tile(*(side * _PLACE for side in tile)) for tile in tiles]
-        for tile in larger:
-            total[tile.window] += weights
-        image: Tensor | None = None
-        for done, (tile, there) in enumerate(zip(tiles, larger, strict=True), 1):
-            part = restorer(lq[(..., *Tile(*(side * place for side in tile)).window)])
-            if image is None:
-                image = part.new_zeros(*lq.shape[:2], *total.shape)
-            image[(..., *there.window)] += part * (weights / total[there.window]).to(part)
-            if progress is not None:
-                progress(done, len(tiles))
-        assert image is not None
-        return image
+def _blended(restorer: ImageRestorer, lq: Tensor, tiles: list[Tile], progress: Progress | None) -> Tensor:
+    """The network's results in tiles, which are in pixels of the result."""
+
+    def compute(group: Sequence[Tile]) -> list[Tensor]:
+        cut = [Tile(*(side // restorer.scale for side in tile)) for tile in group]
+        return [restorer(lq[(..., *tile.window)]) for tile in cut]
+
+    shape = [*lq.shape[:2], *(side * restorer.scale for side in lq.shape[-2:])]
+    return blend(shape, tiles, compute, centred=True, progress=progress)
 
 
 if TYPE_CHECKING:  # proved by pyright: this is what the port asks for

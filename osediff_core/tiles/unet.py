@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..errors import OutOfMemory
 from ..ports import NoisePredictor, Progress
 from ..runtime.gradients import needs_gradients
-from ..runtime.memory import explain_out_of_memory, free_memory, release_memory
-from .grid import Tile, gaussian_weights, lay_tiles
+from ..runtime.memory import explain_out_of_memory, free_memory
+from .blend import blend, shrinking
+from .grid import Tile, lay_tiles
 
 logger = logging.getLogger(__name__)
 
@@ -96,32 +96,17 @@ def predict(
     with_gradients = needs_gradients(unet, latents, prompt_embeds)
     if not with_gradients:
         tiling = _within_memory(unet, latents.shape, device, tiling)
-    while True:
-        tiles = tiling.lay(*size)
-        try:
-            with explain_out_of_memory("denoise"):
-                if len(tiles) == 1:
-                    return unet(latents, timesteps, prompt_embeds).float()
-                return predict_tiled(
-                    unet,
-                    latents,
-                    timesteps,
-                    prompt_embeds,
-                    tiles,
-                    tiling.batch or 1,
-                    progress,
-                    tiling.centred,
-                )
-        except OutOfMemory:
-            if tiling.tile is None or with_gradients:
-                raise
-        # Outside of the handler, as the error's traceback holds the tensors that were too large.
-        release_memory(device)
-        smaller = tiling.smaller(*size)
-        if smaller is None:
-            raise OutOfMemory(_HELP.format(tile=tiling.tile))
-        logger.warning("denoise ran out of memory; trying again in tiles of %d latents", smaller.tile)
-        tiling = smaller
+
+    def compute(tiling: UNetTiling) -> Tensor:
+        tiles, batch, centred = tiling.lay(*size), tiling.batch or 1, tiling.centred
+        with explain_out_of_memory("denoise"):
+            if len(tiles) == 1:
+                return unet(latents, timesteps, prompt_embeds).float()
+            return predict_tiled(unet, latents, timesteps, prompt_embeds, tiles, batch, progress, centred)
+
+    if with_gradients:
+        return compute(tiling)
+    return shrinking("denoise", tiling, (size[0], size[1]), device, compute, _HELP)
 
 
 def _within_memory(
@@ -166,25 +151,10 @@ def predict_tiled(
     With a single tile over everything the result is that of the UNet itself.
     """
     n = latents.shape[0]
-    # The weights fall to 1e-11 at a tile's corners, so they are normalised in float64 before they meet the
-    # prediction; what is then summed lies in [0, 1].
-    weights = gaussian_weights(tiles[0].height, tiles[0].width, centred)
-    total = torch.zeros(latents.shape[-2:], dtype=torch.float64)
-    for tile in tiles:
-        total[tile.window] += weights
 
-    blended = torch.zeros(latents.shape, dtype=torch.float32, device=unet.device or latents.device)
-    for start in range(0, len(tiles), batch):
-        group = tiles[start : start + batch]
-        k = len(group)
+    def compute(group: Sequence[Tile]) -> Sequence[Tensor]:
         cut = torch.cat([latents[(..., *tile.window)] for tile in group])  # (k B, C, tile_h, tile_w)
-        embeds = None if prompt_embeds is None else prompt_embeds.repeat(k, 1, 1)
-        predicted = unet(cut, timesteps.repeat(k), embeds).float()
-        for tile, part in zip(group, predicted.split(n), strict=True):
-            share = (
-                (weights / total[tile.window]).to(blended.dtype).to(blended.device)
-            )  # float64 only on the CPU
-            blended[(..., *tile.window)] += part * share
-        if progress is not None:
-            progress(start + k, len(tiles))
-    return blended
+        embeds = None if prompt_embeds is None else prompt_embeds.repeat(len(group), 1, 1)
+        return unet(cut, timesteps.repeat(len(group)), embeds).float().split(n)
+
+    return blend(latents.shape, tiles, compute, batch=batch, centred=centred, progress=progress)

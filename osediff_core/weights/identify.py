@@ -21,6 +21,10 @@ _ALONE = "pass it as the weights, with its decoder and without a base"
 _AS_BASE = "pass it as the base, and OSEDiff weights as the weights"
 _WRONG_BASE = "use OSEDiff weights (.pkl or .safetensors) on a Stable Diffusion 2.1-base model instead"
 _GIVE_WEIGHTS = "give OSEDiff weights (.pkl or .safetensors)"
+_AS_UPSCALER = (
+    "pass it as the weights, without a base (osediff upscale, osediff compare); in a graph use ComfyUI's Load Upscale "
+    "Model"
+)
 _UNET = "model.diffusion_model."
 # The last self-attention's norm tells SD 2.x's two trainings apart: its bias spreads wider in v-prediction models
 # (ComfyUI's test and threshold, comfy/supported_models.py). By CompVis' name and by diffusers'.
@@ -248,8 +252,9 @@ def _parts(file: TensorFile) -> _Found:
         return "diffusers_model", "a VAE", part, {"part": "vae"}
     if any(name.endswith("embeddings.token_embedding.weight") for name in shapes):
         return "text_encoder", "a CLIP text encoder", part, {"part": "text_encoder"}
-    if "conv_first.weight" in shapes or "model.0.weight" in shapes:
-        return "upscaler", "an upscaler network such as ESRGAN", _GIVE_WEIGHTS, {}
+    of_pixels = any(shapes.get(first, ())[1:2] == (3,) for first in ("body.0.weight", "head.0.weight"))
+    if of_pixels or "conv_first.weight" in shapes or "model.0.weight" in shapes:
+        return "upscaler", "an upscaler network such as ESRGAN", _AS_UPSCALER, {}
     return None
 
 

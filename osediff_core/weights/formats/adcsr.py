@@ -28,6 +28,7 @@ ABOUT = Method(
     title="AdcSR",
     base="none",
     prompt="none: it reads no text",
+    reads_words=False,
     color_fix="none",  # its own is part of it
     licence="Apache-2.0",
     source="https://github.com/Guaishou74851/AdcSR",

@@ -73,6 +73,7 @@ ABOUT = Method(
     title="OMGSR-S",
     base="stable-diffusion-2-1-base",
     prompt="empty, as it was trained",
+    reads_words=False,
     licence="none given by its authors",
     source="https://github.com/wuer5/OMGSR",
     advice="Weights of August 2025 are for SD-Turbo instead, which their folder does not say.",

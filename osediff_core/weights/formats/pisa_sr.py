@@ -103,6 +103,7 @@ ABOUT = Method(
     title="PiSA-SR",
     base="stable-diffusion-2-1-base",
     prompt="empty, always",
+    reads_words=False,
     licence="Apache-2.0",
     source="https://github.com/csslc/PiSA-SR",
     sliders=(

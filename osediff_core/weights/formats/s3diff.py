@@ -145,6 +145,7 @@ ABOUT = Method(
     title="S3Diff",
     base="sd-turbo",
     prompt="fixed: its own positive and negative one, with guidance 1.07",
+    reads_words=False,
     default_prompt=_POSITIVE,
     color_fix="wavelet",
     licence="Apache-2.0; of its base SD-Turbo Stability AI's own",
