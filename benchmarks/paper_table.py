@@ -1,12 +1,15 @@
-"""The paper's Table 1 with your weights: restore data sets, measure, and set the figures beside the published ones.
+"""The paper's Table 1 with your weights and others: restore data sets, measure, set beside the published figures.
 
     python -m benchmarks.paper_table --data RealSR=DIR --data DRealSR=DIR --data DIV2K-Val=DIR --out benchmark \\
-        --base v2-1_512-ema-pruned.safetensors --weights osediff.pkl --dape ram_dape.safetensors
+        --base v2-1_512-ema-pruned.safetensors --dape ram_dape.safetensors \\
+        --with osediff.pkl pisa_sr.pkl RealESRGAN_x4plus.pth StableSR=results/stablesr
 
 Each DIR holds LQ pictures and ground truth under the same names, in lq/ and gt/ or test_LR/ and test_HR/, as StableSR
-published them, or in LR/ and HR/. Options that are not listed here go to `osediff upscale`. Results, figures and a
-report of each data set are in OUT/NAME, the tables in OUT/benchmark.md and .json, written after each data set. What is
-restored already is not restored again, so the same command goes on after Ctrl-C.
+published them, or in LR/ and HR/. Options that are not listed here go to `osediff compare`, which restores and
+measures: one-step methods, GAN upscalers, and folders of results of anything else. Without --with it is `tiny`.
+Results, figures and a report of each data set are in OUT/NAME, the tables in OUT/benchmark.md and .json, written after
+each data set. What is restored already by the same options is not restored again, so the same command goes on after
+Ctrl-C.
 """
 
 from __future__ import annotations
@@ -21,10 +24,10 @@ from pathlib import Path
 from typing import Any
 
 from osediff_core.atomic import write_bytes_atomically
-from osediff_core.cli import evaluate, upscale
+from osediff_core.cli import compare
 from osediff_core.cli.entry import run_main
 from osediff_core.cli.main import parser
-from osediff_core.cli.outcome import DONE, FAILED, INTERRUPTED
+from osediff_core.cli.outcome import DONE, FAILED
 from osediff_core.errors import OptionError, OSEDiffError
 from osediff_core.evaluate.folders import PAIR_FOLDERS, pair_folders
 from osediff_core.evaluate.metrics import DEFAULT, METRICS, Metric
@@ -34,8 +37,7 @@ log = logging.getLogger("benchmarks.paper_table")
 
 PAPER = Path(__file__).with_name("paper_table1.csv")  # arXiv 2406.08177
 PICTURES = {"DIV2K-Val": 3000, "DRealSR": 93, "RealSR": 100}  # that the paper's figures are of
-_OURS = "OSEDiff-s1"
-_MODELS = ("base", "weights", "dape", "ram")  # options of `osediff upscale` that name files
+_OSEDIFF, _OURS = "OSEDiff", "OSEDiff-s1"  # as the core calls it, and the paper
 
 
 def published() -> dict[str, list[dict[str, Any]]]:
@@ -51,55 +53,21 @@ def published() -> dict[str, list[dict[str, Any]]]:
 def run_data_set(
     name: str, lq: Path, truth: Path, out: Path, args: argparse.Namespace, rest: Sequence[str]
 ) -> dict[str, Any]:
-    """Restores and measures one data set in out/NAME; returns what `osediff evaluate --json` says of it.
+    """Restores and measures one data set in out/NAME; returns what `osediff compare --json` says of it.
 
-    Raises OptionError for an `out` that other options were used for, KeyboardInterrupt, OSEDiffError.
+    Raises OptionError, KeyboardInterrupt, OSEDiffError.
     """
-    results = out / name / "results"
+    chosen = list(rest) if "--with" in rest else [*rest, "--with", "tiny"]
     common = ["--device", args.device, *(["--allow-download"] if args.allow_download else [])]
-    restoring = parser().parse_args(
-        ["upscale", str(lq), "-o", str(results), "--skip-existing", *common, *rest]
-    )
-    _check_same_run(out / name, lq, rest, restoring)
-    restored = upscale.run(restoring)
-    log.info("%s: %s", name, restored.text)
-    if restored.status == INTERRUPTED:
+    measuring = ["--truth", str(truth), "--title", name, "--metrics", args.metrics]
+    # before what the user gave, whose --with takes all that follows
+    parsed = parser().parse_args(["compare", str(lq), "-o", str(out / name), *measuring, *common, *chosen])
+    found = compare.run(parsed)
+    log.info("%s: %s", name, found.text)
+    if found.data["interrupted"]:
         raise KeyboardInterrupt
-    measuring = ["--title", name, "--metrics", args.metrics]
-    measured = evaluate.run(
-        parser().parse_args(
-            [
-                "evaluate",
-                str(results),
-                str(truth),
-                "--lq",
-                str(lq),
-                "-o",
-                str(out / name),
-                *measuring,
-                *common,
-            ]
-        )
-    )
-    complete = restored.status == measured.status == DONE
-    return measured.data | {"complete": complete, "tagger": bool(restoring.dape or restoring.ram)}
-
-
-def _check_same_run(folder: Path, lq: Path, options: Sequence[str], restoring: argparse.Namespace) -> None:
-    """Results that other options or weights made must not be taken for those of these."""
-    files = {name: Path(path) for name in _MODELS if (path := getattr(restoring, name))}
-    written = {name: path.stat().st_mtime_ns for name, path in files.items() if path.exists()}
-    settings = {"lq": str(lq.resolve()), "options": list(options), "written": written}
-    file = folder / "run.json"
-    try:
-        same = not file.exists() or json.loads(file.read_text(encoding="utf-8")) == settings
-    except (OSError, ValueError):
-        same = False
-    if not same:
-        raise OptionError(
-            f"{folder} holds results of other options, weights or pictures; choose another --out, or remove it."
-        )
-    _write(file, json.dumps(settings, indent=2) + "\n")
+    tagger = bool(parsed.dape or parsed.ram) or any("dape=" in one or "ram=" in one for one in parsed.methods)
+    return found.data | {"complete": found.status == DONE, "tagger": tagger}
 
 
 def _write(path: Path, text: str) -> None:
@@ -114,19 +82,18 @@ def _write(path: Path, text: str) -> None:
 
 
 def table(name: str, measured: dict[str, Any]) -> str:
-    """Markdown: the paper's rows, then ours, its distance to the paper's OSEDiff, and bicubic."""
+    """Markdown: the paper's rows, then those of this run, with OSEDiff's distance to the paper's."""
     metrics = [METRICS[metric["name"]] for metric in measured["metrics"]]
     paper = published().get(name, [])
     known = [m for m in METRICS.values() if m in metrics or any(m.name in row for row in paper)]
-    result, bicubic = (
-        {k: v["value"] for k, v in measured["summary"][method].items()} for method in ("result", "bicubic")
-    )
-    rows = [(row["method"], row, False) for row in paper] + [("**this run**", result, False)]
+    rows = [(row["method"], row, False) for row in paper]
     official = next((row for row in paper if row["method"] == _OURS), None)
-    if official:
-        away = {k: v - official[k] for k, v in result.items() if k in official}
-        rows.append((f"this run - {_OURS}", away, True))
-    rows.append(("bicubic", bicubic, False))
+    for method in measured["methods"]:
+        result = {metric: mean["value"] for metric, mean in method["summary"].items()}
+        rows.append((f"**{method['name']}**", result, False))
+        if official and method["title"] == _OSEDIFF:
+            away = {k: v - official[k] for k, v in result.items() if k in official}
+            rows.append((f"{method['name']} - {_OURS}", away, True))
     lines = [
         f"| {name} | " + " | ".join(f"{m.title} {m.arrow}" for m in known) + " |",
         "|---" * (len(known) + 1) + "|",

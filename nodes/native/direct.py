@@ -11,7 +11,7 @@ import comfy.model_patcher
 import torch
 from torch import Tensor
 
-from ...osediff_core.direct.adcsr import AdcSR
+from ...osediff_core.direct.network import Network
 from ...osediff_core.geometry import crop_back, pad_to_multiple
 from ...osediff_core.runtime.stage import weights_in_fp32
 
@@ -25,7 +25,7 @@ class NativeUpscaler:
     restorer: the same behind the core's port, for tiles that are blended and colours of the whole image.
     """
 
-    def __init__(self, network: AdcSR) -> None:
+    def __init__(self, network: Network) -> None:
         management = comfy.model_management
         self.patcher = comfy.model_patcher.CoreModelPatcher(
             network,
@@ -46,14 +46,14 @@ class NativeUpscaler:
 class NativeRestorer:
     """ImageRestorer over the network, on the device that ComfyUI loads it on."""
 
-    def __init__(self, network: AdcSR, patcher: comfy.model_patcher.ModelPatcher) -> None:
+    def __init__(self, network: Network, patcher: comfy.model_patcher.ModelPatcher) -> None:
         self._network, self._patcher = network, patcher
         self.scale, self.multiple = network.scale, network.multiple
 
     @property
     def dtype(self) -> torch.dtype:
         """The dtype of the weights."""
-        return self._network.student.conv_in.weight.dtype
+        return next(self._network.parameters()).dtype
 
     @contextmanager
     def fp32(self) -> Iterator[None]:

@@ -14,7 +14,9 @@ osediff completion fish > ~/.config/fish/completions/osediff.fish
 """
 
 SHELLS = ("bash", "zsh", "fish")
-_FILES = frozenset({"FILE", "PATH", "IN", "OUT", "BASE", "LQ", "RESULTS", "GROUND_TRUTH", "NAME|FILE.yaml"})
+_FILES = frozenset(
+    {"FILE", "PATH", "IN", "OUT", "BASE", "LQ", "HR", "METHOD", "RESULTS", "GROUND_TRUTH", "NAME|FILE.yaml"}
+)
 _FOLDERS = frozenset({"FOLDER"})
 
 

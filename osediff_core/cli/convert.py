@@ -11,8 +11,9 @@ from ..errors import OptionError
 from .options import check_files
 from .outcome import DONE, Outcome, megabytes
 
-HELP = "OSEDiff weights: .pkl <-> .safetensors; RAM and DAPE in one file"
+HELP = "weights of one-step methods: official files <-> .safetensors; RAM and DAPE in one file"
 EXAMPLES = """osediff convert osediff.pkl osediff.safetensors
+osediff convert omgsr/ omgsr_s.safetensors --dtype fp16
 osediff convert ram_swin_large_14m.pth tagger.safetensors --dape DAPE.pth
 """
 
@@ -20,14 +21,19 @@ osediff convert ram_swin_large_14m.pth tagger.safetensors --dape DAPE.pth
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of this command."""
     add = parser.add_argument
-    add("input", metavar="IN", help="OSEDiff weights (.pkl, .safetensors), or RAM's (.pth)")
+    add("input", metavar="IN", help="weights of a one-step method, a file or folder, or RAM's (.pth)")
     add("output", metavar="OUT", help="file to write; its suffix, .pkl or .safetensors, says how")
     add("--dtype", choices=DTYPES, help="precision to store (default: as in the input, of RAM fp16)")
+    add(
+        "--method",
+        metavar="NAME",
+        help="of weights that do not say their method themselves, for example hypir",
+    )
     add("--dape", metavar="FILE", help="DAPE.pth, to be put into one file with RAM")
 
 
 def run(args: argparse.Namespace) -> Outcome:
-    """Reads OSEDiff weights in either format and writes them in that of the output's suffix; a tagger into one file.
+    """Reads weights of any method and writes them in the format of the output's suffix; a tagger into one file.
 
     Raises OSEDiffError.
     """
@@ -45,7 +51,7 @@ def run(args: argparse.Namespace) -> Outcome:
     else:
         from ..weights.checkpoint import read_weights, write_weights
 
-        write_weights(output, read_weights(source), dtype=args.dtype)
+        write_weights(output, read_weights(source, args.method), dtype=args.dtype)
     data = {"command": "convert", "input": str(source), "output": str(output), "bytes": output.stat().st_size}
     return Outcome(DONE, [], data, [f"{source} -> {output} ({megabytes(data['bytes'])})"])
 

@@ -20,7 +20,7 @@ from ..errors import OptionError, unforeseen
 from ..interrupts import heard
 from ..printable import quoted
 from ..version import SCHEMA_VERSION, __version__
-from . import completion, convert, degrade, doctor, download, evaluate, info, tag, upscale
+from . import compare, completion, convert, degrade, doctor, download, evaluate, info, tag, upscale
 from .entry import explained
 from .options import Parser, add_common
 from .outcome import DONE, FAILED, Outcome
@@ -35,6 +35,7 @@ COMMANDS = {
     "tag": tag,
     "degrade": degrade,
     "evaluate": evaluate,
+    "compare": compare,
     "convert": convert,
     "info": info,
     "download": download,

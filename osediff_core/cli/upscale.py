@@ -6,7 +6,7 @@ import argparse
 import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from .options import check_pictures
 from .outcome import Outcome
 from .progress import Progress
 from .results import ends_early, planned, skip_existing, summary, unreadable_results
-from .upscale_options import SLIDERS, add_options, check, check_engine
+from .upscale_options import add_options, check, check_engine, settings_of
 
 __all__ = ["EXAMPLES", "HELP", "add_options", "run"]
 
@@ -75,7 +75,7 @@ def _restore_all(
     args: argparse.Namespace, devices: Sequence[str], jobs: Sequence[Job], results: list[Result]
 ) -> None:
     """Appends one result per job when it begins; its status says how far it came."""
-    settings = _settings(args)
+    settings = settings_of(args)
     pairs = [(_task(job, args.format), UpscaleResult(str(job.source), str(job.output))) for job in jobs]
     with _streams(args), Progress(args, pairs, "restoring") as progress:
         if args.engine == "ray":
@@ -134,9 +134,3 @@ def _devices(args: argparse.Namespace, jobs: Sequence[Job]) -> list[str]:
 def _task(job: Job, file_format: str | None) -> Task:
     output = written_as(job, file_format)
     return Task(name_of(job), output, partial(read_bytes, job), partial(write_bytes, job))
-
-
-def _settings(args: argparse.Namespace) -> Settings:
-    given = {one.name: getattr(args, one.name) for one in fields(Settings) if hasattr(args, one.name)}
-    sliders = {name: value for name in SLIDERS if (value := getattr(args, name)) is not None}
-    return Settings(**given, sliders=sliders)

@@ -6,10 +6,12 @@ import argparse
 import logging
 import re
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
 from .. import color
 from ..batch.record import MOST_ATTEMPTS
+from ..batch.restorer import Settings
 from ..batch.shard import Shard
 from ..choices import LEAST_VAE_MEMORY, LEAST_VAE_TILE, TINY, VAE_ATTENTIONS
 from ..errors import OptionError
@@ -47,11 +49,11 @@ SLIDERS = {  # of methods that have such
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of this command."""
     add_pictures(parser)
-    size = parser.add_mutually_exclusive_group()
-    size.add_argument(
+    target = parser.add_mutually_exclusive_group()
+    target.add_argument(
         "--scale", type=positive, default=4.0, metavar="X", help="output / input size (default: 4)"
     )
-    size.add_argument("--size", type=_size, metavar="WxH", help="output size in pixels instead of --scale")
+    target.add_argument("--size", type=size, metavar="WxH", help="output size in pixels instead of --scale")
     _add_model(parser)
     _add_restoration(parser)
     add_tagger(parser)
@@ -125,7 +127,7 @@ def _add_restoration(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--tile",
-        type=_tile,
+        type=tile,
         default=96,
         metavar="N",
         help="tile side in latents, at most; less where memory is short, 0 for no tiles (default: 96)",
@@ -237,7 +239,7 @@ def _shard(text: str) -> Shard:
         raise argparse.ArgumentTypeError(f"{quoted(text)} {error}") from None
 
 
-def _size(text: str) -> tuple[int, int]:
+def size(text: str) -> tuple[int, int]:
     width, _, height = text.lower().partition("x")
     try:
         size = (natural(width), natural(height))
@@ -277,7 +279,7 @@ def _gigabytes(text: str) -> int:
     return max(1, int(value * 10**9))
 
 
-def _tile(text: str) -> int:
+def tile(text: str) -> int:
     value = natural(text)
     if 0 < value < _LEAST_TILE:
         raise argparse.ArgumentTypeError(
@@ -318,3 +320,10 @@ def check(args: argparse.Namespace) -> None:
         logger.warning("--vae-tile is raised to %d, as smaller ones take very long", LEAST_VAE_TILE)
     if isinstance(args.strength, tuple):
         logger.info("strength: %g for the UNet, %g for the VAE", *args.strength)
+
+
+def settings_of(args: argparse.Namespace) -> Settings:
+    """Of options of `osediff upscale`."""
+    given = {one.name: getattr(args, one.name) for one in fields(Settings) if hasattr(args, one.name)}
+    sliders = {name: value for name in SLIDERS if (value := getattr(args, name)) is not None}
+    return Settings(**given, sliders=sliders)

@@ -19,7 +19,7 @@ from ..interrupts import pass_on
 from .bootstrap import Mean, mean_of
 from .fid import TRUTH, WholeSet
 from .folders import PicturePair, of_one_shape
-from .measure import BICUBIC, DIFFERENCE, RESULT, Scores, load_measures, scores_of
+from .measure import BICUBIC, DIFFERENCE, RESULT, Loaded, Scores, load_measures, scores_of
 from .metric import Measure, Metric, MetricUnavailable
 from .metrics import METRICS, ORDER
 
@@ -118,16 +118,18 @@ def evaluate(
     allow_download: bool = False,
     seed: int = 0,
     progress: Callable[[Sequence[PicturePair]], Iterator[PicturePair]] = iter,
+    loaded: Loaded | None = None,
 ) -> Evaluation:
     """Measures every pair; one that cannot be read or does not fit costs the others nothing.
 
     Pictures are compared as 8-bit RGB, without alpha. seed: of the bootstrap intervals. progress: wraps the pairs, as
-    tqdm does. Ctrl-C ends it with what is measured by then. Raises MetricUnavailable if no metric is left, ImageError
-    if no pair is left.
+    tqdm does. loaded: what `load_measures` gave, to be used again. Ctrl-C ends it with what is measured by then. Raises
+    MetricUnavailable if no metric is left, ImageError if no pair is left.
     """
     device = torch.device(device)
     with_truth = any(pair.truth is not None for pair in pairs)
-    measures, skipped = load_measures(metrics, device, allow_download, with_truth, len(pairs))
+    measures, skipped = loaded or load_measures(metrics, device, allow_download, with_truth, len(pairs))
+    skipped = dict(skipped)
     of_each = {m: f for m, f in measures.items() if not m.of_set}
     of_set = {m: f for m, f in measures.items() if m.of_set}
     cases: list[Case] = []

@@ -23,12 +23,13 @@ LEAST_FOR_FID = 50
 
 RESULT, BICUBIC, DIFFERENCE = "result", "bicubic", "difference"  # whose scores they are
 
+Loaded = tuple[dict[Metric, Measure], dict[str, str]]
 Scores = dict[str, float | None]  # by metric; None where it could not give one
 
 
 def load_measures(
     metrics: Sequence[Metric], device: torch.device, allow_download: bool, with_truth: bool, count: int
-) -> tuple[dict[Metric, Measure], dict[str, str]]:
+) -> Loaded:
     """The metrics that can be computed here of `count` pictures, and why the rest cannot: one sentence each.
 
     Raises MetricUnavailable if nothing can.

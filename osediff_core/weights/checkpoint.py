@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..errors import CheckpointError, amount, some_of
 from .decoder_file import DecoderWeights, decoder_in, decoder_kind
-from .formats import format_of, writers
+from .formats import facts_of, format_of, writers
 from .identify import identify, identify_file
 from .one_step_weights import OneStepWeights, common_rank
 from .quantised import plain
@@ -74,7 +74,8 @@ def read_decoder(path: str | os.PathLike[str]) -> DecoderWeights:
 def write_weights(
     path: str | os.PathLike[str], weights: OneStepWeights, dtype: torch.dtype | str | None = None
 ) -> None:
-    """Write the format that the path's suffix asks for (OSEDiff's: .safetensors, or exactly the official .pkl).
+    """Write the format that the path's suffix asks for: ours, .safetensors, or exactly the official .pkl of OSEDiff and
+    PiSA-SR.
 
     Whole or not at all. `dtype` ("fp32", "fp16", "bf16" or torch's) casts the tensors; None keeps each as it is. Raises
     CheckpointError for another suffix, incomplete weights, weights that the format cannot describe, values that
@@ -87,7 +88,10 @@ def write_weights(
             f"Weights of the method {weights.method} cannot be written; keep their own file."
         )
     if write is None:
-        raise CheckpointError(f"{path} does not say which format to write; name it {' or '.join(by_suffix)}.")
+        raise CheckpointError(
+            f"{path} does not say which format to write; name it {' or '.join(by_suffix)} for weights of "
+            f"{facts_of(weights.method).title}."
+        )
     if os.path.isdir(path):
         raise CheckpointError(f"{path} is a folder; give the name of a file.")
     gaps = {"missing": weights.missing, "unexpected": weights.unexpected}

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..documents import parse_json, read_document
 from .decoder_file import decoder_kind
-from .formats import format_of, peft_names, resembled, s3diff
+from .formats import format_of, one_step_safetensors, peft_names, resembled, s3diff
 from .other_methods import other_method
 from .tensor_file import TensorFile, has_adapters
 
@@ -82,6 +82,7 @@ def identify_file(file: TensorFile) -> Identity:
         use = _ALONE if known.about.base == "none" else _AS_WEIGHTS
         return Identity(known.method, known.what, use, file.container, is_weights=True)
     for recognise in (
+        _of_later,
         _other_method,
         _related,
         _sd_checkpoint,
@@ -101,6 +102,19 @@ def identify_file(file: TensorFile) -> Identity:
 
 
 _Found = tuple[str, str, str, dict[str, Any]] | None
+
+
+def _of_later(file: TensorFile) -> _Found:
+    """A file of ours of a method that this version does not know."""
+    if not one_step_safetensors.is_ours(file):
+        return None
+    method = file.metadata.get("method", "without a name")
+    return (
+        "unknown",
+        f"weights of the one-step method {method!r:.40}",
+        "update this program, which does not know it",
+        {},
+    )
 
 
 def _other_method(file: TensorFile) -> _Found:

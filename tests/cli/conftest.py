@@ -1,6 +1,11 @@
 """What tests of the command share: a small model, and the command as a function."""
 
+import sys
+from pathlib import Path
+
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # for `command_cases`
 
 from osediff_core.cli import main as cli
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command_cases import photo
 from PIL import Image
 
 pytest.importorskip("torchmetrics", reason="the eval extra is not installed")
@@ -17,12 +18,6 @@ from osediff_core.cli import evaluate
 from osediff_core.cli import main as cli
 
 CHROMIUM = "/usr/bin/chromium"
-
-
-def photo(size, seed):
-    """Smooth colours."""
-    small = np.random.default_rng(seed).integers(0, 256, (size[1] // 8 + 1, size[0] // 8 + 1, 3), np.uint8)
-    return Image.fromarray(small).resize(size, Image.Resampling.BICUBIC)
 
 
 @pytest.fixture

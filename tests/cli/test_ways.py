@@ -11,26 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command_cases import ROOT, document, validate
 from PIL import Image
 
 from osediff_core import atomic
 from osediff_core.cli.completion import SHELLS
 from osediff_core.cli.main import COMMANDS
-
-ROOT = Path(__file__).parents[2]
-SCHEMA = json.loads((ROOT / "docs" / "cli.schema.json").read_text(encoding="utf-8"))
-
-
-def document(text):
-    """The JSON of a command, held to the schema."""
-    data = json.loads(text)
-    validate(data)
-    return data
-
-
-def validate(data):
-    jsonschema = pytest.importorskip("jsonschema", reason="the test extra is not installed anew")
-    jsonschema.validate(data, SCHEMA)
 
 
 @pytest.fixture(autouse=True)

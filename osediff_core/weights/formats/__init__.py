@@ -1,6 +1,6 @@
 """The file formats of one-step methods' weights, one file each.
 
-Another method is one more file and its line in FORMATS: everything else goes by the table.
+Another method is one more file and its line in the table: everything else goes by that.
 """
 
 from collections.abc import Callable
@@ -9,10 +9,10 @@ from ...errors import OptionError
 from ...method import Method
 from ..one_step_weights import OneStepWeights
 from ..tensor_file import TensorFile
-from . import adcsr, hypir, official_pkl, omgsr_s, osediff_safetensors, pisa_sr, s3diff
+from . import adcsr, hypir, official_pkl, omgsr_s, one_step_safetensors, osediff_safetensors, pisa_sr, s3diff
 from .format import Format
 
-FORMATS = (
+_PUBLISHED = (
     osediff_safetensors.FORMAT,
     official_pkl.FORMAT,
     pisa_sr.FORMAT,
@@ -20,6 +20,15 @@ FORMATS = (
     hypir.FORMAT,
     adcsr.FORMAT,
     s3diff.FORMAT,
+)
+# each can also be written, and read again, as a file of ours
+FORMATS = (
+    *_PUBLISHED,
+    *(
+        one_step_safetensors.format_for(f.method, f.about)
+        for f in _PUBLISHED
+        if f.method != osediff_safetensors.FORMAT.method
+    ),
 )
 
 
