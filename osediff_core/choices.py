@@ -12,4 +12,5 @@ LEAST_VAE_TILE = 64  # px
 VAE_ATTENTIONS = ("auto", "exact", "pooled")
 # degrade/presets/NAME.yaml
 DEGRADATIONS = ("realesrgan", "light", "jpeg", "blur", "codeformer", "bsrgan", "bsrgan_plus")
+LORA_LAYOUTS = ("diffusers", "comfyui")  # weights.lora_layouts.LAYOUTS
 TAG_LANGUAGES = {"en": "ram_tag_list.txt", "zh": "ram_tag_list_chinese.txt"}  # language -> RAM's list in it

@@ -6,14 +6,15 @@ import argparse
 import os
 from pathlib import Path
 
-from ..choices import DTYPES
+from ..choices import DTYPES, LORA_LAYOUTS
 from ..errors import OptionError
 from .options import check_files
 from .outcome import DONE, Outcome, megabytes
 
-HELP = "weights of one-step methods: official files <-> .safetensors; RAM and DAPE in one file"
+HELP = "weights of one-step methods: official files <-> .safetensors, LoRA for other programs; RAM and DAPE in one"
 EXAMPLES = """osediff convert osediff.pkl osediff.safetensors
 osediff convert omgsr/ omgsr_s.safetensors --dtype fp16
+osediff convert osediff.pkl lora.safetensors --to comfyui --base path/to/sd21-base --vae vae.safetensors
 osediff convert ram_swin_large_14m.pth tagger.safetensors --dape DAPE.pth
 """
 
@@ -30,6 +31,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="of weights that do not say their method themselves, for example hypir",
     )
     add("--dape", metavar="FILE", help="DAPE.pth, to be put into one file with RAM")
+    add("--to", choices=LORA_LAYOUTS, help="write the UNet's LoRA as this program loads it by itself")
+    add("--base", help="with --to: the base that the weights are for, as `osediff upscale` takes it")
+    add(
+        "--vae",
+        metavar="PATH",
+        help="with --to: also write the VAE, its LoRA merged: a .safetensors, or a folder",
+    )
 
 
 def run(args: argparse.Namespace) -> Outcome:
@@ -42,18 +50,48 @@ def run(args: argparse.Namespace) -> Outcome:
         raise OptionError(f"The output {output} must end in .pkl (official format) or .safetensors.")
     if os.path.exists(output) and os.path.exists(source) and os.path.samefile(output, source):
         raise OptionError(f"{output} is the input itself; choose another output.")
+    _check_lora(args, output)
     check_files(args.input, args.dape)
     from ..weights.identify import identify
 
+    notes: list[str] = []
     tagger = args.dape is not None or (os.path.exists(source) and identify(source).kind in ("ram", "tagger"))
     if tagger:
+        if args.to:
+            raise OptionError(
+                f"--to is for weights of a one-step method, and {source} is a tagger's; leave it out."
+            )
         _convert_tagger(source, output, args)
     else:
         from ..weights.checkpoint import read_weights, write_weights
 
-        write_weights(output, read_weights(source, args.method), dtype=args.dtype)
+        weights = read_weights(source, args.method)
+        if args.to:
+            from ..lora_export import export_lora
+
+            vae = None if args.vae is None else Path(args.vae)
+            notes = export_lora(weights, output, args.to, args.base, vae=vae, dtype=args.dtype)
+        else:
+            write_weights(output, weights, dtype=args.dtype)
     data = {"command": "convert", "input": str(source), "output": str(output), "bytes": output.stat().st_size}
-    return Outcome(DONE, [], data, [f"{source} -> {output} ({megabytes(data['bytes'])})"])
+    return Outcome(DONE, [], data, [f"{source} -> {output} ({megabytes(data['bytes'])})", *notes])
+
+
+def _check_lora(args: argparse.Namespace, output: Path) -> None:
+    """Raises OptionError for options that have no effect, and for files that would overwrite each other."""
+    if args.to is None and (args.base or args.vae):
+        raise OptionError(
+            f"--{'base' if args.base else 'vae'} goes with --to, one of {', '.join(LORA_LAYOUTS)}."
+        )
+    if args.to is None:
+        return
+    if args.dape is not None:
+        raise OptionError("--dape is for taggers, and --to for weights; give one of them.")
+    if output.suffix.lower() != ".safetensors":
+        raise OptionError(f"The output {output} must end in .safetensors with --to.")
+    taken = [os.path.realpath(path) for path in (args.input, output)]
+    if args.vae is not None and os.path.realpath(args.vae) in taken:
+        raise OptionError(f"--vae {args.vae} is another file of this command; choose another name.")
 
 
 def _convert_tagger(source: Path, output: Path, args: argparse.Namespace) -> None:
