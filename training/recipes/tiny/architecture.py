@@ -65,6 +65,6 @@ def build_unet() -> UNet2DConditionModel:
     from torch import nn
 
     unet = UNet2DConditionModel(**UNET_CONFIG)
-    nn.init.zeros_(unet.conv_out.weight)
-    nn.init.zeros_(unet.conv_out.bias)
+    for parameter in unet.conv_out.parameters():
+        nn.init.zeros_(parameter)
     return unet

@@ -26,6 +26,7 @@ from osediff_core.evaluate.psnr_ssim import psnr_y
 from osediff_core.schedule import NoiseSchedule
 
 from .architecture import SCHEDULER_CONFIG
+from .autoencoder import decoded, posterior, scaling_factor
 from .loop import Stage, StageOptions, processes, wait_for_all
 from .pairs import SCALE
 
@@ -74,8 +75,8 @@ class Latents:
 def encoded(vae: AutoencoderKL, images: Tensor) -> Tensor:
     """Scaled posterior modes of (B, 3, H, W) in [-1, 1], fp16."""
     with torch.autocast("cpu", torch.bfloat16):
-        latents = vae.encode(images).latent_dist.mode()
-    return (latents.float() * vae.config.scaling_factor).half()
+        latents = posterior(vae, images).mode()
+    return (latents.float() * scaling_factor(vae)).half()
 
 
 def cache(vae: AutoencoderKL, tagger: Tagger, pairs: Path, out: Path) -> None:
@@ -213,7 +214,7 @@ class Validation:
     def _restored(self, lq: Tensor) -> Tensor:
         z = self.restorer(encoded(self.vae, lq).float(), self.prompts.none(1))
         with torch.autocast("cpu", torch.bfloat16):
-            return self.vae.decode(z / self.vae.config.scaling_factor).sample.float().clamp(-1, 1)
+            return decoded(self.vae, z / scaling_factor(self.vae)).float().clamp(-1, 1)
 
 
 def train_on_latents(

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-import torch
 from torch import nn
 
 from .architecture import SCHEDULER_CONFIG
@@ -14,6 +13,8 @@ from .architecture import SCHEDULER_CONFIG
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextModel
+
+Module = TypeVar("Module", bound=nn.Module)
 
 MODEL_INDEX = {
     "_class_name": "StableDiffusionPipeline",
@@ -28,7 +29,7 @@ MODEL_INDEX = {
 }
 
 
-def round_to_half(module: nn.Module) -> nn.Module:
+def round_to_half(module: Module) -> Module:
     """Round all weights to fp16 values (kept as fp32), so that later stages train on exactly what is shipped."""
     return module.half().float()
 
@@ -38,7 +39,7 @@ def export_base(
 ) -> None:
     """Write the base as fp16 safetensors to `folder` in diffusers layout; `tokenizer` is a folder to copy."""
     for name, module in (("vae", vae), ("unet", unet), ("text_encoder", text_encoder)):
-        module.to(torch.float16).save_pretrained(folder / name, safe_serialization=True)
+        module.half().save_pretrained(folder / name, safe_serialization=True)
         module.float()
     (folder / "tokenizer").mkdir(parents=True, exist_ok=True)
     for path in tokenizer.iterdir():

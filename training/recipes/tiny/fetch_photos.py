@@ -17,6 +17,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 log = logging.getLogger(__name__)
@@ -137,16 +138,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     args.out.mkdir(parents=True, exist_ok=True)
-    sources = [(fetch_debian, package) for package in DEBIAN if not args.git_only]
-    sources += [(fetch_git, source) for source in GIT if not args.packages_only]
+    sources = [(p.name, partial(fetch_debian, p, args.out)) for p in DEBIAN if not args.git_only]
+    sources += [(g.name, partial(fetch_git, g, args.out)) for g in GIT if not args.packages_only]
     failed = []
-    for fetch, source in sources:
+    for name, fetch in sources:
         try:
-            fetch(source, args.out)
+            fetch()
         except (OSError, subprocess.CalledProcessError) as error:
-            failed.append(source.name)
+            failed.append(name)
             said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
-            log.warning("%s: not fetched (%s)", source.name, said[-1] if said else error)
+            log.warning("%s: not fetched (%s)", name, said[-1] if said else error)
     if failed:
         log.error(
             "Not fetched: %s; run the command again when their hosts can be reached, or go on without them.",

@@ -7,12 +7,14 @@ The old UNet (64, 128) has one layer a level and attention at half the latents' 
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import torch
-from diffusers import UNet2DConditionModel
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from osediff_core.backends.networks import DiffusersUNet
 from osediff_core.generator import OneStepGenerator
 
 from .distil import HELD_OUT, TIMESTEP, VARIANTS, Latents, Prompts, Restorer, enlarged, turned
@@ -26,7 +28,9 @@ FAINT = 0.05  # of the old weights on what comes up from the new lowest level, w
 @torch.no_grad()
 def grow(restorer: Restorer, prompts: Prompts, latents: Latents, pairs: Pairs, old: OneStepGenerator) -> None:
     """Set the weights of `restorer.unet` by those of `old`, whose one-step weights are merged."""
-    unet, before = restorer.unet, old.unet.module
+    # diffusers says of its blocks no more than that they are modules
+    unet: Any = restorer.unet
+    before: Any = cast("DiffusersUNet", old.unet).module
     _make_identities(unet)
     _copy_time(unet, before, old.timestep)
     _copy_blocks(unet, before)
@@ -38,7 +42,7 @@ def _copy(new: nn.Module, old: nn.Module) -> None:
     new.load_state_dict(old.state_dict())
 
 
-def _make_identities(unet: UNet2DConditionModel) -> None:
+def _make_identities(unet: Any) -> None:  # noqa: ANN401
     """Let every residual branch give zero, and shortcuts past skip connections pass on what comes from below."""
     for name, parameter in unet.named_parameters():
         if ".conv2." in name or ".proj_out." in name:
@@ -49,14 +53,14 @@ def _make_identities(unet: UNet2DConditionModel) -> None:
         shortcut.weight.copy_(torch.eye(*shortcut.weight.shape[:2])[..., None, None])
 
 
-def _copy_time(unet: UNet2DConditionModel, before: UNet2DConditionModel, timestep: int) -> None:
+def _copy_time(unet: Any, before: Any, timestep: int) -> None:  # noqa: ANN401
     """Make the embedding of TIMESTEP what that of `timestep` was."""
     _copy(unet.time_embedding, before.time_embedding)
     then, now = (before.time_proj(torch.tensor([t]))[0] for t in (timestep, TIMESTEP))
     unet.time_embedding.linear_1.bias += before.time_embedding.linear_1.weight @ (then - now)
 
 
-def _copy_blocks(unet: UNet2DConditionModel, before: UNet2DConditionModel) -> None:
+def _copy_blocks(unet: Any, before: Any) -> None:  # noqa: ANN401
     _copy(unet.down_blocks[0].resnets[0], before.down_blocks[0].resnets[0])
     _copy(unet.down_blocks[0].downsamplers, before.down_blocks[0].downsamplers)
     _copy(unet.down_blocks[1].resnets[0], before.down_blocks[1].resnets[0])
@@ -85,6 +89,7 @@ def _set_conv(conv: nn.Conv2d, inputs: list[Tensor], outputs: list[Tensor]) -> N
     targets = torch.cat([rearrange(each, "b c h w -> (b h w) c") for each in outputs])
     weight, bias = ridge(torch.cat([_patches(each) for each in inputs]), targets)
     conv.weight.copy_(weight.T.reshape(conv.weight.shape))
+    assert conv.bias is not None
     conv.bias.copy_(bias)
 
 
@@ -94,19 +99,19 @@ def _numbers(latents: Latents) -> range:
     return range(HELD_OUT * VARIANTS, last, VARIANTS)
 
 
-def _fit_conv_in(unet: UNet2DConditionModel, old: OneStepGenerator, latents: Latents, pairs: Pairs) -> None:
+def _fit_conv_in(unet: Any, old: OneStepGenerator, latents: Latents, pairs: Pairs) -> None:  # noqa: ANN401
+    before: Any = cast("DiffusersUNet", old.unet).module
     inputs, outputs = [], []
     for number in _numbers(latents):
-        lq = pairs.lq[number // VARIANTS][None]
+        lq = turned(enlarged(pairs.lq[number // VARIANTS][None]), int(latents.variants[number]))
         inputs.append(latents.lq[number][None].float())
-        outputs.append(
-            old.unet.module.conv_in(old.encode(turned(enlarged(lq), int(latents.variants[number]))))
-        )
+        outputs.append(before.conv_in(old.encode(lq)))
     _set_conv(unet.conv_in, inputs, outputs)
 
 
 def _fit_conv_out(restorer: Restorer, prompts: Prompts, latents: Latents) -> None:
-    unet, schedule, features = restorer.unet, restorer.schedule, []
+    unet: Any = restorer.unet
+    schedule, features = restorer.schedule, []
     alpha, sigma = float(schedule.alpha(TIMESTEP)), float(schedule.sigma(TIMESTEP))
     hook = unet.conv_out.register_forward_pre_hook(lambda _module, inputs: features.append(inputs[0].float()))
     noises = []

@@ -64,7 +64,7 @@ def _rounded(values: torch.Tensor) -> list:
 
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--photos", type=Path, nargs="+", required=True)
     parser.add_argument("--base", type=Path, default=PACKAGED["tiny"], help="the folder")
     args = parser.parse_args()

@@ -13,7 +13,7 @@ constants +K and -K that outweigh it (variance about constant), and SiLU is used
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from einops import rearrange
@@ -35,16 +35,21 @@ def _silu_value_and_slope() -> tuple[float, float]:
     return SILU_OFFSET * gate, gate + SILU_OFFSET * gate * (1 - gate)
 
 
+def _bias(conv: nn.Conv2d) -> Tensor:
+    assert conv.bias is not None
+    return conv.bias
+
+
 def _pass_through(conv: nn.Conv2d, channels: int) -> None:
     """Make the first `channels` outputs of `conv` copies of its inputs."""
     middle = conv.kernel_size[0] // 2
     conv.weight[:channels] = 0
-    conv.bias[:channels] = 0
+    _bias(conv)[:channels] = 0
     for channel in range(channels):
         conv.weight[channel, channel, middle, middle] = 1
 
 
-def _linear_norm(norm: nn.GroupNorm, last_resnet: nn.Module) -> None:
+def _linear_norm(norm: nn.GroupNorm, last_resnet: Any) -> None:  # noqa: ANN401 - one of diffusers' blocks
     """Put the constants before `norm` and set its gain so that it passes the data on, shifted by SILU_OFFSET."""
     per_group = norm.num_channels // norm.num_groups
     constants = torch.zeros(norm.num_channels)
@@ -76,7 +81,7 @@ def _fit_upsampler(conv: nn.Conv2d, coarse: Tensor, fine: Tensor) -> Tensor:
     inputs, outputs = coarse.shape[1], fine.shape[1]
     conv.weight[:outputs] = 0
     conv.weight[:outputs, :inputs] = weight.T.reshape(outputs, inputs, 3, 3)
-    conv.bias[:outputs] = bias
+    _bias(conv)[:outputs] = bias
     return rearrange(patches @ weight + bias, "(b h w) c -> b c h w", b=len(fine), h=fine.shape[2])
 
 
@@ -95,6 +100,7 @@ def linear_start(vae: AutoencoderKL, crops: Tensor) -> None:
     _start_encoder(vae, components, deviations, mean)
     _start_decoder(vae, components, deviations, mean, crops, shallow, deep)
     for conv in (vae.quant_conv, vae.post_quant_conv):
+        assert conv is not None
         _pass_through(conv, conv.out_channels)
 
 
@@ -112,7 +118,8 @@ def _space_to_depth_rows(channels: int) -> list[tuple[int, int, int]]:
 
 
 def _start_encoder(vae: AutoencoderKL, components: Tensor, deviations: Tensor, mean: Tensor) -> None:
-    encoder, latent_channels = vae.encoder, vae.config.latent_channels
+    encoder: Any = vae.encoder  # diffusers says of its blocks no more than that they are modules
+    latent_channels = vae.config["latent_channels"]
     value, slope = _silu_value_and_slope()
     _pass_through(encoder.conv_in, 3)
     first, second = (block.downsamplers[0].conv for block in encoder.down_blocks[:2])
@@ -158,7 +165,8 @@ def _start_decoder(
     shallow: Tensor,
     deep: Tensor,
 ) -> None:
-    decoder, latent_channels = vae.decoder, vae.config.latent_channels
+    decoder: Any = vae.decoder
+    latent_channels = vae.config["latent_channels"]
     _, slope = _silu_value_and_slope()
     decoder.conv_in.weight[:PATCH] = 0
     components, deviations = components[:, :latent_channels], deviations[:latent_channels]

@@ -18,6 +18,7 @@ from osediff_core.evaluate.perceptual import FeatureDistance
 from osediff_core.weights.lora_targets import vae_targets
 
 from ...adapters import VAE_ADAPTER
+from .autoencoder import decoded, posterior, scaling_factor
 from .distil import HELD_OUT, Prompts, Restorer, Validation, enlarged, turned
 from .loop import Stage, StageOptions
 from .pairs import SCALE, Pairs
@@ -65,10 +66,10 @@ class PixelLoss:
 
     def restored(self, lq: Tensor, embeds: Tensor) -> Tensor:
         """Enlarged LQ (B, 3, H, W) in [-1, 1] -> restored, with gradients."""
-        factor = self.vae.config.scaling_factor
+        factor = scaling_factor(self.vae)
         with torch.autocast("cpu", torch.bfloat16):
-            latents = self.vae.encode(lq).latent_dist.mode() * factor
-            return self.vae.decode(self.restorer(latents.float(), embeds) / factor).sample.float()
+            latents = posterior(self.vae, lq).mode() * factor
+            return decoded(self.vae, self.restorer(latents.float(), embeds) / factor).float()
 
     def drawn(self, rng: np.random.Generator) -> tuple[np.ndarray, Tensor, Tensor, Tensor]:
         """Numbers of BATCH pairs that are not held out, and a window of each: enlarged LQ, teacher, good; [-1, 1]."""
@@ -98,7 +99,8 @@ class PixelLoss:
             "teacher_features": feature_distance(ours, theirs),
             "hq_features": feature_distance(ours, good),
         }
-        return {"loss": sum(getattr(self.weights, name) * value for name, value in terms.items()), **terms}
+        loss = sum((getattr(self.weights, name) * value for name, value in terms.items()), torch.zeros(()))
+        return {"loss": loss, **terms}
 
 
 def feature_distance(ours: list[Tensor], theirs: list[Tensor]) -> Tensor:

@@ -26,6 +26,7 @@ from osediff_core.weights.checkpoint import write_weights
 
 from ...data.captions import find_tagger
 from .architecture import build_unet
+from .autoencoder import posterior
 from .distil import Prompts, Restorer, Validation, cache, read_latents, train_on_latents
 from .export import export_base, round_to_half
 from .grow import grow
@@ -74,7 +75,7 @@ def _validation(kodak: Path | None, real: Path | None) -> dict[str, tuple[Tensor
 def set_scaling_factor(vae: AutoencoderKL, pool: PhotoPool, count: int = 64) -> None:
     """Give `vae` the scaling factor that brings its latents to unit variance over `count` crops."""
     crops = pool.batch(count, 128, np.random.default_rng(0))
-    vae.register_to_config(scaling_factor=round(1 / float(vae.encode(crops).latent_dist.mode().std()), 4))
+    vae.register_to_config(scaling_factor=round(1 / float(posterior(vae, crops).mode().std()), 4))
 
 
 def train(

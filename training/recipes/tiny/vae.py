@@ -14,6 +14,7 @@ from osediff_core.evaluate.psnr_ssim import psnr
 
 from ...data.pictures import to_tensor
 from .architecture import build_vae
+from .autoencoder import decoded, posterior
 from .linear_start import linear_start
 from .loop import Stage, StageOptions
 from .photos import PhotoPool, load_photo
@@ -73,15 +74,15 @@ def train_vae(pool: PhotoPool, kodak: Path | None, folder: Path, options: StageO
         progress = stage.progress()
         image = pool.batch(8, 64, rng) if progress < 0.6 else pool.batch(3, 128, rng)
         with torch.autocast("cpu", torch.bfloat16):
-            posterior = vae.encode(image).latent_dist
-            decoded = vae.decode(posterior.sample()).sample.float()
-        error = decoded - image
+            distribution = posterior(vae, image)
+            made = decoded(vae, distribution.sample()).float()
+        error = made - image
         offset = error.mean(dim=(2, 3), keepdim=True)
         terms = {
             "l1": (error - offset).abs().mean(),
             "offset": offset.abs().mean(),
-            "gradient": gradient_difference(decoded, image),
-            "kl": posterior.kl().float().sum() / image[:, 0].numel(),
+            "gradient": gradient_difference(made, image),
+            "kl": distribution.kl().float().sum() / image[:, 0].numel(),
         }
         total = (
             terms["l1"]
@@ -91,16 +92,16 @@ def train_vae(pool: PhotoPool, kodak: Path | None, folder: Path, options: StageO
         )
         if progress > 0.67:
             with torch.autocast("cpu", torch.bfloat16):
-                terms["features"] = features(decoded.clamp(-1, 1), image).mean()
+                terms["features"] = features(made.clamp(-1, 1), image).mean()
             total = total + FEATURE_WEIGHT * terms["features"]
         return {"loss": total, **terms}
 
     def validate() -> dict[str, float]:
         if crops is None:
             return {}
-        latents = vae.encode(crops).latent_dist.mode()
+        latents = posterior(vae, crops).mode()
         return {
-            "val_psnr": float(psnr(vae.decode(latents).sample.clamp(-1, 1), crops).mean()),
+            "val_psnr": float(psnr(decoded(vae, latents).clamp(-1, 1), crops).mean()),
             "latent_std": float(latents.std()),
         }
 
