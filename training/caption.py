@@ -8,7 +8,12 @@
 The official training tags each crop instead (captions: tagger:ram_swin_large_14m.pth), so that a prompt names nothing
 that the crop has not.
 
-Several processes share the pictures: --share 1/8 to --share 8/8, each with its own --out; `cat` joins the files.
+Several processes share the pictures, each on a GPU of its own if there are that many:
+
+    torchrun --nproc_per_node 8 -m training.caption --out captions.jsonl --tagger ram_swin_large_14m.pth SOURCE...
+
+Each writes OUT.part and its number, and the first joins them at the end. Where they cannot be started together:
+--share 1/8 to --share 8/8, each with its own --out; `cat` joins the files.
 
 SOURCE is the path of a source, written as in the run's configuration: captions are found by these names. A line is
 {"name", "caption"}; a stopped run goes on where it was. --embeddings fills the prompt cache that the trainer reads if
@@ -27,11 +32,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from tqdm import tqdm
 
 from osediff_core.cli.entry import run_main
-from osediff_core.errors import OptionError, first_line
-from osediff_core.runtime.device import DTYPES
+from osediff_core.errors import OptionError, explained, first_line
+from osediff_core.runtime.device import DTYPES, parse_device
 
 from .data.captions import Tagger, find_tagger, read_captions
 from .data.config import SourceConfig
@@ -41,6 +47,8 @@ from .data.prompts import PromptCache, identity_of, kept_dtype
 from .data.sources import Source, open_source
 
 log = logging.getLogger("training.caption")
+
+_ALL = "1/1"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,8 +60,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> None:
     if options.embeddings and not options.base:
         raise DataError("--embeddings needs --base, the model whose text encoder is used.")
+    share = _share(options.share)
+    processes = PartialState(cpu=options.device == "cpu")
+    alone = processes.num_processes == 1
+    if not alone and options.share != _ALL:
+        raise OptionError("--share is for processes that are started one by one; torchrun shares by itself.")
     sources = [open_source(SourceConfig(path, options.kind, limit=options.limit)) for path in options.sources]
-    skipped = caption(sources, find_tagger(options.tagger), options.out, _share(options.share))
+    device = parse_device(options.device) if alone else processes.device
+    assert device is not None
+    tagger = find_tagger(options.tagger, device)
+    if alone:
+        skipped = caption(sources, tagger, options.out, share)
+    else:
+        own = part_of(options.out, processes.process_index)
+        skipped = caption(
+            sources, tagger, own, (processes.process_index, processes.num_processes), options.out
+        )
+    processes.wait_for_everyone()
+    if not processes.is_main_process:
+        return
+    join_parts(options.out)
     log.info("%d captions in %s", len(read_captions(options.out)), options.out)
     if skipped:
         log.info("%d pictures have none, as they cannot be read (see above)", len(skipped))
@@ -62,7 +88,7 @@ def _run(options: argparse.Namespace) -> None:
             options.out,
             options.embeddings,
             options.base,
-            options.device,
+            device,
             base_dtype=options.base_dtype,
             precision=options.precision,
         )
@@ -76,12 +102,38 @@ def _share(text: str) -> tuple[int, int]:
     return int(number) - 1, int(count)
 
 
-def caption(
-    sources: Sequence[Source], tagger: Tagger, out: Path, share: tuple[int, int] = (0, 1)
-) -> dict[str, str]:
-    """Append a caption for every picture that `out` has none of; returns name -> reason of broken pictures.
+def part_of(out: Path, number: int | str) -> Path:
+    """What one of several processes writes of `out`; with "*" a pattern of all of them."""
+    return out.with_name(f"{out.name}.part{number}")
 
-    share: (i, n): only every n-th picture, from the i-th on.
+
+def join_parts(out: Path) -> None:
+    """Append to `out` what processes wrote apart, also those of a run that was stopped; their files are removed.
+
+    Raises DataError where `out` cannot be written.
+    """
+    with explained(DataError, f"{out} cannot be written", "choose another --out"):
+        mend(out)
+        for part in sorted(out.parent.glob(part_of(out, "*").name)):
+            mend(part)
+            known = read_captions(out) if out.exists() else {}
+            new = {name: text for name, text in read_captions(part).items() if name not in known}
+            with out.open("a", encoding="utf-8") as file:
+                file.writelines(_line(name, text) for name, text in new.items())
+            part.unlink()
+
+
+def caption(
+    sources: Sequence[Source],
+    tagger: Tagger,
+    out: Path,
+    share: tuple[int, int] = (0, 1),
+    whole: Path | None = None,
+) -> dict[str, str]:
+    """Append a caption for every picture that has none yet; returns name -> reason of broken pictures.
+
+    share: (i, n): only every n-th picture, from the i-th on. Those that have one are in `out` or, where that is a part,
+    in `whole` or another part of it.
 
     Raises DataError if `out` is no list of captions or cannot be written, or if no picture can be read.
     """
@@ -91,7 +143,7 @@ def caption(
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         mend(out)
-        done = set(read_captions(out)) if out.exists() else set()
+        done = _captioned(whole or out)
         with out.open("a", encoding="utf-8") as file:
             for name, data in tqdm(_to_do(sources, done, skipped, share), disable=None, unit="picture"):
                 try:
@@ -100,17 +152,27 @@ def caption(
                     _skip(skipped, name, str(error))
                     continue
                 text = tagger(to_tensor(pixels[None]))[0]
-                file.write(json.dumps({"name": name, "caption": text}, ensure_ascii=False) + "\n")
+                file.write(_line(name, text))
                 file.flush()
                 done.add(name)
     except OSError as error:
         raise DataError(f"{out} cannot be written ({error.strerror}); choose another --out.") from error
-    if not done:
+    if not done and share[1] == 1:
         name, reason = next(reversed(skipped.items()))
         raise DataError(
             f"No picture can be captioned, the last one is {name} ({reason}); give other sources."
         )
     return skipped
+
+
+def _captioned(out: Path) -> set[str]:
+    """Names of the pictures that `out` or a part of it has a caption of."""
+    places = [out, *out.parent.glob(part_of(out, "*").name)]
+    return {name for place in places if place.exists() for name in read_captions(place)}
+
+
+def _line(name: str, text: str) -> str:
+    return json.dumps({"name": name, "caption": text}, ensure_ascii=False) + "\n"
 
 
 def mend(path: Path) -> None:
@@ -130,7 +192,7 @@ def embed(
     captions: Path,
     folder: Path,
     base: str,
-    device: str = "cpu",
+    device: torch.device | str = "auto",
     *,
     base_dtype: str = "fp32",
     precision: str = "fp32",
@@ -142,7 +204,7 @@ def embed(
     """
     from osediff_core.backends.load_base import load_base
 
-    text = load_base(base, base_dtype, torch.device(device)).text
+    text = load_base(base, base_dtype, device).text
     cache = PromptCache(text, folder, keep=1, dtype=kept_dtype(precision), identity=identity_of(text))
     prompts = {"", *read_captions(captions).values()}
     for prompt in tqdm(cache.foresee(sorted(prompts)), disable=None, unit="prompt"):
@@ -184,7 +246,7 @@ def _parser() -> argparse.ArgumentParser:
         "--tagger", required=True, help="appearance, RAM's weights, or package.module:callable"
     )
     parser.add_argument(
-        "--share", default="1/1", metavar="I/N", help="only the I-th of N shares of the pictures"
+        "--share", default=_ALL, metavar="I/N", help="only the I-th of N shares of the pictures"
     )
     parser.add_argument("--kind", default="auto", help="of the sources: auto, folder, list, shards, dataset")
     parser.add_argument("--limit", type=int, default=0, help="only the first pictures of each source; 0: all")
@@ -194,7 +256,7 @@ def _parser() -> argparse.ArgumentParser:
         parser.add_argument(
             name, choices=list(DTYPES), default="fp32", help="with --embeddings: as the run has it"
         )
-    parser.add_argument("--device", default="cpu", help="of the text encoder and --embeddings")
+    parser.add_argument("--device", default="auto", help="of the tagger and the text encoder")
     return parser
 
 

@@ -194,6 +194,9 @@ class TrainConfig(RunConfig):
     speed: SpeedConfig = field(default_factory=SpeedConfig)
     prompt_cache: str | None = None  # folder of prompt embeddings; None: in memory only
     export_pkl: bool = True  # write the official format beside .safetensors at the end
+    # programs for which the UNet's LoRA is written at the end, with the whole VAE: lora_diffusers.safetensors, vae/
+    export_lora: tuple[Literal["diffusers", "comfyui"], ...] = ()
+    push_to_hub: str | None = None  # owner/name: upload the results at the end (training/publish.py)
 
     __pydantic_config__ = STRICT
 

@@ -94,11 +94,21 @@ def build_networks(config: ModelConfig, device: torch.device, seed: int = 0) -> 
     Raises BaseModelError for a base that cannot be used (a v-prediction one among them), CheckpointError for
     `start_from` weights that do not fit, OptionError for a timestep outside the schedule.
     """
-    return equip(load_base(config.base, config.base_dtype, device), config, device, seed)
+    weights = _start(config, seed)  # before the base, which takes longer to read
+    return equip(load_base(config.base, config.base_dtype, device), config, device, seed, weights)
 
 
-def equip(base: Base, config: ModelConfig, device: torch.device, seed: int = 0) -> Networks:
-    """Put everything that is trained on a base, which is changed by it; raises as `build_networks`."""
+def equip(
+    base: Base,
+    config: ModelConfig,
+    device: torch.device,
+    seed: int = 0,
+    weights: OneStepWeights | None = None,
+) -> Networks:
+    """Put everything that is trained on a base, which is changed by it; raises as `build_networks`.
+
+    weights: what is trained further.
+    """
     unet, vae = base.unet.module, base.vae.module
     base.text.module.requires_grad_(False)
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
@@ -106,7 +116,6 @@ def equip(base: Base, config: ModelConfig, device: torch.device, seed: int = 0) 
         torch.manual_seed(seed)  # peft draws the first factors from the global generator
         groups = _attach(unet, vae, config)
         discriminator = Discriminator(unet).to(device) if config.regulariser == "gan" else None
-    weights = _start(config, seed)
     of_pisa = config.method == pisa.METHOD
     if of_pisa and weights is not None:
         pisa.copy_into(weights, unet)

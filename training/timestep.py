@@ -29,8 +29,8 @@ from osediff_core.encode import encode
 from osediff_core.runtime.device import parse_device
 from osediff_core.schedule import NoiseSchedule
 
+from .data.fixed_pairs import read_pairs
 from .data.pictures import to_tensor
-from .validate import Validation
 
 log = logging.getLogger("training")
 
@@ -80,9 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     def work() -> None:
         base = load_base(args.base, "fp32", parse_device(args.device))
         vae = base.vae
-        pairs = Validation.from_folder(
-            args.images, args.limit, args.size, vae.downscale, preset=args.preset
-        ).pairs
+        pairs, _ = read_pairs(args.images, args.limit, args.size, vae.downscale, preset=args.preset)
         found = []
         with torch.no_grad():
             for pair in pairs:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,19 +15,18 @@ from PIL import Image
 from torch import Tensor, nn
 
 from osediff_core.atomic import write_bytes_atomically
-from osediff_core.degrade import degrade
-from osediff_core.errors import ImageError, OptionError, explained, first_line
-from osediff_core.evaluate.folders import of_one_shape, pair_folders, pair_up
+from osediff_core.errors import explained
 from osediff_core.evaluate.measure import load_measures
 from osediff_core.evaluate.metric import ImageMeasure
 from osediff_core.evaluate.metrics import parse_metrics
 from osediff_core.evaluate.psnr_ssim import psnr_y, ssim_y
-from osediff_core.images import Cell, centre_crop, contact_sheet, find_pictures, left_out_words
+from osediff_core.images import Cell, centre_crop, contact_sheet
 
-from .config import TrainConfig
+from .config import TrainConfig, ValidationConfig
 from .data.captions import find_tagger
 from .data.errors import DataError
-from .data.pictures import decode, to_tensor
+from .data.fixed_pairs import SEED, ValidationPair, as_uint8, list_pairs, read_pairs
+from .data.pictures import to_tensor
 from .networks import Networks
 from .perceptual import perceptual_loss
 from .run.errors import TrainingError
@@ -36,25 +34,12 @@ from .run.start import Run
 from .run.updater import Updater
 from .steps import restore
 
-log = logging.getLogger(__name__)
-
 Restore = Callable[[Tensor, list[str]], Tensor]
 Distance = Callable[[Tensor, Tensor], Tensor]
 # the number of a pair, its figures, those of its enlarged LQ, and the restored picture if it is to be shown
 Seen = tuple[int, dict[str, float], dict[str, float], np.ndarray | None]
 
-SEED = 2024
 _SHOWN = 8  # pairs on a sheet
-_SMALLEST = 64  # px: below this neither SSIM's window nor a network's features say much
-
-
-@dataclass(frozen=True)
-class ValidationPair:
-    """lq, hq: uint8 (H, W, 3) of the same size; the LQ is enlarged already."""
-
-    name: str
-    lq: np.ndarray
-    hq: np.ndarray
 
 
 class Validation:
@@ -97,39 +82,8 @@ class Validation:
         prompt: str | Callable[[Tensor], list[str]] = "",
         measures: Mapping[str, ImageMeasure] = MappingProxyType({}),
     ) -> Validation:
-        """Pairs of `path`/LR and `path`/HR (or lq, hq and so on), whose names match; else its pictures, degraded here.
-
-        limit: only the first pictures, in order of their names. size: of the centre crops in px, rounded down to
-        `multiple`, that of the VAE; smaller pictures keep what they have of it. preset, scale, seed: of
-        `osediff_core.degrade`; picture i is degraded by (seed, i). Files that are broken or smaller than 64 px are
-        skipped with a warning. Raises DataError where no pair is left, or a pair's sizes do not fit each other.
-        """
-        path = Path(path)
-        if not path.is_dir():
-            raise DataError(f"There is no folder {path} to validate on; give one, or none for no validation.")
-        if size // multiple < 1 or limit < 1:
-            raise OptionError(
-                f"Validation on {limit} crops of {size} px is not possible; take at least one of {multiple} px."
-            )
-        skipped: list[str] = []
-        pairs = []
-        for index, (lq_path, hq_path) in enumerate(_paths(path)[:limit]):
-            try:
-                hq = _read(hq_path)
-                crop = _centre(hq_path, hq.size, size, multiple)
-                if lq_path is None:
-                    hq = hq.crop(crop)
-                    lq = _degraded(hq, preset, scale, seed, index)
-                else:
-                    lq = _enlarged(_read(lq_path), hq, lq_path).crop(crop)
-                    hq = hq.crop(crop)
-            except _Unusable as error:
-                log.warning("validation: %s; it is skipped", error)
-                skipped.append(str(error))
-                continue
-            pairs.append(ValidationPair(hq_path.stem, np.asarray(lq), np.asarray(hq)))
-        if not pairs:
-            raise DataError(f"No picture in {path} can be validated on ({skipped[0]}); give other ones.")
+        """On the pairs that `read_pairs` reads; raises as it does."""
+        pairs, skipped = read_pairs(path, limit, size, multiple, preset=preset, scale=scale, seed=seed)
         return cls(pairs, distance, prompt, skipped, measures)
 
     def run(
@@ -159,7 +113,7 @@ class Validation:
             if first + rank < len(self.pairs):
                 if number not in self._bicubic:
                     self._bicubic[number] = self._figures(to_tensor(pair.lq[None]), pair)
-                shown = _as_uint8(restored) if number < _SHOWN else None
+                shown = as_uint8(restored) if number < _SHOWN else None
                 seen.append((number, self._figures(restored, pair), self._bicubic[number], shown))
         seen = sorted(gather(seen), key=lambda found: found[0])
         self._rows = [self._row(*found) for found in seen[:_SHOWN]]
@@ -205,8 +159,40 @@ class Validation:
         return found | {name: measure(image, hq) for name, measure in self.measures.items()}
 
 
+@dataclass(frozen=True)
+class Examiners:
+    """What validation asks beside the networks in training. prompt, distance, measures: as `Validation` has them."""
+
+    prompt: str | Callable[[Tensor], list[str]]
+    distance: Distance
+    measures: Mapping[str, ImageMeasure]
+
+
+def load_examiners(chosen: ValidationConfig, device: torch.device) -> Examiners | None:
+    """As the settings say; None where they name no folder to validate on.
+
+    Raises OSEDiffError for weights or packages that are missing, and for a folder without pictures.
+    """
+    if chosen.path is None:
+        return None
+    list_pairs(Path(chosen.path))
+    kind, _, tagger = chosen.prompt.partition(":")
+    metrics = parse_metrics(chosen.metrics) if chosen.metrics else []
+    # one picture at a time: those of whole sets are for `osediff evaluate`
+    metrics = [metric for metric in metrics if not metric.of_set]
+    measures = load_measures(metrics, device, False, True, chosen.limit)[0] if metrics else {}
+    return Examiners(
+        find_tagger(tagger, device) if kind == "tagger" else chosen.prompt,
+        perceptual_loss(chosen.distance).to(device),
+        {metric.name: cast("ImageMeasure", measure) for metric, measure in measures.items()},
+    )
+
+
 class RestoredPairs:
-    """Validation of a run: its fixed pairs, restored with the averaged weights."""
+    """Validation of a run: its fixed pairs, restored with the averaged weights.
+
+    prompts: words -> embeddings (B, L, D). examiners: None for no validation. Raises DataError without pairs.
+    """
 
     def __init__(
         self,
@@ -214,38 +200,21 @@ class RestoredPairs:
         networks: Networks,
         generator: Updater,
         prompts: Callable[[list[str]], Tensor],
-        validation: Validation | None,
+        examiners: Examiners | None,
     ) -> None:
-        self._run, self._networks, self._generator = run, networks, generator
-        self._prompts, self._validation = prompts, validation
-
-    @classmethod
-    def of_run(
-        cls,
-        run: Run[TrainConfig],
-        networks: Networks,
-        generator: Updater,
-        prompts: Callable[[list[str]], Tensor],
-    ) -> RestoredPairs:
-        """As the settings say; prompts: words -> embeddings (B, L, D). Raises OSEDiffError."""
-        chosen, validation = run.config.validation, None
-        if chosen.path is not None:
-            kind, _, tagger = chosen.prompt.partition(":")
-            metrics = parse_metrics(chosen.metrics) if chosen.metrics else []
-            # one picture at a time: those of whole sets are for `osediff evaluate`
-            metrics = [metric for metric in metrics if not metric.of_set]
-            measures = load_measures(metrics, run.device, False, True, chosen.limit)[0] if metrics else {}
-            validation = Validation.from_folder(
+        self._run, self._networks, self._generator, self._prompts = run, networks, generator, prompts
+        chosen, self._validation = run.config.validation, None
+        if examiners is not None and chosen.path is not None:
+            pairs, skipped = read_pairs(
                 Path(chosen.path),
-                limit=chosen.limit,
-                size=chosen.size,
-                multiple=networks.base.vae.downscale,
-                distance=perceptual_loss(chosen.distance).to(run.device),
+                chosen.limit,
+                chosen.size,
+                networks.base.vae.downscale,
                 preset=chosen.preset,
-                prompt=find_tagger(tagger, run.device) if kind == "tagger" else chosen.prompt,
-                measures={metric.name: cast("ImageMeasure", measure) for metric, measure in measures.items()},
             )
-        return cls(run, networks, generator, prompts, validation)
+            self._validation = Validation(
+                pairs, examiners.distance, examiners.prompt, skipped, examiners.measures
+            )
 
     def run(self, step: int) -> dict[str, float] | None:
         """The figures, and the sheet of the step; None without pairs."""
@@ -262,68 +231,6 @@ class RestoredPairs:
         if run.main:
             validation.sheet(run.folder.sheet(step))
         return found
-
-
-class _Unusable(Exception):
-    """A file that is left out, and why."""
-
-
-def _paths(folder: Path) -> list[tuple[Path | None, Path]]:
-    """(LQ or None, HQ) of every picture, by name. Raises DataError where there is none."""
-    found = pair_folders(folder)
-    if found is not None:
-        try:
-            pairing = pair_up(*found)
-        except ImageError as error:
-            raise DataError(str(error)) from None
-        for sentence in pairing.left_out:
-            log.warning("%s", sentence)
-        return [(pair.result, pair.truth) for pair in pairing.pairs if pair.truth]
-    others: list[Path] = []
-    pictures = list(find_pictures(folder, left_out=others.append))
-    if others:
-        log.warning("%s: %s", folder, left_out_words(others))
-    if not pictures:
-        raise DataError(f"The folder {folder} has neither pictures nor LR/ and HR/; give one that has.")
-    return [(None, path) for path in pictures]
-
-
-def _read(path: Path) -> Image.Image:
-    try:
-        return decode(path.read_bytes())
-    except Exception as error:  # Pillow's decoders raise many kinds
-        raise _Unusable(f"{path} cannot be read ({first_line(error)})") from error
-
-
-def _centre(path: Path, size: tuple[int, int], side: int, multiple: int) -> tuple[int, int, int, int]:
-    """(left, top, right, bottom) of the crop in a picture of `size` = (width, height)."""
-    width, height = (min(length, side) // multiple * multiple for length in size)
-    if min(width, height) < min(_SMALLEST, side // multiple * multiple):
-        raise _Unusable(f"{path} is too small ({size[0]}x{size[1]} px)")
-    left, top = (size[0] - width) // 2, (size[1] - height) // 2
-    return left, top, left + width, top + height
-
-
-def _degraded(hq: Image.Image, preset: str, scale: float, seed: int, index: int) -> Image.Image:
-    image = (to_tensor(np.asarray(hq)[None]) + 1) / 2
-    lq, _ = degrade(image, preset, scale, seed, resize_back=True, first=index)
-    return Image.fromarray(_as_uint8(lq * 2 - 1))
-
-
-def _enlarged(lq: Image.Image, hq: Image.Image, path: Path) -> Image.Image:
-    """The LQ at the size of its HQ, by Pillow's bicubic."""
-    if hq.width < lq.width or hq.height < lq.height or not of_one_shape(hq.size, lq.size):
-        raise DataError(
-            f"{path} has {lq.width}x{lq.height} px, which is no smaller copy of its HQ of {hq.width}x{hq.height} px; "
-            "mend or remove the pair."
-        )
-    return lq if lq.size == hq.size else lq.resize(hq.size, Image.Resampling.BICUBIC)
-
-
-def _as_uint8(image: Tensor) -> np.ndarray:
-    """(1, 3, H, W) in [-1, 1] -> uint8 (H, W, 3)."""
-    levels = ((image[0].nan_to_num() + 1) * 127.5).round().clamp(0, 255)
-    return levels.byte().permute(1, 2, 0).cpu().numpy()
 
 
 def _device_of(distance: Distance) -> torch.device:

@@ -50,8 +50,8 @@ from training.ablations.verdicts import (
     judge,
     superiority,
 )
+from training.data.fixed_pairs import ValidationPair
 from training.run.settings import as_yaml
-from training.validate import ValidationPair
 
 ROOT = Path(__file__).parents[2]
 REFERENCE_ROW = Row("reference", REFERENCE)

@@ -1,4 +1,8 @@
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -43,3 +47,29 @@ def test_shares_together_caption_every_picture_once(tmp_path, caplog):
     assert all(json.loads(line)["caption"] for line in lines["1_1"])
     assert main(["--out", str(tmp_path / "x"), "--share", "3/2", *command]) == 2
     assert "--share is '3/2'" in caplog.records[-1].getMessage()
+
+
+def test_processes_of_one_launch_share_the_pictures_and_one_file(tmp_path):
+    """Started by torchrun, over what a killed launch of more processes has left."""
+    (tmp_path / "pictures").mkdir()
+    for index in range(5):
+        Image.fromarray(np.full((16, 16, 3), 40 * index, np.uint8)).save(tmp_path / f"pictures/{index}.png")
+    out = tmp_path / "captions.jsonl"
+    command = ["--tagger", "appearance", "--device", "cpu", "--out", str(out), str(tmp_path / "pictures")]
+    assert main(command) == 0
+    whole = read_captions(out)
+    first, second, third, *_ = out.read_text().splitlines(keepends=True)
+    out.write_text(first + third[:9])  # torn
+    Path(f"{out}.part3").write_text(second)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    found = subprocess.run(
+        [*launch, "-m", "training.caption", *command],
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert found.returncode == 0, found.stderr
+    assert read_captions(out) == whole and len(out.read_text().splitlines()) == 5
+    assert list(tmp_path.glob("*part*")) == [] and found.stderr.count("5 captions in") == 1

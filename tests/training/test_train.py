@@ -75,7 +75,7 @@ def assert_same(found, expected):
 
 @pytest.mark.slow
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(make_config, tmp_path, caplog, one_thread):
-    assert main(["--config", str(make_config("whole"))]) == 0
+    assert main(["--config", str(make_config("whole", export_lora=["diffusers", "comfyui"]))]) == 0
     config = make_config("killed")
     process = start(config, stderr=subprocess.DEVNULL)
     log = tmp_path / "killed/metrics.jsonl"
@@ -96,6 +96,9 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(make_config, tmp_path, 
         "report.html",
         "weights.pkl",
         "config.yaml",
+        "lora_diffusers.safetensors",
+        "lora_comfyui.safetensors",
+        "vae",
     }
     kept = sorted(path.name for path in (tmp_path / "whole/checkpoints").iterdir())
     assert (

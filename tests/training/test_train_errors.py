@@ -2,6 +2,7 @@
 
 import errno
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -110,6 +111,32 @@ def test_a_wrong_setting_stops_the_run_before_it_starts(changes, code, words, st
     assert found == code, message
     assert_one_sentence(message, *words)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("changes", "code", "words"), [
+    ({"output": "/dev/null/run"}, 1, ["/dev/null/run cannot be written", "another output"]),
+    ({"output": "/proc/run"}, 1, ["/proc/run cannot be written"]),
+    ({"loggers": ["wandb"]}, 2, ["wandb is not installed", "leave it out of loggers"]),
+    ({"validation": {"path": "/nowhere"}}, 1, ["no folder /nowhere to validate on"]),
+    ({"validation": {"path": "PICTURES", "distance": "lpips-alex"}}, 2, ["alex", "torch hub's cache"]),
+    ({"loss": {"perceptual": 1.0, "perceptual_kind": "lpips-vgg"}}, 2, ["vgg", "loss.perceptual_weights"]),
+    ({"loss": {"teacher": 1.0, "teacher_model": "/nowhere.pth"}}, 2, ["/nowhere.pth"]),
+    ({"loss": {"adversarial": 1.0, "adversarial_features": "/nowhere"}}, 2, ["/nowhere"]),
+    ({"model": {"start_from": "/nowhere.pkl", "base": "/no-base"}}, 1, ["/nowhere.pkl"]),
+    ({"push_to_hub": "no repository"}, 2, ["'no repository' is no repository", "owner/name"]),
+])  # fmt: skip
+def test_what_can_be_refused_is_before_the_base_is_read(
+    changes, code, words, start, picture_folder, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path / "hub"))
+    for settings in changes.values():
+        if isinstance(settings, dict) and settings.get("path") == "PICTURES":
+            settings["path"] = str(picture_folder)
+    found, message = start(**{"model": {"base": "/no-base"}, **changes})
+    assert found == code, message
+    assert_one_sentence(message, *words)
+    assert "/no-base" not in message and not (tmp_path / "run").exists()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="asks for a device that is not there")

@@ -63,7 +63,7 @@ def test_perfect_and_idle_restorers(photos):
 
 def test_figures_agree_with_arithmetic():
     """A ramp and the same ramp 10 levels brighter: luma differs by 10 * 219/255 levels everywhere."""
-    from training.validate import ValidationPair
+    from training.data.fixed_pairs import ValidationPair
 
     hq = np.broadcast_to(np.arange(0, 192, 2, dtype=np.uint8)[None, :, None], (96, 96, 3)).copy()
     found = Validation([ValidationPair("ramp", hq + 10, hq)]).run(lambda lq, prompts: lq)

@@ -18,8 +18,8 @@ from osediff_core.generator import OneStepGenerator
 from osediff_core.images import Picture
 from osediff_core.pipeline import RestoreOptions, restore_picture
 
+from ..data.fixed_pairs import ValidationPair, read_pairs
 from ..run.logs import read_log
-from ..validate import Validation, ValidationPair
 from .features import INPUT, TRUTH, CropFeatures, write_features
 from .figures import FIGURES, MEASURED, SHARPNESS, WEIGHTS, Evaluation
 from .prompting import SHIPPED, prompts_of
@@ -35,7 +35,7 @@ def evaluate_run(run: Path, base: str, preset: str, evaluation: Evaluation) -> N
     started = time.monotonic()
     trained = OneStepGenerator.load(base, run / WEIGHTS, dtype="fp32", device="cpu")
     pairs = {
-        name: Validation.from_folder(Path(folder), evaluation.limit, evaluation.size, preset=preset).pairs
+        name: read_pairs(Path(folder), evaluation.limit, evaluation.size, preset=preset)[0]
         for name, folder in evaluation.sets.items()
     }
     measured = _Measured(sum(map(len, pairs.values())), evaluation.across)

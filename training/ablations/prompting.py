@@ -10,8 +10,8 @@ from osediff_core.dape import Tag, fitting_prompt
 from osediff_core.dape.choice import TINY, open_tagger
 
 from ..data.appearance import appearance_tags
+from ..data.fixed_pairs import ValidationPair
 from ..data.pictures import to_tensor
-from ..validate import ValidationPair
 
 NONE, DAPE, RICH, WRONG, SHIPPED = "none", "dape", "rich", "wrong", "shipped"
 # none: no text. dape: tags of the low-quality image by the embedded tagger with its LoRA, as the paper's inference.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -76,7 +76,7 @@ def measure(config: TrainConfig, gpu_like: bool = True) -> Cost:
     gpu = as_on_gpu() if gpu_like else nullcontext()
     with FakeTensorMode(allow_non_fake_inputs=True), _fake_modules(), Meter() as meter, gpu:
         base = fake_base(config.model.base, DTYPES[config.model.base_dtype])
-        networks = equip(base, replace(config.model, start_from=None), CPU)
+        networks = equip(base, config.model, CPU)
         if config.loss.uses("adversarial"):
             networks.judge_images(projected_discriminator(config.loss.adversarial_features, 0).to(CPU))
         perceptual = perceptual.to(CPU) if perceptual is not None else None

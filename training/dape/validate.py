@@ -13,11 +13,11 @@ from osediff_core.dape.network import TaggerNetwork
 from osediff_core.dape.preprocess import preprocess
 from osediff_core.dape.tags import TagTable
 
+from ..data.fixed_pairs import ValidationPair, read_pairs
 from ..data.pictures import to_tensor
 from ..run.start import Run
 from ..run.updater import Updater
 from ..steps import autocast
-from ..validate import Validation, ValidationPair
 from .adapters import DapeAdapters
 from .config import DapeConfig
 from .step import distances, seen
@@ -46,9 +46,7 @@ class TagValidation:
         """On the pairs that the settings name, if any. Raises OSEDiffError."""
         chosen, pairs = run.config.validation, []
         if chosen.path is not None:
-            pairs = Validation.from_folder(
-                Path(chosen.path), limit=chosen.limit, size=chosen.size, multiple=1, preset=chosen.preset
-            ).pairs
+            pairs, _ = read_pairs(Path(chosen.path), chosen.limit, chosen.size, 1, preset=chosen.preset)
         return cls(run, network, adapters, student, pairs)
 
     @torch.no_grad()

@@ -7,6 +7,11 @@ from typing import Literal
 
 from pydantic import ConfigDict
 
+from osediff_core.degrade import draw
+from osediff_core.errors import OSEDiffError
+
+from .errors import DataError
+
 Kind = Literal["auto", "folder", "list", "shards", "dataset"]
 
 
@@ -65,3 +70,39 @@ class DataConfig:
     prefetch: int = 2  # batches that each worker prepares ahead
 
     __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+def check_data(config: DataConfig, seed: int) -> None:
+    """Raises DataError for what cannot work."""
+    if not config.sources:
+        raise DataError("data.sources is empty; name at least one folder, list or data set.")
+    if config.resolution < 8:
+        raise DataError(
+            f"data.resolution is {config.resolution}; the crops need 8 pixels or more, such as 512."
+        )
+    if config.scale < 1:
+        raise DataError(
+            f"data.scale is {config.scale}, but a picture cannot be made smaller by less than 1; use 4."
+        )
+    if config.small not in ("enlarge", "skip"):
+        raise DataError(f"data.small is {config.small!r}; use enlarge or skip.")
+    if not 0 <= config.prompt_dropout <= 1:
+        raise DataError(f"data.prompt_dropout is {config.prompt_dropout}, but is a probability, 0 to 1.")
+    if config.workers < 0 or config.prefetch < 1:
+        raise DataError("data.workers must be 0 or more, and data.prefetch 1 or more.")
+    if seed < 0:
+        raise DataError(f"The seed {seed} must not be negative; take any whole number from 0.")
+    for source in config.sources:
+        if not 0 < source.weight < float("inf"):
+            raise DataError("The weight of a source must be above 0; leave out a source that is not wanted.")
+        if source.limit < 0 or source.window < 1:
+            raise DataError(f"limit of {source.path} must be 0 or more, and window 1 or more.")
+        if source.streaming and source.kind not in ("auto", "dataset"):
+            raise DataError(
+                f"{source.path} cannot be streamed as kind {source.kind}; leave out streaming, or use kind dataset."
+            )
+    try:
+        for preset in {config.degradation, *(source.degradation for source in config.sources)} - {None}:
+            draw(preset, (config.resolution, config.resolution), config.scale)
+    except OSEDiffError as error:
+        raise DataError(f"data.degradation: {error}") from error

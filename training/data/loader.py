@@ -17,11 +17,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from osediff_core.degrade import draw
 from osediff_core.errors import OSEDiffError
 
 from .captions import Captions, Tagger
-from .config import DataConfig
+from .config import DataConfig, check_data
 from .errors import DataError
 from .pairs import Made, Pairs
 from .sampler import Row, Sampler, Ticket
@@ -89,7 +88,7 @@ class PairLoader:
         tagger: Tagger | None = None,
         device: torch.device | str = "auto",
     ) -> None:
-        _check(config, seed)
+        check_data(config, seed)
         self.config, self.batch_size, self.rank, self.world = config, batch_size, rank, world
         self.captions = Captions(config.captions, tagger, device)
         self.pinned = torch.device("cpu" if device == "auto" else device).type == "cuda"
@@ -281,38 +280,3 @@ def _quiet_worker(ending: Event, _worker: int) -> None:
 
 def _names(source: Any) -> Iterator[str]:  # noqa: ANN401 - a Source
     return (source.name(index) for index in range(len(source)))
-
-
-def _check(config: DataConfig, seed: int) -> None:
-    if not config.sources:
-        raise DataError("data.sources is empty; name at least one folder, list or data set.")
-    if config.resolution < 8:
-        raise DataError(
-            f"data.resolution is {config.resolution}; the crops need 8 pixels or more, such as 512."
-        )
-    if config.scale < 1:
-        raise DataError(
-            f"data.scale is {config.scale}, but a picture cannot be made smaller by less than 1; use 4."
-        )
-    if config.small not in ("enlarge", "skip"):
-        raise DataError(f"data.small is {config.small!r}; use enlarge or skip.")
-    if not 0 <= config.prompt_dropout <= 1:
-        raise DataError(f"data.prompt_dropout is {config.prompt_dropout}, but is a probability, 0 to 1.")
-    if config.workers < 0 or config.prefetch < 1:
-        raise DataError("data.workers must be 0 or more, and data.prefetch 1 or more.")
-    if seed < 0:
-        raise DataError(f"The seed {seed} must not be negative; take any whole number from 0.")
-    for source in config.sources:
-        if not 0 < source.weight < float("inf"):
-            raise DataError("The weight of a source must be above 0; leave out a source that is not wanted.")
-        if source.limit < 0 or source.window < 1:
-            raise DataError(f"limit of {source.path} must be 0 or more, and window 1 or more.")
-        if source.streaming and source.kind not in ("auto", "dataset"):
-            raise DataError(
-                f"{source.path} cannot be streamed as kind {source.kind}; leave out streaming, or use kind dataset."
-            )
-    try:
-        for preset in {config.degradation, *(source.degradation for source in config.sources)} - {None}:
-            draw(preset, (config.resolution, config.resolution), config.scale)
-    except OSEDiffError as error:
-        raise DataError(f"data.degradation: {error}") from error

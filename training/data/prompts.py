@@ -9,6 +9,7 @@ import shutil
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import cast
 
 import torch
 from safetensors import SafetensorError
@@ -18,6 +19,7 @@ from torch import Tensor
 from osediff_core.atomic import write_bytes_atomically
 from osediff_core.backends.text import ClipPromptEncoder
 from osediff_core.errors import explained
+from osediff_core.generator import OneStepGenerator
 from osediff_core.runtime.device import DTYPES
 
 from .errors import DataError
@@ -65,6 +67,13 @@ class PromptCache:
         if folder is not None:
             with explained(DataError, f"The prompt cache {folder} cannot be made", "choose another folder"):
                 folder.mkdir(parents=True, exist_ok=True)
+
+    @classmethod
+    def of_run(cls, folder: str | None, generator: OneStepGenerator, precision: str) -> PromptCache:
+        """Of the generator's text encoder, as a run of this precision reads it; in `folder`, if any."""
+        identity = identity_of(cast("ClipPromptEncoder", generator.text)) if folder else ""
+        place = Path(folder) if folder else None
+        return cls(generator.encode_prompt, place, dtype=kept_dtype(precision), identity=identity)
 
     def __call__(self, prompts: list[str]) -> Tensor:
         """(B, L, D); without gradients."""

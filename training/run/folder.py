@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -25,7 +26,7 @@ from .checkpoints import (
 from .config import LoopConfig
 from .errors import TrainingError
 from .history import gone_back_to, set_aside
-from .logs import RunLog
+from .logs import RunLog, check_loggers
 from .report import write_report
 from .settings import as_yaml
 
@@ -35,12 +36,15 @@ log = logging.getLogger("training")
 class RunFolder:
     """RUN/ of a configuration. `resumed` is the checkpoint to go on from, or None.
 
-    Raises TrainingError where a run would be overwritten.
+    Raises TrainingError where a run would be overwritten, or the folder cannot be written; OptionError for a logger
+    that is not installed.
     """
 
     def __init__(self, config: LoopConfig) -> None:
         self.config, self.path = config, Path(config.output)
         self.checkpoints = self.path / "checkpoints"
+        _check_writable(self.path)
+        check_loggers(config.loggers)
         self.resumed = self._find_resumed()
 
     def _find_resumed(self) -> Path | None:
@@ -99,3 +103,11 @@ class RunFolder:
         """Close the log and write the report."""
         run_log.close()
         write_report(self.path)
+
+
+def _check_writable(path: Path) -> None:
+    """Raises TrainingError where the folder cannot be made or written; nothing is left behind."""
+    there = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
+    with explained(TrainingError, f"The folder {path} cannot be written", "choose another output"):
+        with tempfile.TemporaryFile(dir=there):
+            pass

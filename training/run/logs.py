@@ -58,9 +58,7 @@ class RunLog:
         start_step: int = 0,
         config: Mapping[str, Any] | None = None,
     ) -> None:
-        for name in loggers:
-            if name not in LOGGERS:
-                raise OptionError(f"There is no logger {name!r}; choose from {', '.join(LOGGERS)}.")
+        check_loggers(loggers)
         self.folder, self._path = Path(folder), Path(folder) / METRICS
         config = dict(config or {})
         self._guarded(lambda: self.folder.mkdir(parents=True, exist_ok=True))
@@ -228,6 +226,14 @@ class _Wandb:
 
 
 LOGGERS: dict[str, type[_Tensorboard] | type[_Wandb]] = {"tensorboard": _Tensorboard, "wandb": _Wandb}
+
+
+def check_loggers(names: Sequence[str]) -> None:
+    """Raises OptionError for a logger that is unknown or not installed."""
+    for name in names:
+        if name not in LOGGERS:
+            raise OptionError(f"There is no logger {name!r}; choose from {', '.join(LOGGERS)}.")
+        _installed(name)
 
 
 def _installed(name: str) -> Any:  # noqa: ANN401 - a module
