@@ -13,6 +13,7 @@ import json
 import logging
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -102,9 +103,12 @@ def run(args: argparse.Namespace, job: Sequence[str]) -> int:
     log.info("%d runs to do, %d are done", len(tasks), done)
     ended, failed = [], []
 
+    started = time.monotonic()
+
     def tell(task: Task, why: str | None, seconds: float) -> None:
         ended.append(task)
-        count = f"{len(ended)} of {len(tasks)}"
+        left = (time.monotonic() - started) / len(ended) * (len(tasks) - len(ended))
+        count = f"{len(ended)} of {len(tasks)}, about {left / 60:.0f} min left"
         if why is None:
             log.info("%s: done in %.1f min (%s)", task.name, seconds / 60, count)
         else:

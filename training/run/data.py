@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import count
 from typing import Any, Protocol, TypeVar
-
-import numpy as np
 
 from ..data import PairLoader
 from ..data.loader import samples_counted, state_of_rank
-from .config import LoopConfig, RunConfig
+from .config import RunConfig
 from .start import Run
 
 Batch_co = TypeVar("Batch_co", covariant=True)
@@ -42,32 +38,3 @@ def open_pairs(run: Run[RunConfig]) -> PairLoader:
         states = [samples_counted(state, batch, len(states)) for state in states]
         state = state_of_rank(states, run.rank, run.world)
     return PairLoader(config.data, config.batch, config.seed, run.rank, run.world, state, device=run.device)
-
-
-@dataclass(frozen=True)
-class StepSeed:
-    """The number of a step, from 0, and its own generator: what is drawn follows from the seed, step and rank."""
-
-    step: int
-    rng: np.random.Generator
-
-
-class StepSeeds:
-    """Data of runs that draw their own batches: a StepSeed for each step, nothing to remember but the step."""
-
-    def __init__(self, run: Run[LoopConfig]) -> None:
-        self._run = run
-
-    def __iter__(self) -> Iterator[StepSeed]:
-        run = self._run
-        for step in count(run.step):
-            state = np.random.SeedSequence(run.config.seed, spawn_key=(step, run.rank))
-            yield StepSeed(step, np.random.Generator(np.random.PCG64(state)))
-
-    def state(self) -> dict[str, Any]:
-        """Nothing."""
-        return {}
-
-    def figures(self) -> dict[str, float]:
-        """None."""
-        return {}

@@ -3,6 +3,9 @@
 A stage is a function `loss(step, rng) -> dict of scalar tensors` whose "loss" is minimised. Random numbers come
 from generators seeded by (seed, step), so a resumed run sees the same batches as an uninterrupted one.
 
+It is apart from `training/run/loop.py`, which trains adapters by a YAML file in a folder of its own: here several
+stages run in one process, train whole networks in groups with rates of their own, and may end by the clock.
+
 Under torchrun every process draws batches of its own and gradients are averaged (`processes`); the first one
 validates and writes.
 """
