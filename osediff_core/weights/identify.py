@@ -14,7 +14,8 @@ from ..documents import parse_json, read_document
 from .decoder_file import decoder_kind
 from .formats import format_of, one_step_safetensors, peft_names, resembled, s3diff
 from .other_methods import other_method
-from .tensor_file import TensorFile, has_adapters
+from .other_models import other_model
+from .tensor_file import ADAPTER, TensorFile, has_adapters
 
 _AS_WEIGHTS = "pass it as the weights, beside a base"
 _ALONE = "pass it as the weights, with its decoder and without a base"
@@ -51,7 +52,7 @@ class Identity:
 
     `kind`: a method's name (osediff, pisa-sr, …) for its weights, also where it does not run here, or unet_lora |
     vae_lora | sd_checkpoint | diffusers_folder | diffusers_model | text_encoder | tagger | dape | ram | lora |
-    light_decoder | estimator | related_one_step | upscaler | unknown. `what` is a noun phrase and `use`
+    light_decoder | estimator | related_one_step | upscaler | other_model | unknown. `what` is a noun phrase and `use`
     a clause of advice, both for messages: f"{path} is {what}; {use}.". `details` holds facts of the kind, e.g.
     {"family": "sd2", "prediction_type": ...}. `is_weights`: whether these are weights of a one-step method.
     """
@@ -87,11 +88,13 @@ def identify_file(file: TensorFile) -> Identity:
         _related,
         _sd_checkpoint,
         _tagger,
+        _piece,
         _peft_dump,
         _lora,
         _estimator,
         _decoder,
         _parts,
+        _other_model,
     ):
         found = recognise(file)
         if found is not None:
@@ -221,6 +224,22 @@ def _folders(file: TensorFile) -> str:
     return ", ".join(sorted({name.partition("/")[0] for name in file.shapes}))
 
 
+def _piece(file: TensorFile) -> _Found:
+    """The tensors of OSEDiff or PiSA-SR without the lists that are beside them in their files."""
+    if not any(
+        ".lora_A.default_encoder" in name or ".lora_A.default_decoder" in name for name in file.shapes
+    ):
+        return None
+    what = "a part of OSEDiff's or PiSA-SR's weights, without the lists of modules and the ranks"
+    return "related_one_step", what, "give the whole file as it is published", {}
+
+
+def _other_model(file: TensorFile) -> _Found:
+    """A model that has no place here."""
+    what = other_model(file)
+    return None if what is None else ("other_model", what, f"it has no place here; {_GIVE_WEIGHTS}", {})
+
+
 def _lora(file: TensorFile) -> _Found:
     """Adapters of other tools: kohya / ComfyUI / diffusers / peft."""
     ends = (
@@ -230,10 +249,11 @@ def _lora(file: TensorFile) -> _Found:
         ".lora_A.default.weight",
         ".hada_w1_a",
         ".lokr_w1",
+        "_lora.down.weight",
     )
-    if not any(name.endswith(ends) for name in file.shapes):
-        return None
     kohya = _starts(file.shapes, "lora_unet_") or _starts(file.shapes, "lora_te")
+    if not kohya and not any(name.endswith(ends) for name in file.shapes):
+        return None
     style = "kohya" if kohya else "diffusers or ComfyUI"
     use = "OSEDiff needs its own weights; such a LoRA belongs on a text-to-image model"
     return "lora", f"a LoRA in the {style} format", use, {"style": style}
@@ -260,7 +280,7 @@ def _parts(file: TensorFile) -> _Found:
     """One part of a pipeline, or a net of another trade."""
     shapes = file.shapes
     part = "pass the folder of the whole model as the base"
-    if "conv_in.weight" in shapes and _starts(shapes, "down_blocks."):
+    if "conv_in.weight" in shapes and _starts(shapes, "down_blocks.") and not _starts(shapes, "controlnet_"):
         return "diffusers_model", "a UNet in the diffusers format", part, {"part": "unet"}
     if "encoder.conv_in.weight" in shapes and "decoder.conv_in.weight" in shapes:
         return "diffusers_model", "a VAE", part, {"part": "vae"}
@@ -278,6 +298,11 @@ def _starts(names: Iterable[str], prefix: str) -> bool:
 
 def _identify_folder(path: Path) -> Identity:
     index = path / "model_index.json"
+    halves = [file.parent for file in path.glob(f"*/*/{ADAPTER}")]
+    if os.path.isfile(path / ADAPTER) or halves:
+        whole = halves[0].parent if halves else path.parent
+        use = f"give the folder that holds unet_lora_adapter and vae_encoder_lora_adapter, perhaps {whole}"
+        return Identity("unknown", "a folder around or inside one with adapters, as OMGSR-S's", use, "folder")
     if not os.path.isfile(index) and not os.path.isfile(path / "unet" / "config.json"):
         return Identity(
             "unknown", "a folder without a model_index.json", "give a file or a diffusers folder", "folder"

@@ -59,7 +59,8 @@ _DTYPES = {  # safetensors' name -> torch's, where it has one
     "U8": "uint8",
     "BOOL": "bool",
 }
-_WRAPPERS = ("module.", "_orig_mod.")  # what DataParallel and torch.compile put before every name
+# what DataParallel, torch.compile and keepers of averages put before every name
+_WRAPPERS = ("module.", "_orig_mod.", "ema_model.", "ema.")
 _PIECE = 16 * 2**20  # values mapped at a time: 64 MB in fp32
 
 

@@ -52,7 +52,7 @@ def check_torch_file(path: Path, container: str) -> None:
 def load_torch(path: Path, container: str) -> object:
     """The object in a torch file (tensors on the CPU), through the restricted unpickler: no code in it is run.
 
-    Raises CheckpointError.
+    It is without what a trainer wrapped around a dict of dicts. Raises CheckpointError.
     """
     try:
         with warnings.catch_warnings():
@@ -74,6 +74,20 @@ def load_torch(path: Path, container: str) -> object:
             raise too_large(path) from error
         raise no_torch_file(path) from error
     _check_storages(path, content)
+    return _unwrapped(content)
+
+
+def _unwrapped(content: object) -> object:
+    """The one dict of dicts in a dict without tensors, as {"state_dict": …, "epoch": 3} is around a method's own."""
+    while isinstance(content, Mapping) and not any(isinstance(value, Tensor) for value in content.values()):
+        inner = [
+            value
+            for value in content.values()
+            if isinstance(value, Mapping) and any(isinstance(one, Mapping) for one in value.values())
+        ]
+        if len(inner) != 1:
+            break
+        content = inner[0]
     return content
 
 
@@ -119,6 +133,11 @@ def _check_archive(path: Path) -> None:
     """torch stores its records one after the other as they are: nothing inflates, nothing is held twice."""
     with zipfile.ZipFile(path) as archive:
         records = archive.infolist()
+    if any(record.filename.endswith("/constants.pkl") for record in records):
+        raise CheckpointError(
+            f"{path} is a TorchScript program and not only tensors, so it was not opened; use a copy saved with "
+            "tensors only (.safetensors)."
+        )
     if any(record.compress_type != zipfile.ZIP_STORED for record in records):
         raise CheckpointError(
             f"{path} is a compressed archive, which torch does not write, so it was not unpacked; give the weights "
@@ -126,11 +145,6 @@ def _check_archive(path: Path) -> None:
         )
     if sum(record.file_size for record in records) > path.stat().st_size:
         raise no_torch_file(path)
-    if any(record.filename.endswith("/constants.pkl") for record in records):
-        raise CheckpointError(
-            f"{path} is a TorchScript program and not only tensors, so it was not opened; use a copy saved with "
-            "tensors only (.safetensors)."
-        )
     if any(r.file_size > _PICKLE_LIMIT for r in records if r.filename.endswith(".pkl")):
         raise no_torch_file(path)
 

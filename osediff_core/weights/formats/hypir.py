@@ -10,6 +10,7 @@ from .format import Format
 
 METHOD = "hypir"
 _PUBLISHED_RANK = 256
+_OTHERS_PROMPTS = {768, 1280, 2048}  # features of the prompts that Stable Diffusion 1.x and SDXL read
 # what the names of the adapted modules end with; neither conv_in nor the time embedding
 _TARGETS = (
     *("to_k", "to_q", "to_v", "to_out.0", "conv", "conv1", "conv2", "conv_shortcut", "conv_out"),
@@ -27,6 +28,7 @@ def recognise(file: TensorFile) -> bool:
         resembles(file)
         and all(name.endswith(".default.weight") for name in file.shapes)
         and all(any(module.endswith(target) for module in modules) for target in _TARGETS)
+        and not {s[1] for n, s in file.shapes.items() if "attn2.to_k.lora_A" in n} & _OTHERS_PROMPTS
         and {shape[0] for name, shape in file.shapes.items() if ".lora_A." in name} == {_PUBLISHED_RANK}
     )
 

@@ -303,3 +303,88 @@ def test_other_loras_are_still_what_they_were(tmp_path: Path) -> None:
     ):
         save_file({name: ZERO}, tmp_path / "lora.safetensors")
         assert identify(tmp_path / "lora.safetensors").kind == "lora"
+
+
+def wrapped(content: dict[str, object], form: str) -> dict[str, object]:
+    """What trainers and converters make of a file."""
+    if form == "ema_model.":
+        return {f"{form}{name}": value for name, value in content.items()}
+    if form == "half":
+        return {
+            name: value.half()
+            if isinstance(value, Tensor)
+            else wrapped(value, form)
+            if isinstance(value, dict)
+            else value
+            for name, value in content.items()
+        }
+    return {"epoch": 3, form: content}
+
+
+@pytest.mark.parametrize("form", ["state_dict", "params_ema", "model", "half", "ema_model."])
+@pytest.mark.parametrize("name", ["pisa_sr.pkl", "dump.pth"])
+def test_what_trainers_wrap_around_is_no_hindrance(name: str, form: str, files: Path, tmp_path: Path) -> None:
+    content, method = torch.load(files / name, weights_only=True), None if name == "pisa_sr.pkl" else "hypir"
+    if form == "ema_model." and method is None:
+        content = content["state_dict_unet"]  # without its lists
+    torch.save(
+        wrapped(content, form), tmp_path / "renamed.bin", _use_new_zipfile_serialization=form != "model"
+    )
+    if form == "ema_model." and method is None:
+        with refused(CheckpointError, "a part of OSEDiff's or PiSA-SR's weights", "give the whole file"):
+            read_weights(tmp_path / "renamed.bin")
+        return
+    before, after = (read_weights(path, method) for path in (files / name, tmp_path / "renamed.bin"))
+    assert after.metadata == before.metadata and set(after.tensors()) == set(before.tensors())
+    for one, tensor in before.tensors().items():
+        assert torch.equal(after.tensors()[one].float(), tensor.half().float() if form == "half" else tensor)
+
+
+def test_a_folder_too_high_or_too_low_says_where_to_look(files: Path) -> None:
+    for folder in (files, files / "omgsr" / "unet_lora_adapter"):
+        with refused(CheckpointError, f"perhaps {files / 'omgsr'}"):
+            read_weights(folder)
+
+
+@pytest.mark.parametrize(
+    ("what", "names"),
+    [
+        (
+            "a ControlNet",
+            ["control_model.input_blocks.0.0.weight", "control_model.input_hint_block.0.weight"],
+        ),
+        (
+            "a ControlNet",
+            ["controlnet_cond_embedding.conv_in.weight", "conv_in.weight", "down_blocks.0.x.weight"],
+        ),
+        ("an IP-Adapter", ["image_proj.proj.weight", "ip_adapter.1.to_k_ip.weight"]),
+        ("a textual inversion", ["emb_params"]),
+        ("a textual inversion", ["clip_g", "clip_l"]),
+        ("a textual inversion", ["<cat>"]),
+        ("a VAE", ["first_stage_model.encoder.conv_in.weight"]),
+        ("a motion module", ["down_blocks.0.motion_modules.0.temporal_transformer.proj_in.weight"]),
+        ("a LoRA in the diffusers", ["unet.mid_block.attentions.0.processor.to_q_lora.down.weight"]),
+        ("a LoRA in the kohya", ["lora_unet_x.oft_blocks"]),
+        ("an unknown kind of model", ["..", "../../etc/passwd", "a..b"]),
+    ],
+)
+def test_other_peoples_files_are_named(what: str, names: list[str], tmp_path: Path) -> None:
+    save_file({name: ZERO.clone() for name in names}, tmp_path / "osediff.safetensors")
+    with refused(CheckpointError, f"is {what}", "not OSEDiff weights"):
+        read_weights(tmp_path / "osediff.safetensors")
+
+
+def test_a_lora_of_another_model_is_not_hypir(files: Path, tmp_path: Path) -> None:
+    """Also where it has the rank and the modules of the published one."""
+    content = {
+        name: torch.zeros(256, *t.shape[1:])
+        if ".lora_A." in name
+        else torch.zeros(t.shape[0], 256, *t.shape[2:])
+        for name, t in torch.load(files / "dump.pth", weights_only=True).items()
+    }
+    for width in (768, 2048):
+        content |= {
+            n: torch.zeros(256, width) for n in content if n.endswith("attn2.to_k.lora_A.default.weight")
+        }
+        torch.save(content, tmp_path / "lora.pth")
+        assert identify(tmp_path / "lora.pth").kind == "unet_lora"
