@@ -28,6 +28,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,7 @@ from .data.sources import Source, open_source
 log = logging.getLogger("training.caption")
 
 _ALL = "1/1"
+_LONGEST_WAIT = timedelta(days=3)  # of processes that are done for those that are not
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -61,7 +63,7 @@ def _run(options: argparse.Namespace) -> None:
     if options.embeddings and not options.base:
         raise DataError("--embeddings needs --base, the model whose text encoder is used.")
     share = _share(options.share)
-    processes = PartialState(cpu=options.device == "cpu")
+    processes = PartialState(cpu=options.device == "cpu", timeout=_LONGEST_WAIT)
     alone = processes.num_processes == 1
     if not alone and options.share != _ALL:
         raise OptionError("--share is for processes that are started one by one; torchrun shares by itself.")

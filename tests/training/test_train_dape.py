@@ -1,7 +1,6 @@
 """DAPE's trainer as a command: what it learns, kill it, resume it, stop it, give it what it cannot use."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -73,21 +72,15 @@ def assert_same(found, expected):
         assert torch.equal(found[name], tensor), name
 
 
-@pytest.mark.slow
-def test_a_killed_run_goes_on_as_if_nothing_had_happened(make_config, tmp_path, one_thread):
+def test_a_run_goes_on_from_a_checkpoint_as_if_nothing_had_happened(make_config, tmp_path, one_thread):
     assert main(["--config", make_config("whole")]) == 0
-    config, environment = make_config("killed"), {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command(config), stderr=subprocess.DEVNULL, env=environment)
-    log = tmp_path / "killed/metrics.jsonl"
-    while process.poll() is None and not (log.exists() and '"step": 3, ' in log.read_text()):
-        time.sleep(0.01)
-    process.kill()
-    process.wait()
-    assert process.returncode == -signal.SIGKILL and not (tmp_path / "killed/DAPE.pth").exists()
-    assert main(["--config", config, "resume=latest"]) == 0
+    start = min((tmp_path / "whole/checkpoints").iterdir())
+    assert main(["--config", make_config("again"), f"resume={start}"]) == 0
     last = f"checkpoints/step_{STEPS:08d}/state.safetensors"
-    assert_same(load_file(tmp_path / "killed" / last), load_file(tmp_path / "whole" / last))
-    assert [step for step, _ in rows_of(tmp_path / "killed", "train")] == list(range(1, STEPS + 1))
+    assert_same(load_file(tmp_path / "again" / last), load_file(tmp_path / "whole" / last))
+    first = int(start.name.removeprefix("step_")) + 1
+    assert 1 < first < STEPS
+    assert [step for step, _ in rows_of(tmp_path / "again", "train")] == list(range(first, STEPS + 1))
     assert (tmp_path / "whole/report.html").exists()
 
 

@@ -35,7 +35,7 @@ from .adapters import DapeAdapters
 from .config import DapeConfig
 from .export import Results
 from .step import DapeStep
-from .validate import TagValidation
+from .validate import TagValidation, chosen_pairs
 
 _NOT_WRAPPED = (
     "Student and teacher are one network, which accelerate's FSDP and DeepSpeed cannot wrap; launch with "
@@ -82,7 +82,10 @@ class DapeIteration:
 def train(config: DapeConfig) -> None:
     """A whole run. Raises OSEDiffError for whatever keeps it from starting, before anything is written, or stops it."""
     run = Run(config, _NOT_WRAPPED)
-    data = open_pairs(run)  # before the tagger, which takes long to read
+    data, pairs = (
+        open_pairs(run),
+        chosen_pairs(config.validation),
+    )  # before the tagger, which takes long to read
     path = tagger_path(config.model.tagger)
     tagger = read_tagger(path, dape=False, dtype=DTYPES[config.model.dtype])
     network = tagger.network().to(run.device)
@@ -92,7 +95,7 @@ def train(config: DapeConfig) -> None:
         adapters.load(start, config.model.start_from)
     iteration = DapeIteration(run, network, adapters)
     results = Results(tagger, adapters, iteration.student, config.export_tagger)
-    validation = TagValidation.of_run(run, network, adapters, iteration.student)
+    validation = TagValidation(run, network, adapters, iteration.student, pairs)
     loop(
         run,
         data,

@@ -15,6 +15,7 @@ from osediff_core.dape.tags import TagTable
 
 from ..data.fixed_pairs import ValidationPair, read_pairs
 from ..data.pictures import to_tensor
+from ..run.config import PairsConfig
 from ..run.start import Run
 from ..run.updater import Updater
 from ..steps import autocast
@@ -23,6 +24,13 @@ from .config import DapeConfig
 from .step import distances, seen
 
 Seen = tuple[Tensor, Tensor]
+
+
+def chosen_pairs(chosen: PairsConfig) -> list[ValidationPair]:
+    """The pairs that the settings name, if any. Raises OSEDiffError."""
+    if chosen.path is None:
+        return []
+    return read_pairs(Path(chosen.path), chosen.limit, chosen.size, 1, preset=chosen.preset)[0]
 
 
 class TagValidation:
@@ -38,16 +46,6 @@ class TagValidation:
     ) -> None:
         self._run, self._network, self._adapters, self._student = run, network, adapters, student
         self._pairs, self._thresholds = list(pairs), torch.tensor(TagTable.of(network.config).thresholds)
-
-    @classmethod
-    def of_run(
-        cls, run: Run[DapeConfig], network: TaggerNetwork, adapters: DapeAdapters, student: Updater
-    ) -> TagValidation:
-        """On the pairs that the settings name, if any. Raises OSEDiffError."""
-        chosen, pairs = run.config.validation, []
-        if chosen.path is not None:
-            pairs, _ = read_pairs(Path(chosen.path), chosen.limit, chosen.size, 1, preset=chosen.preset)
-        return cls(run, network, adapters, student, pairs)
 
     @torch.no_grad()
     def run(self, _step: int) -> dict[str, float] | None:

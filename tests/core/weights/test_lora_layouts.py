@@ -77,7 +77,7 @@ def product(a, b):
 
 def test_sets_become_one_and_conv_in_a_lora_of_its_own():
     sets = (lora_set("pix", 4, 2.0), lora_set("sem", 3, 0.5))
-    weights = OneStepWeights("osediff", sets, metadata={"timestep": "1"})
+    weights = OneStepWeights("pisa-sr", sets, metadata={"timestep": "1"})
     pairs, bias = unet_update(weights, {})
     wanted = {m: sum(s.scale * product(*s[m]) for s in sets) for m in ("conv_in", "mid.to_q")}
     assert bias is None and pairs["mid.to_q"].A.shape == (7, 5)
