@@ -8,8 +8,9 @@ from torch import Tensor
 from ..osediff_core import color
 from ..osediff_core.errors import ImageError, amount
 from ..osediff_core.geometry import resize_clipped
-from .conversions import each_frame, join_image, split_image
+from .conversions import join_image, split_image
 from .inputs import color_inputs
+from .progress import each_frame
 
 
 class ColourFix(io.ComfyNode):

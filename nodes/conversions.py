@@ -1,13 +1,12 @@
-"""Conversions between ComfyUI and the core: IMAGE, progress, and stamps of files."""
+"""Conversions between ComfyUI and the core: IMAGE, and stamps of files."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import comfy.model_management
-import comfy.utils
 import torch
 from torch import Tensor
 
@@ -37,27 +36,6 @@ def join_image(frames: list[Tensor], alpha: Tensor | None = None) -> Tensor:
     if alpha is not None:
         image = torch.cat([image, alpha.to(image).expand(image.shape[0], -1, -1, -1)], dim=1)
     return image.movedim(1, -1).contiguous().to(management.intermediate_dtype())
-
-
-def each_frame(count: int) -> Iterator[int]:
-    """0 to count - 1, with a progress bar where there are several; an interruption is noticed before each."""
-    bar = comfy.utils.ProgressBar(count) if count > 1 else None
-    for frame in range(count):
-        comfy.model_management.throw_exception_if_processing_interrupted()
-        yield frame
-        if bar is not None:
-            bar.update_absolute(frame + 1, count)
-
-
-def tile_progress(frame: int, count: int) -> Callable[[int, int], None]:
-    """progress(done, total) within one of `count` frames; an interruption is noticed after each tile."""
-    bar = comfy.utils.ProgressBar(count)
-
-    def progress(done: int, total: int) -> None:
-        comfy.model_management.throw_exception_if_processing_interrupted()
-        bar.update_absolute(frame * total + done, count * total)
-
-    return progress
 
 
 def stamp(paths: Iterable[str | None]) -> str:

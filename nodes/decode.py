@@ -13,10 +13,11 @@ from ..osediff_core.decode import decode
 from ..osediff_core.geometry import crop_back, pad_to_multiple
 from .checks import check_channels, check_vae, latent_samples
 from .color import fix_frame, reference_frames
-from .conversions import each_frame, join_image, split_image, tile_progress
+from .conversions import join_image, split_image
 from .inputs import color_inputs, vae_attention_input, vae_tile_input, vae_tiling
 from .native.vae import NativeVAE
 from .notices import as_output, warn, warnings_gathered
+from .progress import Bar
 from .sources import EncodedFrom, Sources, sources_of, warn_of_changed
 
 
@@ -80,9 +81,9 @@ class TiledDecode(io.ComfyNode):
                 )
             crop = _common_crop(sources, size)
         frames = []
-        for frame in each_frame(count):
-            progress = tile_progress(frame, count)
-            decoded = decode(codec, samples[frame : frame + 1], tiling=tiling, progress=progress)
+        bar = Bar("Tiled Decode", count)
+        for frame in bar.frames():
+            decoded = decode(codec, samples[frame : frame + 1], tiling=tiling, progress=bar.parts)
             image = crop_back((decoded + 1) / 2, crop)
             colours = _colours(given, frame, sources[frame], crop, codec.downscale)
             if colours is not None:

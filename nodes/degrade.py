@@ -8,7 +8,8 @@ from torch import Tensor
 
 from ..osediff_core.degrade import PRESETS, degrade
 from ..osediff_core.geometry import fill_transparent, resize_clipped
-from .conversions import each_frame, join_image, split_image
+from .conversions import join_image, split_image
+from .progress import each_frame
 
 
 class Degrade(io.ComfyNode):

@@ -15,10 +15,11 @@ from ..osediff_core.runtime.device import DTYPES
 from ..osediff_core.tiles.grid import check_tile
 from ..osediff_core.tiles.unet import UNetTiling
 from ..osediff_core.weights.checkpoint import read_decoder
-from .conversions import each_frame, join_image, split_image, stamp, tile_progress
+from .conversions import join_image, split_image, stamp
 from .folders import FOLDER, decoder_path, path_or_none, read_chosen
 from .inputs import dtype_input, overlap_input, scale_input, tile_input
 from .native.direct import NativeUpscaler
+from .progress import Bar
 
 
 class LoadUpscaler(io.ComfyNode):
@@ -111,11 +112,11 @@ class OneStepUpscale(io.ComfyNode):
         size = target_size(rgb.shape[-1], rgb.shape[-2], scale=scale)
         upscale_model.restorer.load()
         frames = []
-        for frame in each_frame(rgb.shape[0]):
-            progress = tile_progress(frame, rgb.shape[0])
+        bar = Bar("One-Step Upscale", rgb.shape[0])
+        for frame in bar.frames():
             lq = rgb[frame : frame + 1] * 2 - 1
             found = upscale(
-                upscale_model.restorer, lq, tiling=UNetTiling(tile or None, overlap), progress=progress
+                upscale_model.restorer, lq, tiling=UNetTiling(tile or None, overlap), progress=bar.parts
             )
             frames.append((resize(found, size).clamp(-1, 1) + 1) / 2)
         return io.NodeOutput(join_image(frames, None if alpha is None else resize_clipped(alpha, size)))

@@ -11,10 +11,11 @@ from torch import Tensor
 from ..osediff_core.encode import encode
 from ..osediff_core.geometry import enlarge, pad_to_multiple, target_size
 from .checks import check_vae
-from .conversions import each_frame, join_image, split_image, tile_progress
+from .conversions import join_image, split_image
 from .inputs import scale_input, vae_attention_input, vae_tile_input, vae_tiling
 from .native.lora import check_made
 from .native.vae import NativeVAE
+from .progress import Bar
 from .sources import EncodedFrom, encoded
 
 METHODS = ("bicubic", "lanczos", "bilinear", "area", "nearest-exact")
@@ -118,13 +119,13 @@ class EncodeLQ(io.ComfyNode):
         size = _target(rgb.shape[-1], rgb.shape[-2], scale, width, height)
         codec, tiling = NativeVAE(vae), vae_tiling(tile, vae_attention)
         references, alphas, latents = [], [], []
-        for frame in each_frame(rgb.shape[0]):
+        bar = Bar("Encode LQ", rgb.shape[0])
+        for frame in bar.frames():
             one = slice(frame, frame + 1)
             lq, lq_alpha = _resize(rgb[one], None if alpha is None else alpha[one], size, resize_method)
             padded, before = pad_to_multiple(lq * 2 - 1, codec.downscale)
             draw = torch.Generator().manual_seed(seed) if posterior == "sample" else None
-            progress = tile_progress(frame, rgb.shape[0])
-            latents.append(encode(codec, padded, draw is not None, draw, tiling=tiling, progress=progress))
+            latents.append(encode(codec, padded, draw is not None, draw, tiling=tiling, progress=bar.parts))
             references.append(lq)
             alphas.append(lq_alpha)
         reference = join_image(references)

@@ -10,7 +10,8 @@ from torch import Tensor
 from ..osediff_core.errors import ImageError, OptionError
 from ..osediff_core.images import Picture
 from .color import reference_frames
-from .conversions import each_frame, split_image
+from .conversions import split_image
+from .progress import each_frame
 
 _NETWORKS = 2**30  # bytes that the largest metric takes, with its features of a photo
 

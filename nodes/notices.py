@@ -1,4 +1,4 @@
-"""Warnings where a person looks: on the node, as a message of the front end, in the log and in the run's history."""
+"""Warnings and progress where a person looks: on the node; warnings also as a message, in the log and the history."""
 
 from __future__ import annotations
 
@@ -23,16 +23,30 @@ def warn(text: str) -> None:
     gathered = _gathered.get()
     if gathered is not None:
         gathered.append(text)
+    found = _server_and_node()
+    if found is not None:
+        server, node = found
+        server.send_progress_text("\n".join(gathered or [text]), node)
+        server.send_sync("osediff.warning", {"node": node, "text": text})
+
+
+def show(status: str) -> None:
+    """Shows how far the work is at the node that is executed, below its warnings; without a server, nothing."""
+    found = _server_and_node()
+    if found is not None:
+        server, node = found
+        server.send_progress_text("\n".join([*(_gathered.get() or []), status]).strip(), node)
+
+
+def _server_and_node() -> tuple[Any, str] | None:
     from server import PromptServer  # late: ComfyUI's start imports it at its own time
 
     server = getattr(PromptServer, "instance", None)
     context = get_executing_context()
     if server is None or context is None:
-        return
+        return None
     # what another node expanded into is not in the graph that the person sees
-    node = get_progress_state().dynprompt.get_display_node_id(context.node_id)
-    server.send_progress_text(text, node)
-    server.send_sync("osediff.warning", {"node": node, "text": text})
+    return server, get_progress_state().dynprompt.get_display_node_id(context.node_id)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ The algorithm is written once against these. `backends/` implements them with di
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from .layers import Network
 from .runtime.gradients import Trainable
 from .runtime.stage import HasFp32
+from .tiles.grid import Tile
 
 # progress(done, total), called as tiles are done; it may raise to stop the work
 Progress = Callable[[int, int], None]
@@ -79,6 +80,15 @@ class NoisePredictor(HasFp32, Trainable, Protocol):
 
         prompt_embeds is None for a predictor that holds its own conditioning.
         """
+        ...
+
+
+@runtime_checkable
+class PlacedPredictor(Protocol):
+    """A NoisePredictor whose own conditioning is not the same everywhere in the picture."""
+
+    def on(self, tiles: Sequence[Tile]) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
+        """The predictor for a batch of these tiles of the latents, one after the other: as its own call."""
         ...
 
 

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-import comfy.conds
 import comfy.model_management
 import comfy.model_patcher
 import comfy.samplers
@@ -17,15 +16,15 @@ from torch import Tensor
 from ...osediff_core.denoise import denoise
 from ...osediff_core.errors import OptionError
 from ...osediff_core.passes import Pass
-from ...osediff_core.tiles.unet import UNetTiling
+from ...osediff_core.tiles.grid import Tile
+from ...osediff_core.tiles.unet import WHOLE, UNetTiling
 from ..checks import check_channels, check_widths, context_width
 from ..notices import warn
+from ..progress import Clock
 from .lora import attachment_of, with_sets
+from .regions import acts, conds_of_frame, follow_tiles, has_several_masks, what_cannot_follow
 from .sampling import check_sampling, warn_of_other_sigmas
 from .unet import NativeUNet, native_schedule
-
-# What a conditioning may hold that lies somewhere in the picture, and that a tile would see in the wrong place.
-_REGIONAL = ("area", "mask", "control", "gligen")
 
 
 class OneStepSampler(comfy.samplers.Sampler):
@@ -52,7 +51,7 @@ class OneStepSampler(comfy.samplers.Sampler):
         """Scaled latents (B, C, h, w) -> restored ones. ComfyUI calls this; `callback` shows the progress.
 
         Raises OptionError for a MODEL without OSEDiff, impossible tiles, latents or prompts of another family, and
-        conditioning that tiles cannot follow or that does not act at the step.
+        conditioning that does not act at the step.
         """
         # a guider may have been given another MODEL than the sampler
         found = attachment_of(model_wrap.model_patcher)
@@ -63,46 +62,97 @@ class OneStepSampler(comfy.samplers.Sampler):
         check_channels(latent_image, model.latent_format.latent_channels, "MODEL")
         check_sampling(model_wrap.model_patcher, found.timestep)
         frames, _, height, width = latent_image.shape
+        if len(tiling.lay(height, width)) > 1:
+            tiling = _whole_where_needed(model_wrap, tiling)
         tiles = len(tiling.lay(height, width))
-        if tiles > 1:
-            _refuse_regional(model_wrap)
-        unet = NativeUNet(model_wrap, model, extra_args, predicts)
         schedule = native_schedule(model.model_sampling, predicts)
         timestep = int(model.model_sampling.timestep(sigmas[:1]))
         warn_of_other_sigmas(sigmas, timestep, found.timestep)
-        acting = _where_prompts_act(model_wrap, latent_image[:1], sigmas[:1], timestep)
-        total = frames * tiles
-        restored = latent_image.clone()
-        for frame in range(frames):
+        acting = _where_prompts_act(model_wrap, latent_image, sigmas[:1], timestep)
+        with Clock("One-Step Denoise", frames * tiles, quiet=disable_pbar) as clock:
+            told = _Told(latent_image, tiles, clock, callback)
+            for frame in range(frames):
+                latents = latent_image[frame : frame + 1]
 
-            def show(done: int, of: int, frame: int = frame) -> None:
-                step = done * tiles // of  # where memory was short there are more tiles than were laid
-                if callback is not None and 0 < step < tiles:
-                    callback(frame * tiles + step - 1, restored[frame : frame + 1], latent_image, total)
+                def paint(tile: Tile, cut: Tensor, predicted: Tensor, frame: int = frame) -> None:
+                    told.restored[(frame, slice(None), *tile.window)] = schedule.predict_x0(
+                        cut, predicted, timestep
+                    )[0]
 
-            latents = latent_image[frame : frame + 1]
-            with _conds_of_frame(model_wrap, frame, frames), _sets_of_passes(model_wrap) as enter:
-                x0 = denoise(
-                    unet,
-                    schedule,
-                    timestep,
-                    latents,
-                    None,
-                    tiling=tiling,
-                    step=self.strength,
-                    progress=show,
-                    passes=passes,
-                    enter=enter,
-                )
-            if acting is not None:
-                x0 = torch.where(acting, x0, latents)
-            if denoise_mask is not None:
-                x0 = torch.lerp(latents, x0, denoise_mask[frame % denoise_mask.shape[0]][None].to(x0))
-            restored[frame : frame + 1] = x0
-            if callback is not None:
-                shown = restored if frame + 1 == frames else restored[frame : frame + 1]
-                callback((frame + 1) * tiles - 1, shown, latent_image, total)
-        return restored
+                with conds_of_frame(model_wrap, frame, frames), _sets_of_passes(model_wrap) as enter:
+                    on_tile = None if tiling.tile is None else follow_tiles(model_wrap, latents, sigmas[:1])
+                    x0 = denoise(
+                        NativeUNet(model_wrap, model, extra_args, predicts, on_tile, paint),
+                        schedule,
+                        timestep,
+                        latents,
+                        None,
+                        tiling=tiling,
+                        step=self.strength,
+                        progress=told.parts,
+                        passes=passes,
+                        enter=enter,
+                    )
+                if acting is not None:
+                    x0 = torch.where(acting[frame % len(acting)], x0, latents)
+                if denoise_mask is not None:
+                    x0 = torch.lerp(latents, x0, denoise_mask[frame % denoise_mask.shape[0]][None].to(x0))
+                told.finish_frame(x0)
+        return told.restored
+
+
+class _Told:
+    """The batch as far as it is restored, and what ComfyUI's callback and the clock are told of it.
+
+    callback(step, x0, latents, steps) shows x0; a step is a tile, and is never told twice.
+    """
+
+    def __init__(
+        self,
+        latents: Tensor,
+        tiles: int,
+        clock: Clock,
+        callback: Callable[[int, Tensor, Tensor, int], None] | None,
+    ) -> None:
+        self.restored = latents.clone()
+        self._latents, self._tiles, self._clock, self._callback = latents, tiles, clock, callback
+        self._frame = self._step = 0
+
+    def parts(self, done: int, of: int) -> None:
+        """Of the frame; where memory is short, it begins anew in smaller tiles."""
+        if done < of:  # else its end is told with the result
+            self._tell(self._frame * self._tiles + done * self._tiles // of)
+
+    def finish_frame(self, x0: Tensor) -> None:
+        """x0 (1, C, h, w): the frame's result."""
+        self.restored[self._frame] = x0[0]
+        self._frame += 1
+        self._tell(self._frame * self._tiles)
+
+    def _tell(self, step: int) -> None:
+        if step <= self._step:
+            return
+        self._step = step
+        self._clock.update(step)
+        if self._callback is None:
+            return
+        total = len(self._latents) * self._tiles
+        frame = (step - 1) // self._tiles
+        # ComfyUI's nodes take what is shown last for the whole result
+        shown = self.restored if step == total else self.restored[frame : frame + 1]
+        self._callback(step - 1, shown, self._latents, total)
+
+
+def _whole_where_needed(guider: comfy.samplers.CFGGuider, tiling: UNetTiling) -> UNetTiling:
+    """Without tiles, and with a warning, where the conditioning cannot be cropped to them."""
+    found = what_cannot_follow(guider)
+    if not found:
+        return tiling
+    warn(
+        f"The conditioning holds {' and '.join(found)}, which cannot be cropped to tiles, so the step is done whole; "
+        "if memory does not suffice, take it out or restore a smaller picture."
+    )
+    return WHOLE
 
 
 @contextmanager
@@ -135,11 +185,13 @@ def _sets_of_passes(guider: comfy.samplers.CFGGuider) -> Iterator[Callable[[Pass
 def _where_prompts_act(
     guider: comfy.samplers.CFGGuider, latents: Tensor, sigma: Tensor, timestep: int
 ) -> Tensor | None:
-    """Where every conditioning acts at the step, bool (1, C, h, w); None: everywhere. ComfyUI gives 0 elsewhere.
+    """Where every conditioning acts at the step, bool (B or 1, h, w); None: everywhere. ComfyUI gives 0 elsewhere.
 
+    latents (B, C, h, w): only where a mask differs from frame to frame are all of them looked at.
     Raises OptionError where one is empty, acts nowhere, or is of another family.
     """
     width, everywhere = context_width(guider.model_patcher), None
+    one, frames = latents[:1], len(latents) if has_several_masks(guider) else 1
     for name, conds in getattr(guider, "conds", {}).items():
         if name == "negative" and getattr(guider, "cfg", None) == 1:
             continue  # not computed
@@ -148,14 +200,12 @@ def _where_prompts_act(
                 f"The CONDITIONING at {name} is empty; connect DAPE Prompt or CLIP Text Encode."
             )
         check_widths((cond.get("cross_attn") for cond in conds), width, name)
-        total = torch.zeros_like(latents)
+        total = latents.new_zeros(frames, *latents.shape[-2:])
         for cond in conds:
-            plain = {
-                key: value for key, value in cond.items() if key != "gligen"
-            }  # which would set itself up
-            part = comfy.samplers.get_area_and_mult(plain, latents, sigma)
-            if part is not None:
-                _area_of(total, part.area).add_(part.mult.to(total))
+            for frame in range(frames):
+                found = acts(cond, one, sigma, frame)
+                if found is not None:
+                    total[frame] += found[1]
         if not bool(total.any()):
             raise OptionError(
                 f"The CONDITIONING at {name} does not act at timestep {timestep}, where the step is taken; "
@@ -168,47 +218,3 @@ def _where_prompts_act(
             )
             everywhere = (total != 0) if everywhere is None else everywhere & (total != 0)
     return everywhere
-
-
-def _area_of(latents: Tensor, area: list[int] | None) -> Tensor:
-    """The part of (B, C, h, w) that ComfyUI's area (height, width, top, left) means."""
-    if area is None:
-        return latents
-    height, width, top, left = area
-    return latents[..., top : top + height, left : left + width]
-
-
-def _refuse_regional(guider: comfy.samplers.CFGGuider) -> None:
-    for conds in getattr(guider, "conds", {}).values():
-        for cond in conds:
-            found = [name for name in _REGIONAL if cond.get(name) is not None]
-            if found:
-                raise OptionError(
-                    f"The conditioning holds {' and '.join(found)}, which cannot follow the tiles; set tile to 0, "
-                    "or use conditioning for the whole picture."
-                )
-
-
-@contextmanager
-def _conds_of_frame(guider: comfy.samplers.CFGGuider, frame: int, frames: int) -> Iterator[None]:
-    """Inside this context the guider's conditioning is that of one frame: with a prompt for each, its own."""
-    kept = getattr(guider, "conds", None)
-    if frames == 1 or kept is None:
-        yield
-        return
-    guider.conds = {name: [_of_frame(cond, frame) for cond in conds] for name, conds in kept.items()}
-    try:
-        yield
-    finally:
-        guider.conds = kept
-
-
-def _of_frame(cond: dict[str, Any], frame: int) -> dict[str, Any]:
-    def narrow(part: comfy.conds.CONDRegular) -> comfy.conds.CONDRegular:
-        whole = part.cond
-        if isinstance(part, comfy.conds.CONDConstant) or not torch.is_tensor(whole) or whole.shape[0] == 1:
-            return part
-        index = frame % whole.shape[0]
-        return part._copy_with(whole[index : index + 1])
-
-    return {**cond, "model_conds": {name: narrow(part) for name, part in cond["model_conds"].items()}}

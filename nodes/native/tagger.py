@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from ...osediff_core.dape import Tagger, TaggerNetwork, read_tagger
-from ..conversions import each_frame, split_image
+from ..conversions import split_image
+from ..progress import each_frame
 
 _OPS = comfy.ops.manual_cast
 _LAYERS = {

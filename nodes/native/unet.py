@@ -5,8 +5,8 @@ ComfyUI keeps its part: residency on the device, low memory modes, attention, pa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 import comfy.model_base
@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from ...osediff_core.schedule import NoiseSchedule
+from ...osediff_core.tiles.grid import Tile
 
 if TYPE_CHECKING:
-    from ...osediff_core.ports import NoisePredictor
+    from ...osediff_core.ports import NoisePredictor, PlacedPredictor
 
 
 class NativeUNet:
@@ -27,6 +28,8 @@ class NativeUNet:
     predicts: "sample", x0, as everything behind ComfyUI's MODEL does, or "residual", the output of the UNet itself, for
     weights of that rule on a base that predicts the noise. (Tiles of x0 and tiles of the output blend to the same
     result, as both are affine in each other with the latents in common.)
+    on_tile: where the conditioning is not the same everywhere, what makes it a tile's (`regions.follow_tiles`).
+    paint(tile, latents, prediction): told of each tile that is done, for previews.
     """
 
     bytes_per_latent = None  # ComfyUI makes room before a step
@@ -38,11 +41,14 @@ class NativeUNet:
         model: comfy.model_base.BaseModel,
         extra_args: dict[str, Any],
         predicts: str,
+        on_tile: Callable[[Tile], AbstractContextManager[None]] | None = None,
+        paint: Callable[[Tile, Tensor, Tensor], None] | None = None,
     ) -> None:
         self._guider = guider
         self._model = model
         self._extra_args = extra_args
         self._predicts = predicts
+        self._on_tile, self._paint = on_tile, paint
 
     @property
     def dtype(self) -> torch.dtype:
@@ -77,6 +83,26 @@ class NativeUNet:
         x0 = self._guider(x, sigmas, **self._extra_args)
         return (x - x0) / sigma if self._predicts == "residual" else x0
 
+    def on(self, tiles: Sequence[Tile]) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
+        """As the port PlacedPredictor says; tiles of different conditioning go through the UNet one at a time."""
+
+        def predict(latents: Tensor, timesteps: Tensor, prompt_embeds: Tensor | None) -> Tensor:
+            cut = latents.chunk(len(tiles))
+            if self._on_tile is None:
+                predicted = self(latents, timesteps, prompt_embeds)
+            else:
+                one_by_one = []
+                for tile, part, at in zip(tiles, cut, timesteps.chunk(len(tiles)), strict=True):
+                    with self._on_tile(tile):
+                        one_by_one.append(self(part, at, prompt_embeds))
+                predicted = torch.cat(one_by_one)
+            if self._paint is not None:
+                for tile, part, found in zip(tiles, cut, predicted.chunk(len(tiles)), strict=True):
+                    self._paint(tile, part, found)
+            return predicted
+
+        return predict
+
 
 def native_schedule(model_sampling: nn.Module, predicts: str) -> NoiseSchedule:
     """The schedule of a MODEL's `model_sampling`, whose sigma is sqrt((1 - abar) / abar); predicts: as NativeUNet."""
@@ -103,3 +129,4 @@ def casting_layers(module: nn.Module) -> Iterator[None]:
 
 if TYPE_CHECKING:  # proved by pyright: this is what the port asks for
     _: type[NoisePredictor] = NativeUNet
+    _placed: type[PlacedPredictor] = NativeUNet

@@ -47,7 +47,7 @@ class Metric:
     @property
     def arrow(self) -> str:
         """The direction of better."""
-        return "↑" if self.higher else "↓"
+        return "\N{UPWARDS ARROW}" if self.higher else "\N{DOWNWARDS ARROW}"
 
     def shown(self, value: float | None) -> str:
         """The score as tables have it."""

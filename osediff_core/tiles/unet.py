@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..ports import NoisePredictor, Progress
+from ..ports import NoisePredictor, PlacedPredictor, Progress
 from ..runtime.gradients import needs_gradients
 from ..runtime.memory import explain_out_of_memory, free_memory
 from .blend import blend, shrinking
@@ -155,6 +155,7 @@ def predict_tiled(
     def compute(group: Sequence[Tile]) -> Sequence[Tensor]:
         cut = torch.cat([latents[(..., *tile.window)] for tile in group])  # (k B, C, tile_h, tile_w)
         embeds = None if prompt_embeds is None else prompt_embeds.repeat(len(group), 1, 1)
-        return unet(cut, timesteps.repeat(len(group)), embeds).float().split(n)
+        placed = unet.on(group) if isinstance(unet, PlacedPredictor) else unet
+        return placed(cut, timesteps.repeat(len(group)), embeds).float().split(n)
 
     return blend(latents.shape, tiles, compute, batch=batch, centred=centred, progress=progress)

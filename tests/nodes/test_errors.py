@@ -76,15 +76,6 @@ def test_latents_of_another_vae(pack, tiny, fails):
         denoise(pack, tiny[0], prompt(pack, tiny[1]), {"samples": torch.rand(1, 4, 8, 8)})
 
 
-def test_regional_prompts_with_tiles(pack, tiny, fails, photo):
-    latent, _ = encode(pack, photo, tiny[2])
-    (embeds, extra), *_ = prompt(pack, tiny[1])
-    regional = [[embeds, {**extra, "area": (8, 8, 0, 0), "strength": 1.0}]]
-    with fails("area"):
-        denoise(pack, tiny[0], regional, latent, tile=16, overlap=8)
-    assert denoise(pack, tiny[0], regional, latent, tile=0)["samples"].isfinite().all()
-
-
 def test_references_that_do_not_fit(pack, tiny, fails, photo):
     latent, _ = encode(pack, photo, tiny[2])
     with fails("reference pictures"):

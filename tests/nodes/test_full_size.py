@@ -30,13 +30,15 @@ def checkpoint(tmp_path_factory):
 
 
 def _random(network, seed):
-    """fp16 values whose activations stay of order 1."""
-    generator = torch.Generator().manual_seed(seed)
-    tensors = {}
+    """fp16 values whose activations stay of order 1, taken from one block of noise, as a billion draws take long."""
+    noise = torch.randn(2**24, generator=torch.Generator().manual_seed(seed))
+    tensors, start = {}, 0
     for name, tensor in network.state_dict().items():
         if name.endswith("position_ids"):
             continue
-        values = torch.randn(tensor.shape, generator=generator)
+        places = torch.arange(start, start + tensor.numel()) % len(noise)
+        start += tensor.numel()
+        values = noise[places].view(tensor.shape)
         if tensor.ndim > 1:
             values *= 0.5 / tensor[0].numel() ** 0.5
         elif "norm" in name and name.endswith("weight"):
@@ -60,11 +62,11 @@ def test_a_users_checkpoint_equals_the_core(pack, checkpoint, photo):
     lora = [key for key, patches in model.patches.items() if key.endswith("weight") and patches]
     assert len(lora) == 258 and len(vae.patcher.patches) == 32
     assert pack.native_lora.attachment_of(model).timestep == 999
-    latent, reference = encode(pack, photo, vae, scale=2.0)
+    latent, reference = encode(pack, photo, vae, scale=1.0)
     positive = prompt(pack, clip, text)
     restored = denoise(pack, model, positive, latent)
     decoded = pack.decode.TiledDecode.execute(restored, vae, 0, "none", 1.0).args[0]
-    tiled_latent, _ = encode(pack, photo, vae, scale=2.0, tile=40)
+    tiled_latent, _ = encode(pack, photo, vae, scale=1.0, tile=40)
     tiled = pack.decode.TiledDecode.execute(restored, vae, 40, "none", 1.0).args[0]
     del model, clip, vae
     import comfy.model_management

@@ -151,8 +151,8 @@ def test_half_precision(pack, tiny, photo, dtype):
     half = pack.load.LoadOSEDiff.execute(pack.folders.EMBEDDED, pack.folders.EMBEDDED, 1.0, 1.0, dtype).args
     wanted = {"fp16": torch.float16, "bf16": torch.bfloat16}[dtype]
     assert half[0].model.get_dtype() == wanted and half[2].vae_dtype == wanted
-    image, _ = restore(pack, half, photo)
-    expected, _ = restore(pack, tiny, photo)
+    image, _ = restore(pack, half, photo, scale=2.0)
+    expected, _ = restore(pack, tiny, photo, scale=2.0)
     assert 10 * torch.log10(1 / (image - expected).square().mean()) > 40
 
 
@@ -174,7 +174,7 @@ def test_an_overflow_in_half_precision_is_computed_again_in_fp32(pack, photo, ge
         vae.patcher.add_patches(
             {f"decoder.conv_in.{name}": ("diff", (torch.zeros(()),))}, 0.0, strength_model=60000.0
         )
-    latent, _ = encode(pack, photo, vae)
+    latent, _ = encode(pack, photo, vae, scale=2.0)
     denoised = denoise(pack, model, prompt(pack, clip), latent)
     image = pack.decode.TiledDecode.execute(denoised, vae, 0, "adain", 1.0).args[0]
     assert denoised["samples"].isfinite().all() and image.isfinite().all()

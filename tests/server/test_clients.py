@@ -1,14 +1,9 @@
 """Clients that others wrote run the pack's workflow: in a virtual environment of their own, made once, in the cache."""
 
 import json
-import os
-import shutil
-import subprocess
-import sys
-import venv
 
 import pytest
-from headless import cache_folder
+from other_programs import javascript_programs, python_programs, run
 from PIL import Image
 from server_graphs import with_photo
 
@@ -37,23 +32,34 @@ open(result, "wb").write(urllib.request.urlopen(done.images[0]).read())
 """
 
 
+SAINTNO_SDK = """
+import { readFileSync, writeFileSync } from "node:fs";
+import { CallWrapper, ComfyApi, PromptBuilder } from "@saintno/comfyui-sdk";
+const [url, workflow, photo, result] = process.argv.slice(2);
+const graph = JSON.parse(readFileSync(workflow, "utf-8"));
+const idOf = (kind) => Object.keys(graph).find((id) => graph[id].class_type === kind);
+const api = await new ComfyApi(url).init().waitForReady();
+const uploaded = await api.uploadImage(readFileSync(photo), "from_node.png");
+const builder = new PromptBuilder(graph, ["image"], ["images"])
+  .setInputNode("image", `${idOf("LoadImage")}.inputs.image`)
+  .setOutputNode("images", idOf("SaveImage"))
+  .input("image", uploaded.info.filename);
+const seen = [];
+const done = await new Promise((resolve, reject) => {
+  const call = new CallWrapper(api, builder);
+  call.onProgress(({ node, value, max }) => seen.push([node, value, max]));
+  call.onFinished(resolve).onFailed(reject).run();
+});
+const image = await api.getImage(done.images.images[0]);
+writeFileSync(result, Buffer.from(await image.arrayBuffer()));
+console.log(JSON.stringify(seen));
+process.exit(0);
+"""
+
+
 @pytest.fixture(scope="session")
 def clients():
-    """The folder of the programs of an environment that has the clients."""
-    folder = cache_folder() / f"clients-py{sys.version_info.major}{sys.version_info.minor}"
-    bin_folder = folder / ("Scripts" if sys.platform == "win32" else "bin")
-    complete = folder / "complete.txt"
-    if not complete.is_file() or complete.read_text() != "\n".join(CLIENTS):
-        shutil.rmtree(folder, ignore_errors=True)
-        venv.create(folder, with_pip=True)
-        line = [bin_folder / "python", "-m", "pip", "install", "--quiet", *CLIENTS]
-        done = subprocess.run(line, capture_output=True, text=True)
-        if done.returncode:
-            pytest.skip(
-                f"pip could not install {', '.join(CLIENTS)}: {done.stderr.strip().splitlines()[-1:]}"
-            )
-        complete.write_text("\n".join(CLIENTS))
-    return bin_folder
+    return python_programs("clients", CLIENTS)
 
 
 @pytest.fixture
@@ -62,14 +68,6 @@ def workflow(client, restore_photo, photo, tmp_path):
     file = tmp_path / "workflow.json"
     file.write_text(json.dumps(with_photo(restore_photo, client.upload(photo))))
     return file
-
-
-def run(tmp_path, *line):
-    """Runs a client that may write to its home and must not report to its makers."""
-    environment = {**os.environ, "HOME": str(tmp_path), "DO_NOT_TRACK": "1", "NO_PROXY": "127.0.0.1"}
-    done = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 @pytest.mark.slow
@@ -90,3 +88,19 @@ def test_comfy_cli_runs_the_workflow(server, clients, workflow, client, tmp_path
     run(tmp_path, clients / "comfy", "--skip-prompt", "run", "--workflow", workflow, "--wait", *where)
     (new,) = set(client.call("/history")) - before
     assert client.wait(new)["status"]["status_str"] == "success"
+
+
+@pytest.mark.slow
+def test_a_library_for_node_gets_the_image(server, workflow, photo, tmp_path):
+    """It hears of progress by the older messages, one bar for each node."""
+    program = javascript_programs() / "program.mjs"  # beside the packages, where Node looks for them
+    program.write_text(SAINTNO_SDK)
+    said = run(tmp_path, "node", program, server.url, workflow, photo, tmp_path / "result.png")
+    with Image.open(tmp_path / "result.png") as image:
+        assert image.size == (192, 128)
+    bars = {}
+    for node, value, most in json.loads(said.splitlines()[-1]):
+        bars.setdefault(node, []).append((value, most))
+    assert bars
+    for steps in bars.values():
+        assert sorted(steps) == steps and steps[-1][0] == steps[-1][1]
