@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from typing import Any, cast
 
 import comfy.conds
 import comfy.controlnet
@@ -179,13 +179,19 @@ def _chain(control: Control | None) -> Iterator[Control]:
         control = control.previous_controlnet
 
 
-def _with_hint(control: Control, before: Control | None, hint: Tensor, concat: list[Tensor]) -> Control:
+def _hints(control: Control) -> list[Tensor]:
+    """Its picture, and what is laid beside that: each (B, C, H, W), in pixels."""
+    return [cast("Tensor", control.cond_hint_original), *control.extra_concat_orig]
+
+
+def _with_hints(control: Control, before: Control | None, hints: list[Tensor]) -> Control:
     """A copy that is as ready to run; ComfyUI's own `copy` would have to be made ready again."""
     out = copy.copy(control)
     out.previous_controlnet = before
-    out.cond_hint_original, out.extra_concat_orig, out.cond_hint = hint, concat, None
+    out.cond_hint_original, *out.extra_concat_orig = hints
+    out.cond_hint = None
     out.multigpu_clones = {
-        device: _with_hint(clone, before, hint, concat) for device, clone in control.multigpu_clones.items()
+        device: _with_hints(clone, before, hints) for device, clone in control.multigpu_clones.items()
     }
     return out
 
@@ -199,7 +205,7 @@ def _control_part(
 ) -> Control:
     """The control for what is seen of the area that its hint is laid over, at `compression_ratio` pixels a latent."""
     if control.global_average_pooling:  # it says something of the whole picture
-        return _with_hint(control, before, control.cond_hint_original, control.extra_concat_orig)
+        return _with_hints(control, before, _hints(control))
     ratio = int(control.compression_ratio)
     if control.vae is not None:
         ratio *= int(control.vae.spacial_compression_encode())
@@ -209,13 +215,12 @@ def _control_part(
             comfy.utils.common_upscale(
                 plane, area.width * ratio, area.height * ratio, control.upscale_algorithm, "center"
             )
-            for plane in (control.cond_hint_original, *control.extra_concat_orig)
+            for plane in _hints(control)
         ]
     window = Tile(
         *(side * ratio for side in (seen.y - area.y, seen.x - area.x, seen.height, seen.width))
     ).window
-    hint, *concat = (plane[(..., *window)] for plane in hints[key])
-    return _with_hint(control, before, hint, concat)
+    return _with_hints(control, before, [plane[(..., *window)] for plane in hints[key]])
 
 
 def _one_of(several: Tensor, frame: int) -> Tensor:
@@ -234,11 +239,9 @@ def _of_frame(cond: Cond, frame: int, controls: dict[int, Control]) -> Cond:
         if control is None:
             return None
         if id(control) not in controls:
-            hints = [
-                _one_of(plane, frame) for plane in (control.cond_hint_original, *control.extra_concat_orig)
-            ]
+            hints = [_one_of(plane, frame) for plane in _hints(control)]
             before = control_of(control.previous_controlnet)
-            controls[id(control)] = _with_hint(control, before, hints[0], hints[1:])
+            controls[id(control)] = _with_hints(control, before, hints)
         return controls[id(control)]
 
     out = {**cond, "model_conds": {name: narrow(part) for name, part in cond["model_conds"].items()}}

@@ -100,4 +100,4 @@ def test_previews_show_the_tiles_that_are_done(pack, tiny, photo):
         for tile in range(step + 1):
             restored[16 * (tile % 2) :, 16 * (tile // 2) :][:16, :16] = True
         assert torch.allclose(x0, torch.where(restored, done[:1], came[:1]), atol=1e-4)
-    assert torch.equal(seen[-1][1], done)
+    assert torch.allclose(seen[-1][1], done, atol=1e-5)

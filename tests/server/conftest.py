@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -19,7 +20,9 @@ def server(comfyui, tmp_path_factory):
     """Runs until the last test; its models/, input/ and output/ are in server.base."""
     import aiohttp  # noqa: F401  now, as a client that imports it first would miss the beginning of a run's progress
 
-    with ComfyServer(comfyui, tmp_path_factory.mktemp("comfyui")) as server:
+    front_end = os.environ.get("OSEDIFF_FRONTEND")
+    arguments = ["--front-end-root", front_end] if front_end else []
+    with ComfyServer(comfyui, tmp_path_factory.mktemp("comfyui"), arguments=arguments) as server:
         yield server
         assert server.running, f"ComfyUI ended during the tests:\n{server.log()[-3000:]}"
     assert not server.running
