@@ -89,7 +89,7 @@ class Degrade(io.ComfyNode):
         """Raises ImageError for an IMAGE without pixels, OptionError for an impossible option."""
         rgb, alpha = split_image(image)
         frames, alphas, lines = [], [], []
-        for frame in each_frame(rgb.shape[0]):
+        for frame in each_frame("Degrade", rgb.shape[0]):
             one = slice(frame, frame + 1)
             # what full transparency hides must not bleed into the blur
             picture = rgb[one] if alpha is None else fill_transparent(rgb[one], alpha[one])

@@ -102,7 +102,7 @@ class Evaluate(io.ComfyNode):
         if len(of_each) < len(wanted):
             skipped["fid"] = _OF_FOLDERS
         cases = []
-        for frame in each_frame(frames):
+        for frame in each_frame("Evaluate", frames):
             case = Case(f"{frame + 1}", (width, height))
             case.result = scores_of(
                 measures, _levels(rgb[frame]), None if truth is None else _levels(truth[frame]), case.notes

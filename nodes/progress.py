@@ -19,11 +19,12 @@ _EVERY = 1.0  # seconds between two tellings
 class Clock:
     """The time left: on the node, and as a bar in the log as ComfyUI's samplers have it.
 
-    work: in the log. total: parts of the whole. quiet: nothing in the log.
+    work: its name. total: parts of the whole. quiet: nothing in the log.
     """
 
     def __init__(self, work: str, total: int, quiet: bool = False) -> None:
-        self.total, self._began, self._told = total, time.monotonic(), 0.0
+        self.total, self._work = total, work
+        self._began, self._told = time.monotonic(), 0.0
         off = quiet or not comfy.utils.PROGRESS_BAR_ENABLED
         self._log = tqdm(total=total, desc=work, delay=_PATIENCE, disable=off)
 
@@ -38,7 +39,8 @@ class Clock:
     ) -> None:
         self._log.close()
         if self._told:
-            show(f"Took {tqdm.format_interval(time.monotonic() - self._began)}." if kind is None else "")
+            taken = tqdm.format_interval(time.monotonic() - self._began)
+            show(f"{self._work} took {taken}." if kind is None else "")
 
     def update(self, done: float) -> None:
         """done: parts, of `total`; it only grows."""
@@ -50,7 +52,7 @@ class Clock:
             return
         self._told = now
         left = spent * (self.total - done) / done
-        show(f"{100 * done / self.total:.0f} %, about {tqdm.format_interval(left)} left")
+        show(f"{self._work}: {100 * done / self.total:.0f} %, about {tqdm.format_interval(left)} left")
 
 
 class Bar:
@@ -85,6 +87,6 @@ class Bar:
         self._clock.update(self._value / parts)
 
 
-def each_frame(count: int) -> Iterator[int]:
+def each_frame(work: str, count: int) -> Iterator[int]:
     """0 to count - 1, with a bar; an interruption is noticed before each."""
-    return Bar("frames", count).frames()
+    return Bar(work, count).frames()

@@ -50,7 +50,7 @@ class NativeTagger:
         comfy.model_management.load_models_gpu([self.patcher], memory_required=self._memory_required())
         tagger = _Resident(self.patcher, self.compute)
         found = []
-        for frame in each_frame(planes.shape[0]):
+        for frame in each_frame("DAPE Prompt", planes.shape[0]):
             (tags,) = tagger.tag(
                 planes[frame : frame + 1], threshold_offset=threshold_offset, exclude=exclude
             )

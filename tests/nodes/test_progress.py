@@ -46,7 +46,7 @@ def test_a_frame_that_begins_anew_does_not_go_back(pack, told):
 
 
 def test_frames_without_parts(pack, told):
-    assert list(pack.progress.each_frame(3)) == [0, 1, 2]
+    assert list(pack.progress.each_frame("Degrade", 3)) == [0, 1, 2]
     assert told[-1] == (3, 3) and sorted(told) == told
 
 
@@ -56,10 +56,10 @@ def test_the_time_left_is_shown_and_then_the_time_taken(pack, shown):
         for part in range(1, 5):
             bar.parts(part, 4)
     assert shown == [
-        "25 %, about 00:30 left",
-        "50 %, about 00:20 left",
-        "75 %, about 00:10 left",
-        "Took 01:00.",
+        "Encode LQ: 25 %, about 00:30 left",
+        "Encode LQ: 50 %, about 00:20 left",
+        "Encode LQ: 75 %, about 00:10 left",
+        "Encode LQ took 01:00.",
     ]
 
 
@@ -73,7 +73,7 @@ def test_after_an_interruption_nothing_stays(pack, shown):
             comfy.model_management.interrupt_current_processing()
             bar.parts(2, 4)
     del bar
-    assert shown == ["25 %, about 00:30 left", ""]
+    assert shown == ["Encode LQ: 25 %, about 00:30 left", ""]
 
 
 def test_previews_show_the_tiles_that_are_done(pack, tiny, photo):
