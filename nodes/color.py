@@ -44,7 +44,7 @@ class ColourFix(io.ComfyNode):
         colours = reference_frames(reference, rgb.shape[0])
         frames = [
             fix_frame(method, rgb[frame : frame + 1], colours[frame : frame + 1], weight)
-            for frame in each_frame("Color Fix", rgb.shape[0])
+            for frame in each_frame("Colour Fix", rgb.shape[0])
         ]
         return io.NodeOutput(join_image(frames, alpha))
 
