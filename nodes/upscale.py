@@ -11,8 +11,9 @@ from comfy_execution.graph_utils import GraphBuilder
 from torch import Tensor
 
 from ..osediff_core.errors import OptionError
-from .folders import NONE
+from .folders import NONE, method_of
 from .inputs import base_input, color_inputs, fidelity_input, scale_input, tile_input, weights_input
+from .native.lora import attachment_of
 from .native.tagger import NativeTagger
 from .prompt import EMBEDDED_TAGGER, TaggerSocket
 
@@ -52,7 +53,8 @@ class Upscale(io.ComfyNode):
                 io.String.Input(
                     "prompt",
                     default="",
-                    tooltip="What the picture shows, in addition to what the tagger finds.",
+                    tooltip="What the picture shows, in addition to what the tagger finds. PiSA-SR, OMGSR-S and S3Diff "
+                    "need none: empty is as they were trained, and no tags are looked for.",
                 ),
                 *color_inputs("color_fix", "color_weight"),
                 tile_input(advanced=True),
@@ -105,14 +107,14 @@ class Upscale(io.ComfyNode):
         elif not all(connected):
             raise OptionError("Only some of model, clip and vae are connected; connect all three or none.")
         unet, text_encoder, codec = parts
+        method = method_of(weights) if model is None else attachment_of(model).method
+        if method.prepare is not None:
+            fitted = graph.node("OSEDiff_Fit", model=unet, vae=codec, image=image)
+            unet, codec = fitted.out(0), fitted.out(1)
         strength: object = 1.0
         if fidelity != 0:
             adjusted = graph.node("OSEDiff_Fidelity", model=unet, vae=codec, fidelity=fidelity)
             unet, codec, strength = (adjusted.out(slot) for slot in range(3))
-        reader: object = tagger
-        if tagger is None:
-            logger.info("OSEDiff Upscale: tags come from the embedded tagger, which knows few.")
-            reader = graph.node("OSEDiff_LoadDAPE", tagger=EMBEDDED_TAGGER, dape=NONE, dtype="auto").out(0)
         encoded = graph.node(
             "OSEDiff_EncodeLQ",
             image=image,
@@ -125,25 +127,23 @@ class Upscale(io.ComfyNode):
             posterior="mode",
             seed=0,
         )
-        text = graph.node(
-            "OSEDiff_DAPEPrompt",
-            clip=text_encoder,
-            image=encoded.out(1),  # enlarged, as the official code's tagger sees it
-            tagger=reader,
-            extra_prompt=prompt,
-            exclude_tags="",
-            threshold_offset=0.0,
-            prompt_override="",
-        )
+        if method.reads_words:
+            # enlarged, as the official code's tagger sees it
+            positive = _tagged(graph, text_encoder, encoded.out(1), tagger, prompt)
+        else:
+            positive = _text(graph, text_encoder, prompt or method.default_prompt)
+        guidance = method.guidance
+        negative = {} if guidance is None else {"negative": _text(graph, text_encoder, guidance.negative)}
         denoised = graph.node(
             "OSEDiff_Denoise",
             model=unet,
-            positive=text.out(0),
+            positive=positive,
             latent=encoded.out(0),
             tile=tile,
             overlap=tile // 3,
             strength=strength,
-            cfg=1.0,
+            cfg=1.0 if guidance is None else guidance.scale,
+            **negative,
         )
         decoded = graph.node(
             "OSEDiff_Decode",
@@ -155,6 +155,30 @@ class Upscale(io.ComfyNode):
             reference=encoded.out(1),
         )
         return io.NodeOutput(decoded.out(0), expand=graph.finalize())
+
+
+def _text(graph: GraphBuilder, clip: object, text: str) -> object:
+    return graph.node("CLIPTextEncode", clip=clip, text=text).out(0)
+
+
+def _tagged(
+    graph: GraphBuilder, clip: object, image: object, tagger: NativeTagger | None, prompt: str
+) -> object:
+    """Tags of the picture, and words of the user's."""
+    reader: object = tagger
+    if tagger is None:
+        logger.info("OSEDiff Upscale: tags come from the embedded tagger, which knows few.")
+        reader = graph.node("OSEDiff_LoadDAPE", tagger=EMBEDDED_TAGGER, dape=NONE, dtype="auto").out(0)
+    return graph.node(
+        "OSEDiff_DAPEPrompt",
+        clip=clip,
+        image=image,
+        tagger=reader,
+        extra_prompt=prompt,
+        exclude_tags="",
+        threshold_offset=0.0,
+        prompt_override="",
+    ).out(0)
 
 
 def _side_input(name: str, meaning: str) -> io.Input:

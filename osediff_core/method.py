@@ -18,6 +18,13 @@ class Slider(NamedTuple):
     default: float = 1.0
 
 
+class Guidance(NamedTuple):
+    """Classifier-free guidance with a negative prompt that the method fixes."""
+
+    scale: float
+    negative: str
+
+
 @dataclass(frozen=True)
 class Method:
     """Facts of a one-step method; the defaults are OSEDiff's way.
@@ -56,3 +63,9 @@ class Method:
             has = f"it has {' and '.join(numbers)}" if numbers else "it has none"
             raise OptionError(f"{self.title} has no slider {' or '.join(strange)}; {has}.")
         return {**numbers, **chosen}
+
+    @property
+    def guidance(self) -> Guidance | None:
+        """What its passes amount to, where one of them has a prompt of its own: e_neg + scale (e_pos - e_neg)."""
+        passes = self.passes(**self.settle({}))
+        return next((Guidance(1 - one.weight, one.prompt) for one in passes if one.prompt is not None), None)
