@@ -58,7 +58,8 @@ class OneStepDenoise(io.ComfyNode):
                 io.Model.Input("model", tooltip="The MODEL of Load OSEDiff or Apply OSEDiff."),
                 io.Conditioning.Input(
                     "positive",
-                    tooltip="What the picture shows, of DAPE Prompt or CLIP Text Encode; may be empty text.",
+                    tooltip="What the picture shows, of DAPE Prompt or CLIP Text Encode; may be empty text. PiSA-SR "
+                    "and OMGSR-S were trained with empty text, S3Diff with two fixed ones.",
                 ),
                 io.Latent.Input(
                     "latent", tooltip="What is to be restored. A noise mask restricts it to a region."

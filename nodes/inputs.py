@@ -28,7 +28,7 @@ def weights_input(or_none: bool = False) -> io.Input:
     """OSEDiff's weights. or_none: the base alone can be chosen, too."""
     tooltip = (
         "OSEDiff's weights for the base: the embedded ones for the embedded base, or a .pkl or .safetensors in "
-        "models/osediff."
+        "models/osediff; there also those of PiSA-SR, OMGSR-S, HYPIR and S3Diff."
     )
     if not or_none:
         return io.Combo.Input("weights", options=weights_choices(), default=EMBEDDED, tooltip=tooltip)

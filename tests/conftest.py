@@ -91,6 +91,23 @@ def reference_dir() -> Path:
 
 
 @pytest.fixture(scope="session")
+def peers(reference_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Other methods' files in their official formats, made once for all workers. Tests must not change them."""
+    from filelock import FileLock
+    from golden_cases import write_peers
+
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    folder, done = shared / "peers", shared / "peers.done"
+    with FileLock(shared / "peers.lock"):
+        if not done.exists():
+            folder.mkdir(exist_ok=True)
+            write_peers(reference_dir, folder)
+            done.touch()
+    return folder
+
+
+@pytest.fixture(scope="session")
 def import_reference(reference_dir: Path) -> Callable[[str], ModuleType]:
     """name -> that Python file of the reference data as a module; skips where it is not."""
 

@@ -24,14 +24,6 @@ from osediff_core.tiles.unet import UNetTiling
 pytestmark = pytest.mark.filterwarnings("ignore:Already found a `peft_config`")
 
 
-@pytest.fixture(scope="session")
-def peers(reference_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The methods' files, in their official formats."""
-    from golden_cases import write_peers
-
-    return write_peers(reference_dir, tmp_path_factory.mktemp("peers"))
-
-
 @pytest.fixture
 def golden(request: pytest.FixtureRequest) -> Golden:
     """One case of the official code's numbers."""

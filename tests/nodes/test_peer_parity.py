@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 import torch
-from golden_cases import Golden, peer_cases, write_peers
+from golden_cases import Golden, peer_cases
 from node_graph import denoise, distance, encode, planes, prompt
 from refusals import refused
 
@@ -17,15 +17,13 @@ SCALE = 0.18215
 pytestmark = pytest.mark.filterwarnings("ignore:Already found a `peft_config`")
 
 
-@pytest.fixture(scope="module")
-def peers(pack, reference_dir, tmp_path_factory):
-    """The methods' files, in their official formats, in a folder of the pack's."""
+@pytest.fixture(scope="module", autouse=True)
+def offered(pack, peers):
+    """The methods' files in a folder of the pack's."""
     import folder_paths
 
-    folder = write_peers(reference_dir, tmp_path_factory.mktemp("peers"))
-    folder_paths.add_model_folder_path(pack.folders.FOLDER, str(folder))
+    folder_paths.add_model_folder_path(pack.folders.FOLDER, str(peers))
     assert {"pisa_sr.pkl", "HYPIR_sd2.pth", "omgsr"} <= set(pack.folders.weights_choices())
-    return folder
 
 
 @pytest.fixture(scope="module")
