@@ -17,6 +17,7 @@ logger = logging.getLogger(__name__)
 
 PACKAGED = {"tiny": Path(__file__).parent.parent / "tiny"}
 DEFAULT_WEIGHTS = "osediff.safetensors"
+PROMPTS = "prompts"  # embeddings that lie in a merged base's folder
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 # One precision of each part; repositories often hold several, and each is gigabytes. Nothing that is code.
@@ -36,10 +37,15 @@ _HUB_PATTERNS = [
 
 @dataclass(frozen=True)
 class Source:
-    """A base model on this disk. name: as the user gave it. path: a diffusers folder or a single file."""
+    """A base model on this disk.
+
+    name: as the user gave it. path: a diffusers folder or a single file. grows: whether embeddings of new prompts may
+    be kept in it, as it is a cache.
+    """
 
     name: str
     path: Path
+    grows: bool = False
 
     @property
     def default_weights(self) -> Path | None:
@@ -85,6 +91,13 @@ def find_base(base: str | Path, allow_download: bool = False, revision: str | No
         f"There is no base model at {name!s:.300}; give a diffusers folder, a single-file checkpoint, a hub id, or "
         f"{' or '.join(repr(n) for n in PACKAGED)}."
     )
+
+
+def first_files(source: Source) -> list[Path]:
+    """The files that loading reads to the end; a prompt may not be new, and its encoder is read when one is."""
+    if source.path.is_file():
+        return [source.path]
+    return [path for part in ("unet", "vae") for path in sorted((source.path / part).glob("*.safetensors"))]
 
 
 def check_revision(base: str | Path) -> None:

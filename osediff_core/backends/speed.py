@@ -33,15 +33,21 @@ class Speed:
     compile: bool = False
 
 
+def weight_layout(speed: Speed, dtype: torch.dtype, device: torch.device) -> torch.memory_format | None:
+    """The layout that the weights of convolutions should have; None: as they come."""
+    pays = device.type == "cpu" and dtype != torch.float32
+    return torch.channels_last if (pays if speed.channels_last is None else speed.channels_last) else None
+
+
 def apply_speed(
     speed: Speed, unet: UNet2DConditionModel, vae: AutoencoderKL, dtype: torch.dtype, device: torch.device
 ) -> None:
     """Apply the switches to networks whose weights are on their way to `dtype` and `device`."""
-    pays = device.type == "cpu" and dtype != torch.float32
+    layout = weight_layout(speed, dtype, device)
     networks: list[nn.Module] = [unet, vae]
-    for module in networks:
-        if pays if speed.channels_last is None else speed.channels_last:
-            module.to(memory_format=torch.channels_last)
+    if layout is not None:
+        for module in networks:
+            module.to(memory_format=layout)
     if speed.compile:
         # in place, so that weights keep their names; what is compiled is a module's __call__, which a VAE's encode and
         # decode go around

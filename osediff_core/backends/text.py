@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..runtime.torch_part import TorchPart
+from .prompt_store import PromptStore
 from .tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
@@ -29,21 +30,49 @@ class ClipPromptEncoder(TorchPart):
 
     The embedding is the last hidden state after the final LayerNorm, of 77 tokens, padded, without a mask, as
     in the official code. (SD 2.1's encoder has 23 of OpenCLIP's 24 layers, so its last is OpenCLIP's
-    penultimate.) The encoder is never trained, so embeddings carry no gradient; the latest are remembered.
+    penultimate.) The encoder is never trained, so embeddings carry no gradient; the latest are remembered. Its weights
+    are moved and cast when a prompt is new, so that known prompts never load them.
     """
-
-    module: CLIPTextModel
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, module: CLIPTextModel) -> None:
         super().__init__(module)
+        self._wanted: tuple[torch.device, torch.dtype] | None = None
         self.tokenizer = tokenizer
         self.length = int(module.config.max_position_embeddings)
+        self.store: PromptStore | None = None
         self._remembered: OrderedDict[tuple[str, torch.dtype, torch.device], Tensor] = OrderedDict()
 
     @classmethod
     def from_folder(cls, tokenizer: Path, module: CLIPTextModel) -> ClipPromptEncoder:
         """Read the tokenizer from a local folder. Raises BaseModelError as `load_tokenizer` does."""
         return cls(load_tokenizer(tokenizer, module.config.vocab_size), module)
+
+    @property
+    def module(self) -> CLIPTextModel:
+        """The encoder, where and as it is wanted."""
+        if self._wanted is not None:
+            with torch.inference_mode(False):  # whoever asks: it is used in training, too
+                nn.Module.to(self._module, *self._wanted)
+            self._wanted = None
+        return self._module
+
+    @module.setter
+    def module(self, module: CLIPTextModel) -> None:
+        self._module = module
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype that it computes in."""
+        return super().dtype if self._wanted is None else self._wanted[1]
+
+    @property
+    def device(self) -> torch.device:
+        """The device that it computes on."""
+        return super().device if self._wanted is None else self._wanted[0]
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Move and cast the weights, as soon as they are needed."""
+        self._wanted = (device, dtype)
 
     def tokenize(self, prompts: list[str]) -> Tensor:
         """Prompts -> input ids (B, 77) int64 on the CPU. What does not fit is cut off, with a warning."""
@@ -58,11 +87,23 @@ class ClipPromptEncoder(TorchPart):
         """B prompts -> prompt_embeds (B, 77, D) in the encoder's dtype."""
         where = (self.dtype, self.device)
         at_hand = {p: self._remembered[(p, *where)] for p in prompts if (p, *where) in self._remembered}
+        at_hand |= self._stored([p for p in dict.fromkeys(prompts) if p not in at_hand])
         new = [p for p in dict.fromkeys(prompts) if p not in at_hand]
         if new:
             at_hand.update(zip(new, self._embed(new), strict=True))
+            if self.store is not None:
+                for prompt in new:
+                    self.store.keep(prompt, at_hand[prompt])
         self._remember((((p, *where), embedding) for p, embedding in at_hand.items()))
         return torch.stack([at_hand[p] for p in prompts])
+
+    def _stored(self, prompts: list[str]) -> dict[str, Tensor]:
+        """Those of the prompts that were kept with the base, with their embeddings."""
+        if self.store is None:
+            return {}
+        shape = (self.length, int(self._module.config.hidden_size))
+        found = {prompt: self.store.recall(prompt, shape, self.dtype) for prompt in prompts}
+        return {prompt: kept.to(self.device) for prompt, kept in found.items() if kept is not None}
 
     def _embed(self, prompts: list[str]) -> list[Tensor]:
         # Not under inference mode: what is remembered there could not be used in training afterwards.

@@ -24,6 +24,8 @@ TOKENIZER_FILES = (
 _CLASSES = ("CLIPTokenizer", "CLIPTokenizerFast")
 _FLAGS = {"lstrip", "rstrip", "normalized", "single_word", "special"}
 _END = "</w>"  # of a word, in CLIP's vocabulary
+SD21 = Path(__file__).parent / "sd21_base" / "tokenizer"  # known to pass every check
+_SD21_WORDS = 49408
 _REMEDY = "complete the base's tokenizer folder (vocab.json, merges.txt, tokenizer_config.json)"
 
 
@@ -43,6 +45,8 @@ def load_tokenizer(folder: Path, vocab_size: int) -> PreTrainedTokenizerFast:
             trust_remote_code=False,
             model_max_length=int(1e30),  # transformers' "no limit": the text encoder sets it
         )
+        if vocab_size == _SD21_WORDS and _same_files(folder, SD21):
+            return loaded
         model = json.loads(loaded.backend_tokenizer.to_str())["model"]
         vocabulary = loaded.get_vocab()
         special = {name: getattr(loaded, f"{name}_token_id") for name in ("bos", "eos", "pad")}
@@ -57,6 +61,18 @@ def load_tokenizer(folder: Path, vocab_size: int) -> PreTrainedTokenizerFast:
             f"({some_of(list(map(repr, odd))) or 'some share a number'}); {_REMEDY}."
         )
     return loaded
+
+
+def _same_files(folder: Path, known: Path) -> bool:
+    """Whether two tokenizers are of the same bytes, which takes a hundredth of the time that checking one does."""
+    ours, theirs = (
+        {name: path for name in TOKENIZER_FILES if (path := where / name).is_file()}
+        for where in (folder, known)
+    )
+    return ours.keys() == theirs.keys() and all(
+        path.stat().st_size == theirs[name].stat().st_size and path.read_bytes() == theirs[name].read_bytes()
+        for name, path in ours.items()
+    )
 
 
 def _check_config(folder: Path) -> None:

@@ -44,6 +44,7 @@ class Settings:
     dtype: str = "auto"
     device: str = "auto"
     compile: bool = False
+    cache: str | None = None
     allow_download: bool = False
     revision: str | None = None
     scale: float = 4.0
@@ -141,6 +142,7 @@ class Restorer:
             allow_download=one.allow_download,
             revision=one.revision,
             speed=Speed(compile=one.compile),
+            cache=one.cache,
         )
 
     def load(self) -> None:

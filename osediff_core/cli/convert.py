@@ -1,4 +1,4 @@
-"""`osediff convert`: checkpoints from one format to the other, and a tagger's files into one."""
+"""`osediff convert`: checkpoints from one format to the other, into a base, and a tagger's files into one."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from ..errors import OptionError
 from .options import check_files
 from .outcome import DONE, Outcome, megabytes
 
-HELP = "weights of one-step methods: official files <-> .safetensors, LoRA for other programs; RAM and DAPE in one"
+HELP = "weights of one-step methods: official files <-> .safetensors, LoRA for other programs; merged bases; RAM and DAPE in one"
 EXAMPLES = """osediff convert osediff.pkl osediff.safetensors
 osediff convert omgsr/ omgsr_s.safetensors --dtype fp16
 osediff convert osediff.pkl lora.safetensors --to comfyui --base path/to/sd21-base --vae vae.safetensors
+osediff convert osediff.pkl restorer --merge path/to/sd21-base --dtype bf16
 osediff convert ram_swin_large_14m.pth tagger.safetensors --dape DAPE.pth
 """
 
@@ -23,8 +24,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of this command."""
     add = parser.add_argument
     add("input", metavar="IN", help="weights of a one-step method, a file or folder, or RAM's (.pth)")
-    add("output", metavar="OUT", help="file to write; its suffix, .pkl or .safetensors, says how")
-    add("--dtype", choices=DTYPES, help="precision to store (default: as in the input, of RAM fp16)")
+    add(
+        "output", metavar="OUT", help="file to write; its suffix, .pkl or .safetensors, says how; or a folder"
+    )
+    add(
+        "--dtype",
+        choices=DTYPES,
+        help="precision to store (default: as in the input, of RAM fp16, merged fp32)",
+    )
+    add("--merge", metavar="BASE", help="merge OSEDiff's weights into this base, a folder that loads faster")
     add(
         "--method",
         metavar="NAME",
@@ -46,6 +54,8 @@ def run(args: argparse.Namespace) -> Outcome:
     Raises OSEDiffError.
     """
     source, output = Path(args.input), Path(args.output)
+    if args.merge is not None:
+        return _merge(source, output, args)
     if output.suffix.lower() not in (".pkl", ".safetensors"):
         raise OptionError(f"The output {output} must end in .pkl (official format) or .safetensors.")
     if os.path.exists(output) and os.path.exists(source) and os.path.samefile(output, source):
@@ -92,6 +102,31 @@ def _check_lora(args: argparse.Namespace, output: Path) -> None:
     taken = [os.path.realpath(path) for path in (args.input, output)]
     if args.vae is not None and os.path.realpath(args.vae) in taken:
         raise OptionError(f"--vae {args.vae} is another file of this command; choose another name.")
+
+
+def _merge(source: Path, output: Path, args: argparse.Namespace) -> Outcome:
+    for name in ("dape", "to", "base", "vae", "method"):
+        if getattr(args, name) is not None:
+            raise OptionError(
+                f"--{name} has no part in --merge, which takes OSEDiff's weights; leave it out."
+            )
+    check_files(args.input, args.merge)
+    from ..backends.find_base import find_base
+    from ..merged import write_merged
+    from ..runtime.device import parse_dtype
+
+    dtype = parse_dtype(args.dtype or "fp32")
+    write_merged(output, find_base(args.merge), source, dtype=dtype)
+    size = sum(file.stat().st_size for file in output.rglob("*") if file.is_file())
+    data = {
+        "command": "convert",
+        "input": str(source),
+        "output": str(output),
+        "bytes": size,
+        "base": args.merge,
+    }
+    shown = f"{source} in {args.merge} -> {output} ({megabytes(size)}); use it as --base, without --weights"
+    return Outcome(DONE, [], data, [shown])
 
 
 def _convert_tagger(source: Path, output: Path, args: argparse.Namespace) -> None:

@@ -96,6 +96,11 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="compile the networks; the first picture of each size takes minutes, the next are faster",
     )
+    add(
+        "--cache",
+        metavar="FOLDER",
+        help="keep the base with OSEDiff's weights merged into it there, so that the next start takes seconds",
+    )
     add_dtype_and_device(add, several=True)
     add("--allow-download", action="store_true", help="let a hub id given as --base be downloaded")
     add("--revision", metavar="REV", help="commit or branch of a hub id")

@@ -10,7 +10,11 @@ from torch import Tensor, nn
 
 from ..errors import OptionError
 from .fit import check_fits, layer_shapes
+from .mapped import Mapped
 from .one_step_weights import LoRAPair, LoRASet, OneStepWeights
+
+_PIECE = 2**19  # values computed at a time on the CPU: what stays in its cache
+_ROWS = 16  # a piece has a multiple of these rows, for which matrix products round as they do for the whole matrix
 
 
 class MergedAdapter:
@@ -29,9 +33,10 @@ class MergedAdapter:
     with W0: do not write into the module's weights in place while the adapter is in use.
 
     `sets`: must fit the module (`fit.check_fits`); `replacements`: parameter name (e.g. "conv_in.weight") -> tensor.
-    `dtype`: what the parameters named by these two become now, their own if None; a later change of the
-    strength keeps the dtype and device that they then have. `keep_base=False` lets go of each W0 once merged,
-    which fixes the strength.
+    `dtype`, `layout`: what the parameters named by these two become now, their own if None (the layout of those with
+    four dimensions); a later change of the strength keeps the dtype, device and layout that they then have.
+    `keep_base=False` lets go of each W0 once merged, which fixes the strength. Pages of a mapped W0 are given back to
+    the system as each is merged, kept or not.
     """
 
     def __init__(
@@ -43,6 +48,7 @@ class MergedAdapter:
         strength: float = 1.0,
         keep_base: bool = True,
         dtype: torch.dtype | None = None,
+        layout: torch.memory_format | None = None,
     ) -> None:
         self.keep_base = keep_base
         self._module = module
@@ -53,7 +59,7 @@ class MergedAdapter:
         parameters = dict(module.named_parameters())
         self._base = {name: parameters[name].data for name in self._names} if keep_base else {}
         self._strength = 0.0
-        self._apply(_finite(strength), dtype)
+        self._apply(_finite(strength), dtype, layout)
         if not keep_base:  # nothing to compute from any more
             self._updates, self._replacements = {}, {}
 
@@ -90,16 +96,24 @@ class MergedAdapter:
                 "load with keep_base=True."
             )
 
-    def _apply(self, strength: float, dtype: torch.dtype | None = None) -> None:
+    def _apply(
+        self, strength: float, dtype: torch.dtype | None = None, layout: torch.memory_format | None = None
+    ) -> None:
         parameters = dict(self._module.named_parameters())  # anew: moving a module may make new Parameters
         before = {name: (parameters[name].device, parameters[name].dtype) for name in self._names}
+        mapped = Mapped.now()
         # A graph node may run in inference mode, whose tensors could never be trained or patched afterwards.
         with torch.inference_mode(False), torch.no_grad():
             try:
                 for name in self._names:
                     parameter = parameters[name]
-                    weight = self._weight(name, parameter, strength, dtype or parameter.dtype)
-                    parameter.data = weight.contiguous(memory_format=_layout(parameter))
+                    base = self._base.get(name, parameter.data)
+                    form = layout if layout is not None and base.dim() == 4 else _layout(parameter)
+                    weight = self._weight(
+                        name, base, parameter.device, strength, dtype or parameter.dtype, form
+                    )
+                    parameter.data = weight.contiguous(memory_format=form)
+                    mapped.let_go(base)
             except BaseException:
                 for name, base in self._base.items():  # half old, half new would be neither
                     parameters[name].data = base.to(*before[name])
@@ -107,22 +121,43 @@ class MergedAdapter:
                 raise
         self._strength = strength
 
-    def _weight(self, name: str, parameter: nn.Parameter, strength: float, dtype: torch.dtype) -> Tensor:
-        """W(s) of one parameter on its present device."""
-        base = self._base.get(name, parameter.data)
+    def _weight(
+        self,
+        name: str,
+        base: Tensor,
+        device: torch.device,
+        strength: float,
+        dtype: torch.dtype,
+        layout: torch.memory_format,
+    ) -> Tensor:
+        """W(s) of one parameter, a piece of its rows after the other, so that memory is passed through once."""
         if strength == 0:
-            return base.to(parameter.device, dtype)
-        exact = {"device": parameter.device, "dtype": torch.promote_types(base.dtype, torch.float32)}
-        weight = base.to(**exact, copy=True)
+            return base.to(device, dtype)
+        exact = {"device": device, "dtype": torch.promote_types(base.dtype, torch.float32)}
         new = self._replacements.get(name)
-        if new is not None:  # this form is exact at s = 1, W0 + s (W_new - W0) would not be
-            weight.mul_(1 - strength).add_(new.to(**exact), alpha=strength)
-        for pair, lora in self._updates.get(name, ()):
-            if self._selected is not None and lora.name not in self._selected:
-                continue
-            delta = pair.B.to(**exact).flatten(1) @ pair.A.to(**exact).flatten(1)  # (out, r) @ (r, in kh kw)
-            weight.add_(delta.view_as(weight), alpha=strength * lora.scale)
-        return weight.to(dtype)
+        factors = [
+            (pair.B.to(**exact).flatten(1), pair.A.to(**exact).flatten(1), strength * lora.scale)
+            for pair, lora in self._updates.get(name, ())
+            if self._selected is None or lora.name in self._selected
+        ]
+        result = torch.empty(base.shape, dtype=dtype, device=device, memory_format=layout)
+        for rows in _pieces(base, device):
+            weight = base[rows].to(**exact, copy=True)
+            if new is not None:  # this form is exact at s = 1, W0 + s (W_new - W0) would not be
+                weight.mul_(1 - strength).add_(new[rows].to(**exact), alpha=strength)
+            for left, right, scale in factors:
+                delta = left[rows] @ right  # (rows, r) @ (r, in kh kw)
+                weight.add_(delta.view_as(weight), alpha=scale)
+            result[rows] = weight
+        return result
+
+
+def _pieces(tensor: Tensor, device: torch.device) -> list[slice]:
+    """Rows of a tensor that are computed together: on an accelerator all of them."""
+    length = tensor.shape[0]
+    row = max(1, tensor.numel() // max(1, length))
+    count = max(_ROWS, _PIECE // row // _ROWS * _ROWS) if device.type == "cpu" else max(1, length)
+    return [slice(start, start + count) for start in range(0, length, count)]
 
 
 def _updates_of(sets: Iterable[LoRASet]) -> dict[str, list[tuple[LoRAPair, LoRASet]]]:
@@ -142,13 +177,15 @@ def merge_weights(
     strength: tuple[float, float] = (1.0, 1.0),
     keep_base: bool = True,
     dtype: torch.dtype | None = None,
+    layout: torch.memory_format | None = None,
 ) -> tuple[MergedAdapter, MergedAdapter]:
     """Check that the weights fit, then merge them: (UNet's adapter, VAE's adapter), `strength` in the same order.
 
-    keep_base, dtype: as in MergedAdapter.
+    keep_base, dtype, layout: as in MergedAdapter.
     """
     check_fits(weights, layer_shapes(unet), layer_shapes(vae))
-    for_unet, for_vae = ({"strength": _finite(s), "keep_base": keep_base, "dtype": dtype} for s in strength)
+    how = {"keep_base": keep_base, "dtype": dtype, "layout": layout}
+    for_unet, for_vae = ({"strength": _finite(s), **how} for s in strength)
     conv_in = {f"conv_in.{name}": tensor for name, tensor in weights.conv_in.items()}
     return (
         MergedAdapter(unet, weights.unet_sets, conv_in, **for_unet),
