@@ -15,7 +15,7 @@ from benchmarks.report import markdown
 
 DOCS = Path(__file__).parents[2] / "docs"
 PEAK = {name: {"matmul": 100.0, "conv": 200.0} for name in ("float32", "bfloat16")}
-MACHINE = {"processor": "x", "capability": "y", "cores": 2, "threads": 2, "torch": "3"}
+MACHINE = {"processor": "x", "capability": "y", "cores": 2, "threads": 2, "torch": "3", "busy": 0.0}
 VAE_ROW = {
     "name": "untiled",
     "vae": "tiny",
