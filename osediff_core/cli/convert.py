@@ -11,7 +11,7 @@ from ..errors import OptionError
 from .options import check_files
 from .outcome import DONE, Outcome, megabytes
 
-HELP = "weights of one-step methods: official files <-> .safetensors, LoRA for other programs; merged bases; RAM and DAPE in one"
+HELP = "weights of one-step methods: official files <-> .safetensors, LoRA, merged bases; RAM and DAPE in one"
 EXAMPLES = """osediff convert osediff.pkl osediff.safetensors
 osediff convert omgsr/ omgsr_s.safetensors --dtype fp16
 osediff convert osediff.pkl lora.safetensors --to comfyui --base path/to/sd21-base --vae vae.safetensors
