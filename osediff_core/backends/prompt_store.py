@@ -29,8 +29,9 @@ class PromptStore:
             found = safetensors.torch.load(self._path(prompt, dtype).read_bytes()).get(_NAME)
         except (OSError, ValueError, SafetensorError):
             return None
-        fits = found is not None and tuple(found.shape) == shape and found.dtype == dtype
-        return found if fits and bool(torch.isfinite(found).all()) else None
+        if found is None or tuple(found.shape) != shape or found.dtype != dtype:
+            return None
+        return found if bool(torch.isfinite(found).all()) else None
 
     def keep(self, prompt: str, embedding: Tensor) -> None:
         """Write an embedding (L, D), if the folder may grow."""
