@@ -23,6 +23,7 @@ import torch
 from osediff_core.backends.light_decoder import use_decoder
 from osediff_core.backends.networks import DiffusersVAE
 from osediff_core.decode import decode
+from osediff_core.tiles.vae import VAETiling
 from osediff_core.weights.decoder_file import ADCSR, TAESD, DecoderWeights
 
 from .memory import memory_now
@@ -52,7 +53,7 @@ def case(name: str, size: int) -> dict[str, float]:
     vae = light(load_vae("sd21", torch.float32), name)
     small = make_input(vae, "decode", _PARITY)
     whole = vae.module.decode(small / vae.scaling_factor).sample
-    parity = float((decode(vae, small) - whole.clamp(-1, 1)).abs().max())
+    parity = float((decode(vae, small, tiling=VAETiling(128)) - whole.clamp(-1, 1)).abs().max())
     latents = make_input(vae, "decode", size)
     gc.collect()
     before = memory_now("VmRSS")

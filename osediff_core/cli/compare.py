@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -119,7 +120,7 @@ def run(args: argparse.Namespace) -> Outcome:
             "allow_download",
         )
     }
-    named = contenders(args.methods, common, [Path(one) for one in args.inputs if Path(one).is_dir()])
+    named = contenders(args.methods, common, [Path(one) for one in args.inputs if os.path.isdir(one)])
     plans = {one.name: _jobs(args, output / one.name / _RESULTS) for one in named}
     lq, problems = _lq(args, output)
     pairs = _pairs(args, lq, problems)
@@ -187,10 +188,10 @@ def _pairs(args: argparse.Namespace, lq: dict[str, Path], problems: list[str]) -
     if args.truth is None:
         return {name: PicturePair(name, path, None, path) for name, path in lq.items()}
     given = Path(args.truth)
-    if not given.exists():
+    if not os.path.exists(given):
         raise ImageError(f"{given} does not exist; check the path.")
-    truths = pictures_by_name(given) if given.is_dir() else {}
-    if not given.is_dir():
+    truths = pictures_by_name(given) if os.path.isdir(given) else {}
+    if not os.path.isdir(given):
         if len(lq) > 1:
             raise OptionError(f"There are {len(lq)} pictures, but {given} is one; give a folder as --truth.")
         truths = dict.fromkeys(lq, given)

@@ -83,6 +83,8 @@ def _contender(text: str, common: Mapping[str, Any]) -> Contender:
         name = re.sub(r"[^\w .+-]", "_", name).strip(" .") or "results"
     elif not _NAME.fullmatch(name):
         raise OptionError(f"{quoted(name)} is no name of a method; use letters, digits, spaces and . + - _.")
+    if not path:
+        raise OptionError(f"{quoted(text)} names no file and no folder; give one behind the =.")
     if path != TINY and not os.path.exists(path):
         raise CheckpointError(f"{path} does not exist; check the path.")
     if path != TINY and _is_folder_of_results(path):
@@ -118,7 +120,12 @@ def _method(name: str, path: str, own: Mapping[str, str], common: Mapping[str, A
         chosen = {key: value for key, value in chosen.items() if key not in _WORDS}
     settings = replace(_settings(path, own, chosen), weights=None if path == TINY else path)
     if path == TINY:
+        if "base" in own:
+            raise OptionError(f"{TINY} brings its own base; leave base={own['base']} out.")
         settings = replace(settings, base=TINY)
+    for given in (settings.decoder, settings.dape, settings.ram):
+        if given not in (None, TINY) and not os.path.exists(given):
+            raise CheckpointError(f"{given} does not exist; check the path.")
     if known is not None:
         known.about.settle(settings.sliders)
         if known.about.base != "none" and not settings.allow_download:

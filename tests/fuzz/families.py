@@ -206,6 +206,10 @@ _OPTIONS = {
     ).split(),
     "degrade": "--preset --seed --format --sheet --recursive --scale --records --count --nonsense".split(),
     "evaluate": "--metrics --lq -o --device --recursive --ids --crop --nonsense".split(),
+    "compare": (
+        "--with --truth --scale --size --base --prompt --dape --ram --tile --dtype --device --metrics --seed --title "
+        "--report-pictures --recursive --nonsense"
+    ).split(),
     "tag": "--dape --ram --tag-offset --exclude-tags --language --dtype --device --count".split(),
     "info": "--method --nonsense".split(),
     "convert": "--dtype --dape --method --nonsense".split(),
@@ -219,10 +223,12 @@ def options(rng: Random, folder: Path, seeds: Seeds) -> Input:
     """One to three options with values of all kinds."""
     command = rng.choice(["upscale"] * 5 + list(_OPTIONS))
     argv = [command]
-    if command in ("upscale", "degrade", "evaluate", "tag"):
+    if command in ("upscale", "degrade", "evaluate", "tag", "compare"):
         argv.append(str(seeds.picture))
-    if command in ("upscale", "degrade"):
+    if command in ("upscale", "degrade", "compare"):
         argv += ["-o", f"{OUT}/"]
+    if command == "compare":
+        argv += ["--with", "tiny", "--metrics", "psnr"]
     if command == "evaluate":
         argv.append(str(seeds.picture))
     if command in ("info", "convert"):
