@@ -159,7 +159,8 @@ def transform(
     """source (B, C, h, w), on any device -> (B, C', h', w') in fp32 on the network's device, tile by tile.
 
     Through the layers alone, without what is `before` and `after` them; each image by itself; without gradients.
-    budget: bytes of activations. progress(done, total): after each tile; it may raise to stop the work.
+    budget: bytes of activations. progress(done, total): after each tile, the share of the work that is done, in
+    tiles, as some of these take ten times as long as others; it may raise to stop the work.
     Raises OutOfDisk, and what the runtime raises when memory ends.
     """
     images, _, height, width = source.shape
@@ -170,14 +171,14 @@ def transform(
     if side > 1 and tiling.attention == "auto":
         _announce(side, plan)
     in_memory = max(0, split.features - attention_bytes(plan, itemsize, side))
-    total = images * sum(sweep.tiles for sweep in plan)
-    done = 0
+    total, work = images * sum(sweep.tiles for sweep in plan), images * _work(plan, side)
+    done = 0.0
 
-    def step() -> None:
+    def step(sweep: Sweep | AttentionSweep) -> None:
         nonlocal done
-        done += 1
+        done += _work([sweep], side) / sweep.tiles
         if progress is not None:
-            progress(done, total)
+            progress(min(total, round(total * done / work)), total)
 
     with torch.no_grad():
         last = plan[-1]
@@ -188,6 +189,12 @@ def transform(
             one = slice(image, image + 1)
             Walk(network, plan, store, step, side).run(source[one], result[one])
     return result
+
+
+def _work(plan: list[Sweep | AttentionSweep], side: int) -> float:
+    """Multiplications, with keys and values averaged over squares of that side."""
+    convolutions, attention = multiplications(plan)
+    return convolutions + attention / side**2
 
 
 def _feature_store(in_memory: int, needed: int, folder: Path | None, device: torch.device) -> FeatureStore:

@@ -26,7 +26,7 @@ Affine = tuple[Tensor, Tensor]
 class Walk:
     """One image through one network.
 
-    step() is called after each tile; it may raise to stop the work.
+    step(sweep) is called after each tile; it may raise to stop the work.
     pooled: the side of the squares over which attention averages its keys and values; 1 is exact.
     """
 
@@ -35,7 +35,7 @@ class Walk:
         network: Network,
         plan: list[Sweep | AttentionSweep],
         store: FeatureStore,
-        step: Callable[[], None],
+        step: Callable[[Sweep | AttentionSweep], None],
         pooled: int = 1,
     ) -> None:
         self.network, self.plan, self.store, self.step, self.pooled = network, plan, store, step, pooled
@@ -90,7 +90,7 @@ class Walk:
                     moments.add(band[place])
                 if shortcut is not None and aside_band is not None:
                     aside_band[place] = shortcut.apply(self._window(x, rows, cols))
-                self.step()
+                self.step(sweep)
             out.put(rows, band)
             if aside is not None and aside_band is not None:
                 aside.put(rows, aside_band)
@@ -116,7 +116,7 @@ class Walk:
                 window = self._window(x, rows, cols, affine)
                 keys.put(rows, cols, layer.key(window))
                 values.put(rows, cols, layer.value(window))
-                self.step()
+                self.step(sweep)
             x.unload(rows.stop)
         key, value = keys.all(), values.all()
         del keys, values
@@ -129,7 +129,7 @@ class Walk:
                 place.copy_(attended.unflatten(-1, (rows.length, cols.length)) + self._window(x, rows, cols))
                 if moments is not None:
                     moments.add(place)
-                self.step()
+                self.step(sweep)
             out.put(rows, band)
             x.drop(rows.stop)
 
