@@ -1,5 +1,6 @@
 # make demo: restore the example photos.
 # make test: run all tests, by two workers (WORKERS=...).  make test-fast: those without server, browser and training.
+# make test-cluster: the tests that start Ray, which `make test` leaves out.
 # make lint: check style and types.  make style: the style alone, without torch and ComfyUI.
 # make test-floors: run the core's tests on the oldest releases that pyproject.toml allows, in .venv-floors.
 # make bench: measure speed, memory and exactness, and write docs/benchmarks.md (an hour; LIGHT=1: a quarter of it).
@@ -13,7 +14,7 @@ WORKERS := 2
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python3.10; do \
 	$$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: demo test test-fast test-floors lint style bench clean
+.PHONY: demo test test-fast test-cluster test-floors lint style bench clean
 
 # Without a network the demo goes on without ComfyUI, and says so.
 demo: $(VENV)/.installed
@@ -26,11 +27,15 @@ PYTEST = $(VENV)/bin/python -m pytest -n $(WORKERS)
 
 test: $(VENV)/.installed-test
 	$(VENV)/bin/python examples/headless/fetch.py
-	$(PYTEST)
+	$(PYTEST) -m "not cluster"
+
+# each test starts processes enough for two cores
+test-cluster: $(VENV)/.installed-test
+	$(VENV)/bin/python -m pytest tests/cluster -m cluster
 
 test-fast: $(VENV)/.installed-test
 	$(VENV)/bin/python examples/headless/fetch.py
-	$(PYTEST) -m "not slow" --ignore tests/server --ignore tests/training
+	$(PYTEST) -m "not slow and not cluster" --ignore tests/server --ignore tests/training
 
 # uv takes the floors of pyproject.toml, and the newest of what those need in turn. On Python 3.10 or 3.11: there are no
 # wheels of such old releases for newer ones.

@@ -5,7 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from .regular import irregular
 
@@ -17,17 +20,23 @@ def write_bytes_atomically(path: str | os.PathLike[str], data: bytes) -> None:
     Raises OSError (no such folder, no permission, disk full, ...); an older file at `path` is then untouched, and so
     is a pipe or device there, which a rename would replace.
     """
+    with replacing(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """As `write_bytes_atomically`, of a file that is written inside the block."""
     target = Path(os.path.realpath(path))
     there = irregular(target) if target.exists() else None
     if there:
         raise FileExistsError(errno.EEXIST, f"there is {there}")
     # 40 characters, at most 160 bytes: with the rest it stays below the 255 bytes that a name may have.
     temporary = target.with_name(f".{target.name[:40]}.{secrets.token_hex(4)}.tmp")
-    # os.open and not tempfile: the file gets the permissions that the user's umask gives, not 0600.
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
+        # open's own permissions and not tempfile's: the file gets those that the user's umask gives, not 0600.
+        with open(temporary, "xb") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, target)

@@ -13,7 +13,8 @@ Several processes share the pictures, each on a GPU of its own if there are that
     torchrun --nproc_per_node 8 -m training.caption --out captions.jsonl --tagger ram_swin_large_14m.pth SOURCE...
 
 Each writes OUT.part and its number, and the first joins them at the end. Where they cannot be started together:
---share 1/8 to --share 8/8, each with its own --out; `cat` joins the files.
+--share 1/8 to --share 8/8, each with its own --out; `cat` joins the files. With --engine ray they are actors, on all
+GPUs of this machine or of a cluster (--address).
 
 SOURCE is the path of a source, written as in the run's configuration: captions are found by these names. A line is
 {"name", "caption"}; a stopped run goes on where it was. --embeddings fills the prompt cache that the trainer reads if
@@ -29,6 +30,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -37,9 +39,11 @@ from accelerate import PartialState
 from tqdm import tqdm
 
 from osediff_core.cli.entry import run_main
+from osediff_core.cli.many import actors
 from osediff_core.errors import OptionError, explained, first_line
 from osediff_core.runtime.device import DTYPES, parse_device
 
+from .captioning import CaptionRecipe, Elsewhere, caption_on_ray
 from .data.captions import Tagger, find_tagger, read_captions
 from .data.config import SourceConfig
 from .data.errors import DataError
@@ -70,8 +74,16 @@ def _run(options: argparse.Namespace) -> None:
     sources = [open_source(SourceConfig(path, options.kind, limit=options.limit)) for path in options.sources]
     device = parse_device(options.device) if alone else processes.device
     assert device is not None
-    tagger = find_tagger(options.tagger, device)
-    if alone:
+    on_ray = options.engine == "ray"
+    if on_ray and not alone:
+        raise OptionError("--engine ray has processes of its own; start it without torchrun.")
+    tagger = None if on_ray else find_tagger(options.tagger, device)
+    if on_ray:
+        configs = tuple(SourceConfig(path, options.kind, limit=options.limit) for path in options.sources)
+        recipe = CaptionRecipe(configs, options.tagger, options.device)
+        elsewhere = partial(caption_on_ray, recipe, options.address, options.actors)
+        skipped = caption(sources, None, options.out, share, elsewhere=elsewhere)
+    elif alone:
         skipped = caption(sources, tagger, options.out, share)
     else:
         own = part_of(options.out, processes.process_index)
@@ -127,15 +139,16 @@ def join_parts(out: Path) -> None:
 
 def caption(
     sources: Sequence[Source],
-    tagger: Tagger,
+    tagger: Tagger | None,
     out: Path,
     share: tuple[int, int] = (0, 1),
     whole: Path | None = None,
+    elsewhere: Elsewhere | None = None,
 ) -> dict[str, str]:
     """Append a caption for every picture that has none yet; returns name -> reason of broken pictures.
 
     share: (i, n): only every n-th picture, from the i-th on. Those that have one are in `out` or, where that is a part,
-    in `whole` or another part of it.
+    in `whole` or another part of it. elsewhere: captions them instead of the tagger, in other processes.
 
     Raises DataError if `out` is no list of captions or cannot be written, or if no picture can be read.
     """
@@ -146,17 +159,29 @@ def caption(
         out.parent.mkdir(parents=True, exist_ok=True)
         mend(out)
         done = _captioned(whole or out)
-        with out.open("a", encoding="utf-8") as file:
-            for name, data in tqdm(_to_do(sources, done, skipped, share), disable=None, unit="picture"):
-                try:
-                    pixels = np.asarray(decode(data))
-                except BrokenPicture as error:
-                    _skip(skipped, name, str(error))
-                    continue
-                text = tagger(to_tensor(pixels[None]))[0]
+        with out.open("a", encoding="utf-8") as file, tqdm(disable=None, unit="picture") as bar:
+
+            def tell(name: str, text: str | None, reason: str | None = None) -> None:
+                bar.update()
+                if text is None:
+                    _skip(skipped, name, reason or "it has no caption")
+                    return
                 file.write(_line(name, text))
                 file.flush()
                 done.add(name)
+
+            if elsewhere is not None:
+                elsewhere(
+                    sources, lambda index, name: index % share[1] == share[0] and name not in done, tell
+                )
+            elif tagger is not None:
+                for name, data in _to_do(sources, done, skipped, share):
+                    try:
+                        pixels = np.asarray(decode(data))
+                    except BrokenPicture as error:
+                        tell(name, None, str(error))
+                    else:
+                        tell(name, tagger(to_tensor(pixels[None]))[0])
     except OSError as error:
         raise DataError(f"{out} cannot be written ({error.strerror}); choose another --out.") from error
     if not done and share[1] == 1:
@@ -250,6 +275,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--share", default=_ALL, metavar="I/N", help="only the I-th of N shares of the pictures"
     )
+    parser.add_argument(
+        "--engine", choices=("plain", "ray"), default="plain", help="ray: needs osediff[cluster]"
+    )
+    parser.add_argument(
+        "--address", metavar="HOST:PORT", help="of a Ray cluster, or auto (default: this machine)"
+    )
+    parser.add_argument("--actors", type=actors, metavar="MIN:MAX", help="with ray: taggers at work")
     parser.add_argument("--kind", default="auto", help="of the sources: auto, folder, list, shards, dataset")
     parser.add_argument("--limit", type=int, default=0, help="only the first pictures of each source; 0: all")
     parser.add_argument("--embeddings", type=Path, help="folder of the prompt cache to fill")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..choices import JPEG_QUALITY
 from ..interrupts import held
+from .job import Task
 from .record import Result, may_fail
 
 if TYPE_CHECKING:
@@ -31,9 +31,11 @@ logger = logging.getLogger(__name__)
 class Settings:
     """What decides, beside the picture, which bytes come out of it; the options of `osediff upscale` of these names.
 
-    Plain values alone, so that other processes and JSON can have them.
+    options: of each restoration, but for their colour fix: that is color_fix, None is the method's own. Plain values
+    alone, so that other processes and JSON can have them.
     """
 
+    options: RestoreOptions
     base: str = "tiny"
     weights: str | None = None
     method: str | None = None
@@ -47,19 +49,7 @@ class Settings:
     cache: str | None = None
     allow_download: bool = False
     revision: str | None = None
-    scale: float = 4.0
-    size: tuple[int, int] | None = None
-    prompt: str = ""
     color_fix: str | None = None
-    color_weight: float = 1.0
-    tile: int | None = 96
-    overlap: int | None = None
-    tile_grid: str = "official"
-    sample_posterior: bool = False
-    seed: int = 0
-    vae_tile: int | None = None
-    vae_memory: int | None = None
-    vae_attention: str = "auto"
     dape: str | None = None
     ram: str | None = None
     exclude_tags: tuple[str, ...] = ()
@@ -68,24 +58,9 @@ class Settings:
     jpeg_quality: int | None = None
     keep_metadata: bool = False
 
-    @property
-    def options(self) -> RestoreOptions:
-        """Of each restoration; its colour fix is the method's business where none is given."""
-        from ..pipeline import RestoreOptions
-        from ..tiles.vae import VAETiling
-
-        return RestoreOptions(
-            scale=self.scale,
-            size=self.size,
-            prompt=self.prompt,
-            color_weight=self.color_weight,
-            tile=self.tile,
-            overlap=self.overlap,
-            tile_grid=self.tile_grid,
-            sample_posterior=self.sample_posterior,
-            seed=self.seed,
-            vae=VAETiling(self.vae_tile, self.vae_memory, self.vae_attention),
-        )
+    def open(self) -> Restorer:
+        """Nothing is loaded yet."""
+        return Restorer(self)
 
 
 @dataclass
@@ -95,18 +70,12 @@ class UpscaleResult(Result):
     prompt: str | None = None
 
 
-@dataclass(frozen=True)
-class Task:
-    """One picture. name: in messages. output: its suffix is the format. read, write: the bytes of both files."""
-
-    name: str
-    output: Path
-    read: Callable[[], bytes]
-    write: Callable[[bytes], None]
-
-
 class Restorer:
     """The tagger and the generator, loaded for the first picture that can be read, and the settings for all."""
+
+    kind = UpscaleResult
+    done = "restored"
+    writes = True
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -163,7 +132,7 @@ class Restorer:
         Raises what `load` does, and RunEnds where the others would fail as well.
         """
         start = time.perf_counter()
-        with may_fail(result, "restored", debug):
+        with may_fail(result, self.done, debug):
             picture = self._read(task, result)
             if dry_run:
                 result.status = "planned"
@@ -175,12 +144,12 @@ class Restorer:
         if dry_run:
             return
         self.load()
-        with may_fail(result, "restored", debug):
+        with may_fail(result, self.done, debug):
             restored = self._restore(picture, result, step)
             data = self._encode(task.output.suffix, restored)
             with held():
                 task.write(data)
-                result.status, result.output_size = "restored", list(restored.size)
+                result.status, result.output_size = self.done, list(restored.size)
                 result.seconds = round(time.perf_counter() - start, 3)
             logger.info(
                 "%s -> %s (%dx%d, %.1f s)", result.input, result.output, *restored.size, result.seconds
@@ -203,7 +172,7 @@ class Restorer:
         from ..pipeline import restore_picture
 
         fix = self.settings.color_fix or self.generator.method.color_fix
-        result.prompt = self.settings.prompt
+        result.prompt = self.settings.options.prompt
         tagger = self.tagger
         prompter = None if tagger is None else lambda lq: self._prompt(tagger, lq, result)
         return restore_picture(
@@ -223,8 +192,8 @@ class Restorer:
         one = self.settings
         (tags,) = tagger.tag(lq, threshold_offset=one.tag_offset, exclude=one.exclude_tags)
         if one.official_prompt:
-            result.prompt = prompt_of(tags, one.prompt, official=True)
+            result.prompt = prompt_of(tags, one.options.prompt, official=True)
         else:
-            result.prompt = fitting_prompt(tags, one.prompt, self.generator.reads_whole)
+            result.prompt = fitting_prompt(tags, one.options.prompt, self.generator.reads_whole)
         logger.info("%s: prompt: %s", result.input, result.prompt)
         return result.prompt

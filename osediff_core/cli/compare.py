@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..atomic import write_bytes_atomically
+from ..batch.job import FileJob, Job
+from ..batch.places import STREAM
 from ..choices import DTYPES, TINY
 from ..errors import ImageError, OptionError, OSEDiffError, amount, some_of, writing
 from ..evaluate.metrics import DEFAULT, METRICS
 from ..version import SCHEMA_VERSION, __version__
 from .compare_work import measure, restore_all
 from .contenders import BICUBIC, contenders
-from .jobs import STREAM, Job, check_outputs, make_plan
+from .jobs import check_outputs, make_plan
 from .options import add_device, add_inputs, check_files, natural, positive
 from .outcome import DONE, FAILED, Outcome
 from .results import ends_early
@@ -157,16 +159,17 @@ def run(args: argparse.Namespace) -> Outcome:
     return Outcome(status, lines, data, summary)
 
 
-def _jobs(args: argparse.Namespace, folder: Path) -> list[Job]:
+def _jobs(args: argparse.Namespace, folder: Path) -> list[FileJob]:
     """Every picture with its result there, a PNG."""
-    return make_plan(args.inputs, f"{folder}/", recursive=args.recursive, file_format="png").jobs
+    plan = make_plan(args.inputs, f"{folder}/", recursive=args.recursive, file_format="png")
+    return [FileJob.of(job) for job in plan.jobs]
 
 
 def _lq(args: argparse.Namespace, output: Path) -> tuple[dict[str, Path], list[str]]:
     """The pictures by name, and what of the inputs cannot be read. Raises OptionError, ImageError."""
     plan = make_plan(args.inputs, f"{output / BICUBIC}/", recursive=args.recursive, file_format="png")
     found: dict[str, Path] = {}
-    for job in plan.jobs:
+    for job in map(FileJob.of, plan.jobs):
         if job.source == STREAM:
             raise OptionError("Standard input cannot be compared, as it is read once; give files or folders.")
         name = job.output.stem

@@ -8,17 +8,17 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..batch.job import FileJob, task_of, write_output
 from ..batch.record import RunEnds, may_fail
-from ..batch.restorer import Restorer, Task, UpscaleResult
+from ..batch.restorer import Restorer, UpscaleResult
 from ..choices import TINY
 from ..errors import ImageError, OSEDiffError, amount, some_of
 from ..interrupts import held, pass_on
 from .contenders import FOLDER, Contender, Record
-from .jobs import Job, check_outputs, read_bytes, write_bytes
+from .jobs import check_outputs
 from .progress import Progress
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ RECORD = "run.json"
 
 def restore_all(
     args: argparse.Namespace,
-    named: Sequence[tuple[Contender, Entry, Sequence[Job]]],
+    named: Sequence[tuple[Contender, Entry, Sequence[FileJob]]],
     device: torch.device,
 ) -> None:
     """Makes, or finds, the results of each; raises KeyboardInterrupt, RunEnds."""
@@ -48,7 +48,7 @@ def restore_all(
 
 
 def _fill(
-    args: argparse.Namespace, one: Contender, entry: Entry, jobs: Sequence[Job], device: torch.device
+    args: argparse.Namespace, one: Contender, entry: Entry, jobs: Sequence[FileJob], device: torch.device
 ) -> None:
     """Makes the results of one, or finds them. An error that ends it is its entry's, and costs the others nothing."""
     try:
@@ -79,7 +79,7 @@ def _fill(
         entry.error = str(error)
 
 
-def _find(one: Contender, entry: Entry, jobs: Sequence[Job]) -> None:
+def _find(one: Contender, entry: Entry, jobs: Sequence[FileJob]) -> None:
     from ..evaluate.folders import pictures_by_name
 
     found = pictures_by_name(Path(one.source or ""))
@@ -93,7 +93,7 @@ def _find(one: Contender, entry: Entry, jobs: Sequence[Job]) -> None:
 
 
 def _restore(
-    args: argparse.Namespace, one: Contender, record: Record, jobs: Sequence[Job], device: torch.device
+    args: argparse.Namespace, one: Contender, record: Record, jobs: Sequence[FileJob], device: torch.device
 ) -> None:
     from ..runtime.memory import release_memory
     from ..runtime.peak import PeakMemory
@@ -113,8 +113,7 @@ def _restore(
             for job in progress:
                 result = UpscaleResult(str(job.source), str(job.output))
                 progress.begin(result.input)
-                task = Task(str(job.source), job.output, partial(read_bytes, job), partial(write_bytes, job))
-                restorer.work(task, result, progress.step, debug=args.debug)
+                restorer.work(task_of(job), result, progress.step, debug=args.debug)
                 progress.end(result)
                 if result.error is None:
                     record.add(job, result.seconds)
@@ -136,7 +135,7 @@ def _facts(restorer: Restorer) -> dict[str, Any]:
     return {"title": found.method.title, "dtype": short_name(dtype)}
 
 
-def _enlarge(args: argparse.Namespace, one: Contender, record: Record, jobs: Sequence[Job]) -> None:
+def _enlarge(args: argparse.Namespace, one: Contender, record: Record, jobs: Sequence[FileJob]) -> None:
     """What everybody has: Pillow's bicubic."""
     import numpy as np
 
@@ -152,7 +151,7 @@ def _enlarge(args: argparse.Namespace, one: Contender, record: Record, jobs: Seq
             target = target_size(*picture.size, scale=None if args.size else args.scale, size=args.size)
             pixels = enlarged(picture, target).astype(np.float32) / 255
             with held():
-                write_bytes(job, encode_image(".png", Picture(pixels)))
+                write_output(job, encode_image(".png", Picture(pixels)))
                 record.add(job, round(time.perf_counter() - start, 3))
 
 

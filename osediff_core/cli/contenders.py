@@ -8,18 +8,18 @@ import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from ..atomic import write_bytes_atomically
+from ..batch.job import FileJob, is_done, options_of
 from ..batch.restorer import Settings
 from ..choices import TINY
 from ..documents import parse_json
 from ..errors import CheckpointError, ImageError, OptionError, writing
 from ..printable import quoted
 from ..version import __version__
-from .jobs import Job, is_done
 from .options import Parser
 from .upscale_options import SLIDERS, add_options, check, settings_of
 
@@ -37,8 +37,6 @@ _FIXED = (
     "jpeg_quality",
     "keep_metadata",
 )  # what must be alike, or is named otherwise
-_OWN = ({one.name for one in fields(Settings)} | set(SLIDERS)) - {*_FIXED, "sliders"}
-_FLAGS = {one.name for one in fields(Settings) if one.type == "bool"}
 
 
 @dataclass(frozen=True)
@@ -134,9 +132,23 @@ def _method(name: str, path: str, own: Mapping[str, str], common: Mapping[str, A
     return Contender(name, ONE_STEP if known else UPSCALER, title, path, settings)
 
 
+def _own(flags: bool = False) -> set[str]:
+    """Options that each may have its own of, by their names in a program; flags: those without a value alone."""
+    from ..pipeline import RestoreOptions
+
+    known = {one.name: one.type for group in (Settings, RestoreOptions) for one in fields(group)}
+    known |= dict.fromkeys(("vae_tile", "vae_memory", "vae_attention", *SLIDERS), "number")
+    groups = ("options", "vae", "sliders")
+    return {
+        name
+        for name, kind in known.items()
+        if name not in (*_FIXED, *groups) and (kind == "bool" or not flags)
+    }
+
+
 def _settings(path: str, own: Mapping[str, str], common: Mapping[str, Any]) -> Settings:
     """Those of `osediff upscale` with the common options and these of its own."""
-    strange = [key for key in own if key.replace("-", "_") not in _OWN]
+    strange = [key for key in own if key.replace("-", "_") not in _own()]
     if strange:
         raise OptionError(
             f"{path} takes no {strange[0]}; give options of osediff upscale, as {path},tile=64."
@@ -151,7 +163,7 @@ def _settings(path: str, own: Mapping[str, str], common: Mapping[str, Any]) -> S
 
 def _word(path: str, key: str, value: str) -> list[str]:
     """An option as `osediff upscale` takes it."""
-    if key.replace("-", "_") not in _FLAGS:
+    if key.replace("-", "_") not in _own(flags=True):
         return [f"--{key}={value}"]
     if value not in ("yes", "no"):
         raise OptionError(f"{path} takes {key}=yes or {key}=no, not {quoted(value)}.")
@@ -185,16 +197,16 @@ class Record:
             return cls(file, made_by)
         return cls(file, made_by, facts, {k: v for k, v in pictures.items() if isinstance(v, dict)})
 
-    def has(self, job: Job) -> bool:
+    def has(self, job: FileJob) -> bool:
         """Whether the result is there, of the picture as it is now, and as it was written."""
         known = self.pictures.get(job.output.name, {})
         return (
-            is_done(job)
+            is_done(job.output)
             and known.get("input") == _stamp(job.source)
             and known.get("output") == _stamp(job.output)
         )
 
-    def add(self, job: Job, seconds: float | None) -> None:
+    def add(self, job: FileJob, seconds: float | None) -> None:
         """A result that was just written. Raises ImageError, DiskFull where this cannot be noted."""
         stamps = {"input": _stamp(job.source), "output": _stamp(job.output)}
         self.pictures[job.output.name] = {"seconds": seconds, **stamps}
@@ -221,7 +233,7 @@ def _made_by(settings: Settings | None) -> dict[str, Any]:
         return {}
     paths = [settings.weights, settings.base, settings.decoder, settings.dape, settings.ram]
     return {
-        "settings": asdict(settings),
+        "settings": options_of(settings),
         "files": {path: _stamps(Path(path)) for path in paths if path is not None and os.path.exists(path)},
     }
 

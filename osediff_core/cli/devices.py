@@ -5,17 +5,19 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import platform
 import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ..batch.record import MOST_ATTEMPTS, RunEnds, failed, unfinished
-from ..batch.restorer import Restorer, Settings, Task, UpscaleResult
+from ..batch.job import Job, Recipe, Task, Work
+from ..batch.record import MOST_ATTEMPTS, Result, RunEnds, failed, unfinished
+from ..batch.work import work_on
 from ..errors import OSEDiffError, WorkerDied, unforeseen
 from ..interrupts import held, pass_on
 from .progress import Progress
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("osediff_core")
 
-Pair = tuple[Task, UpscaleResult]
+Tell = Callable[[int, list[Result], str, int], None]  # number of the job, its records, node, attempt
 _LONGEST_END = 15  # seconds that a process has to leave the picture it is at
 
 
@@ -42,29 +44,30 @@ def devices_of(text: str) -> list[str]:
     return [str(parse_device(one)) for one in named]
 
 
-def restore_on(
+def work_side_by_side(
     devices: Sequence[str],
     args: argparse.Namespace,
-    settings: Settings,
-    pairs: Sequence[Pair],
-    progress: Progress[Any],
-) -> Iterator[UpscaleResult]:
-    """Yields the result of each pair when its picture is begun; its status says how far it came.
+    recipe: Recipe,
+    jobs: Sequence[Job],
+    progress: Progress[Job],
+    tell: Tell,
+) -> None:
+    """Has the jobs done, on each device a process; tells of each when it has come to its end.
 
-    Raises what `Restorer.work` does, and WorkerDied for a process that ends before it has a picture.
+    Raises what `Work.work` does, and WorkerDied for a process that ends before it has a picture.
     """
-    pool = _Pool(args, settings, pairs, progress)
+    pool = _Pool(args, recipe, jobs, progress, tell)
     try:
-        for device in devices[: len(pairs)]:
+        for device in devices[: len(jobs)]:
             pool.start(device)
-        yield from pool.run()
+        pool.run()
     finally:
         pool.stop()
 
 
 @dataclass
 class _Worker:
-    """index: of the pair at work, if there is one. ready: has its model."""
+    """index: of the job at work, if there is one. ready: has its model."""
 
     device: str
     process: BaseProcess
@@ -75,13 +78,17 @@ class _Worker:
 
 class _Pool:
     def __init__(
-        self, args: argparse.Namespace, settings: Settings, pairs: Sequence[Pair], progress: Progress[Any]
+        self,
+        args: argparse.Namespace,
+        recipe: Recipe,
+        jobs: Sequence[Job],
+        progress: Progress[Job],
+        tell: Tell,
     ) -> None:
-        self.args, self.settings, self.pairs, self.progress = args, settings, pairs, progress
-        self.waiting = deque(range(len(pairs)))
-        self.attempts = [0] * len(pairs)
+        self.args, self.recipe, self.jobs, self.progress, self.tell = args, recipe, jobs, progress, tell
+        self.waiting = deque(range(len(jobs)))
+        self.attempts = [0] * len(jobs)
         self.workers: list[_Worker] = []
-        self.processes = 0
 
     def start(self, device: str) -> None:
         from multiprocessing import get_context
@@ -89,34 +96,30 @@ class _Pool:
         context = get_context("spawn")  # a fork would share CUDA's state
         mine, theirs = context.Pipe()
         quiet = {name: getattr(self.args, name) for name in ("json", "json_lines", "quiet", "debug")}
-        settings = replace(self.settings, device=device)
-        process = context.Process(target=_serve, args=(theirs, settings, quiet), daemon=True)
+        recipe = replace(self.recipe, device=device)  # type: ignore[type-var]
+        process = context.Process(target=_serve, args=(theirs, recipe, quiet), daemon=True)
         with _deaf_to_ctrl_c():
             process.start()
         theirs.close()
         self.workers.append(_Worker(device, process, mine))
 
-    def run(self) -> Iterator[UpscaleResult]:
+    def run(self) -> None:
         from multiprocessing.connection import wait
 
         while self.waiting or any(one.index is not None for one in self.workers):
             for worker in self.workers:
                 if worker.ready and worker.index is None and self.waiting:
-                    yield from self._hand_out(worker)
+                    self._hand_out(worker)
             heard = wait([one.talk for one in self.workers], timeout=0.5)
             pass_on()
             for worker in [one for one in self.workers if one.talk in heard]:
                 self._hear(worker)
 
-    def _hand_out(self, worker: _Worker) -> Iterator[UpscaleResult]:
+    def _hand_out(self, worker: _Worker) -> None:
         worker.index = index = self.waiting.popleft()
-        result = self.pairs[index][1]
         self.attempts[index] += 1
-        if self.attempts[index] == 1:
-            yield result
-            self.progress.at(index).begin(result.input)
         try:
-            worker.talk.send((self.pairs[index], self.args.debug))
+            worker.talk.send((self.jobs[index], self.args.debug))
         except OSError:
             pass  # it is dead, which is heard next
 
@@ -131,6 +134,8 @@ class _Pool:
         elif what == "log":
             level, text = said
             logger.log(level, "%s", text)
+        elif what == "picture" and worker.index is not None:
+            self.progress.at(worker.index).begin(*said)
         elif what == "step" and worker.index is not None:
             self.progress.at(worker.index).step(*said)
         elif what == "end" and worker.index is not None:
@@ -140,11 +145,8 @@ class _Pool:
             worker.index = None
             raise said[0]
 
-    def _end(self, index: int, came: UpscaleResult) -> None:
-        result = self.pairs[index][1]
-        vars(result).update(vars(came))
-        self.progress.at(index).end(result)
-        self.progress.advance()
+    def _end(self, index: int, came: list[Result]) -> None:
+        self.tell(index, came, platform.node(), self.attempts[index])
 
     def _bury(self, worker: _Worker) -> None:
         """Of a process that ended by itself: another takes its place, and its picture has other tries."""
@@ -157,12 +159,13 @@ class _Pool:
                 f"The process on {worker.device} ended before its first picture ({how}); free memory there, or give "
                 "fewer devices."
             )
-        result = self.pairs[worker.index][1]
         if self.attempts[worker.index] < MOST_ATTEMPTS:
             self.waiting.appendleft(worker.index)
         else:
+            job, work = self.jobs[worker.index], self.recipe.open()
+            result = work.kind(str(job.source), str(job.output) if work.writes else None)
             message = unfinished(result.input, MOST_ATTEMPTS, how)
-            self._end(worker.index, failed(result, message, WorkerDied.__name__))
+            self._end(worker.index, [failed(result, message, WorkerDied.__name__)])
         if self.waiting:
             self.start(worker.device)
 
@@ -214,7 +217,7 @@ class _Say(logging.Handler):
             self.talk.send(("log", record.levelno, self.format(record)))
 
 
-def _serve(talk: Connection, settings: Settings, shown: dict[str, Any]) -> None:
+def _serve(talk: Connection, recipe: Recipe, shown: dict[str, Any]) -> None:
     """The life of such a process."""
     os.dup2(2, 1)  # what libraries print is no result
     logger.addHandler(_Say(talk))
@@ -222,7 +225,7 @@ def _serve(talk: Connection, settings: Settings, shown: dict[str, Any]) -> None:
     set_levels(argparse.Namespace(**shown))
     try:
         with listening():
-            _work(talk, Restorer(settings))
+            _work(talk, recipe.open())
     except KeyboardInterrupt:
         pass
     except (EOFError, OSError):
@@ -230,24 +233,31 @@ def _serve(talk: Connection, settings: Settings, shown: dict[str, Any]) -> None:
     except Exception as error:
         stop = RunEnds() if isinstance(error, RunEnds) else error
         if not isinstance(stop, OSEDiffError | RunEnds):  # others may not be fit to be sent
-            stop = WorkerDied(f"The process on {settings.device} could not go on ({unforeseen(error)}).")
+            stop = WorkerDied(f"The process on {recipe.device} could not go on ({unforeseen(error)}).")
         talk.send(("stop", stop))
 
 
-def _work(talk: Connection, restorer: Restorer) -> None:
-    restorer.load()
+def _work(talk: Connection, work: Work) -> None:
+    work.load()
     talk.send(("ready",))
-    while True:
-        (task, result), debug = talk.recv()
 
-        def step(done: int, total: int) -> None:
-            pass_on()
+    def step(done: int, total: int) -> None:
+        pass_on()
+        with held():
+            talk.send(("step", done, total))
+
+    while True:
+        job, debug = talk.recv()
+        results: list[Result] = []
+
+        def one(task: Task, result: Result, debug: bool = debug) -> None:
             with held():
-                talk.send(("step", done, total))
+                talk.send(("picture", result.input))
+            work.work(task, result, step, debug=debug)
 
         try:
-            restorer.work(task, result, step, debug=debug)
+            work_on(job, work, one, results)
         finally:
-            if result.status != "begun":
+            if any(result.status != "begun" for result in results):
                 with held():
-                    talk.send(("end", result))
+                    talk.send(("end", results))

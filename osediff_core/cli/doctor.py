@@ -24,6 +24,7 @@ _PACKAGE = "osediff"
 _PURPOSES = {
     "": "everything",
     "eval": "the metrics of osediff evaluate",
+    "cluster": "--engine ray, object stores and manifests",
     "train": "training",
 }  # extra -> purpose
 _GB = 1e9

@@ -5,23 +5,29 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..atomic import write_bytes_atomically
+from ..batch.measuring import MeasureResult, MeasureSettings
+from ..batch.record import Result
 from ..errors import ImageError, OSEDiffError, amount, writing
 from ..evaluate.metrics import DEFAULT, METRICS
 from ..version import SCHEMA_VERSION, __version__
+from .devices import devices_of
 from .jobs import Job, check_outputs
+from .many import add_many, check_many, do_all
 from .naming import output_folder
 from .options import add_device, natural, without_effect
 from .outcome import DONE, FAILED, Outcome
 from .progress import Progress
+from .results import Results
 from .signals import ending
 
 if TYPE_CHECKING:
-    from ..evaluate.evaluation import Evaluation
+    from ..evaluate.evaluation import Case, Evaluation, Fail
     from ..evaluate.folders import Pairing, PicturePair
 
 logger = logging.getLogger(__name__)
@@ -52,7 +58,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="NAMES",
         help=f"osediff (the paper's nine), or some of {', '.join(METRICS)} (default: osediff,d2)",
     )
-    add_device(add)
+    add_device(add, several=True)
     add("--allow-download", action="store_true", help="let pyiqa fetch the weights of metrics")
     add("--seed", type=natural, default=0, metavar="N", help="of the bootstrap intervals (default: 0)")
     add("--title", type=str, metavar="TEXT", help="of the report (default: the folder's name)")
@@ -63,6 +69,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="at most so many pictures in the report, half of them the worst (default: 24)",
     )
+    add_many(parser, shard=False)
 
 
 def run(args: argparse.Namespace) -> Outcome:
@@ -72,7 +79,9 @@ def run(args: argparse.Namespace) -> Outcome:
     from ..runtime.device import parse_device
 
     metrics = parse_metrics(args.metrics)
-    device = parse_device(args.device)
+    devices = devices_of(args.device)
+    device = parse_device(devices[0])
+    check_many(args, [])
     results = Path(args.results)
     truth, lq = (None if path is None else Path(path) for path in (args.truth, args.lq))
     output = None if args.output is None else Path(args.output)
@@ -90,6 +99,7 @@ def run(args: argparse.Namespace) -> Outcome:
         allow_download=args.allow_download,
         seed=args.seed,
         progress=lambda pairs: _telling(args, pairs),
+        elsewhere=partial(_elsewhere, args, pairing) if args.engine == "ray" or len(devices) > 1 else None,
     )
     data = {
         "command": "evaluate",
@@ -123,6 +133,43 @@ def _telling(args: argparse.Namespace, pairs: Sequence[PicturePair]) -> Iterator
         for pair in progress:
             progress.begin(str(pair.result))
             yield pair
+
+
+class _Scores(Results):
+    """Takes records of pictures as cases of an evaluation."""
+
+    def __init__(self, pairs: Mapping[str, PicturePair], take: Callable[[Case], None], fail: Fail) -> None:
+        super().__init__(kept=False)
+        self.pairs, self.take, self.fail = pairs, take, fail
+
+    def add(self, found: Iterable[Result]) -> None:
+        """Those of one picture."""
+        from ..evaluate.evaluation import Case
+
+        for one in found:
+            pair = self.pairs[one.input]
+            if one.error is not None:
+                self.fail(pair.name, one.error, one.kind or "")
+            elif isinstance(one, MeasureResult) and one.scores is not None and one.input_size is not None:
+                width, height = one.input_size
+                case = Case(pair.name, (width, height), pair, one.scores, one.bicubic, one.notes or [])
+                self.take(case)
+
+
+def _elsewhere(
+    args: argparse.Namespace,
+    pairing: Pairing,
+    metrics: Sequence[str],
+    take: Callable[[Case], None],
+    fail: Fail,
+) -> None:
+    jobs = [
+        Job(pair.result, pair.result, number, beside=(pair.truth, pair.lq))
+        for number, pair in enumerate(pairing.pairs, 1)
+    ]
+    settings = MeasureSettings(tuple(metrics), args.truth is not None, args.device, args.allow_download)
+    scores = _Scores({str(pair.result): pair for pair in pairing.pairs}, take, fail)
+    do_all(args, settings, jobs, scores, "evaluating")
 
 
 def _counts(found: Evaluation, pairing: Pairing) -> list[str]:

@@ -20,7 +20,19 @@ from ..errors import OptionError, unforeseen
 from ..interrupts import heard
 from ..printable import quoted
 from ..version import SCHEMA_VERSION, __version__
-from . import compare, completion, convert, degrade, doctor, download, evaluate, info, tag, upscale
+from . import (
+    compare,
+    completion,
+    convert,
+    degrade,
+    doctor,
+    download,
+    evaluate,
+    info,
+    manifest,
+    tag,
+    upscale,
+)
 from .entry import explained
 from .options import Parser, add_common
 from .outcome import DONE, FAILED, Outcome
@@ -36,6 +48,7 @@ COMMANDS = {
     "degrade": degrade,
     "evaluate": evaluate,
     "compare": compare,
+    "manifest": manifest,
     "convert": convert,
     "info": info,
     "download": download,

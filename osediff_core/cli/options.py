@@ -11,11 +11,12 @@ import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
+from ..batch.job import FORMATS, Job
+from ..batch.places import STREAM
 from ..choices import DTYPES, JPEG_QUALITY
 from ..errors import CheckpointError, OptionError
 from ..printable import quoted
 from ..regular import check_regular
-from .jobs import FORMATS, STREAM, Job
 from .naming import Template
 
 logger = logging.getLogger(__name__)
@@ -114,8 +115,19 @@ def add_pictures(parser: argparse.ArgumentParser) -> None:
 def add_inputs(parser: argparse.ArgumentParser) -> None:
     """The pictures to read."""
     add = parser.add_argument
-    add("inputs", metavar="IN", nargs="+", help="pictures, folders of pictures, or - for standard input")
+    add(
+        "inputs",
+        metavar="IN",
+        nargs="+",
+        help="pictures, folders of pictures, .txt lists of paths, webdataset .tar, .parquet, URIs of S3, GCS and the "
+        "like, or - for standard input",
+    )
     add("--recursive", action="store_true", help="search sub-folders, and keep them in the output")
+    add(
+        "--column",
+        metavar="NAME",
+        help="of .parquet: with the pictures' bytes (default: the only such, or image)",
+    )
 
 
 def check_pictures(args: argparse.Namespace, jobs: Sequence[Job]) -> None:

@@ -5,26 +5,50 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
+from ..batch.job import Job, done_among
+from ..batch.places import STREAM, Place
 from ..batch.record import Result, RunEnds, failed
 from ..interrupts import heard, pass_on
-from .jobs import Job, Unreadable, is_done
+from .jobs import Unreadable
 from .outcome import DONE, FAILED, Outcome
 from .signals import ending
 
 
-def unreadable_results(found: Iterable[Unreadable], kind: type[Result] = Result) -> list[Result]:
+class Results(list[Result]):
+    """Those of a run; where not all are wanted at its end, failures alone are kept, and the others counted.
+
+    more: how many more pictures there were than jobs, as a file may hold many.
+    """
+
+    def __init__(self, kept: bool = True) -> None:
+        super().__init__()
+        self.kept = kept
+        self.counts: Counter[str] = Counter()
+        self.more = 0
+
+    def add(self, found: Iterable[Result]) -> None:
+        """What came of one job; what was only begun counts as not done."""
+        ended = [one for one in found if one.status != "begun"]
+        self.counts.update(one.status for one in ended)
+        self.extend(one for one in ended if self.kept or one.status == "failed")
+        self.more += max(0, len(ended) - 1)
+
+
+def unreadable_results(found: Iterable[Unreadable], results: Results, kind: type[Result] = Result) -> None:
     """Failed results, for inputs that give no job."""
-    return [failed(kind(str(path), None), message) for path, message in found]
+    for path, message in found:
+        results.add([failed(kind(str(path), None), message)])
 
 
-def skip_existing(jobs: Sequence[Job], results: list[Result], kind: type[Result] = Result) -> list[Job]:
+def skip_existing(jobs: Sequence[Job], results: Results, kind: type[Result] = Result) -> list[Job]:
     """The jobs whose output is not there yet; the others become results."""
-    done = {job for job in jobs if is_done(job)}
-    results += [kind(str(job.source), str(job.output), "skipped") for job in jobs if job in done]
-    return [job for job in jobs if job not in done]
+    done: set[Place] = done_among([job.output for job in jobs if job.output != STREAM])
+    for job in jobs:
+        if job.output in done:
+            results.add([kind(str(job.source), str(job.output), "skipped")])
+    return [job for job in jobs if job.output not in done]
 
 
 def ends_early(work: Callable[[], None]) -> bool:
@@ -55,30 +79,29 @@ def planned(outcome: Outcome, results: Sequence[Result]) -> Outcome:
 def summary(
     command: str,
     done: str,
-    results: list[Result],
+    results: Results,
     total: int,
     interrupted: bool,
     options: dict[str, Any],
-    left_out: Iterable[Path] = (),
+    left_out: Iterable[Place] = (),
 ) -> Outcome:
     """All results in words and as JSON.
 
-    done: the status of a success. options: what the record repeats of them. left_out: pictures of formats that are not
-    read.
+    done: the status of a success. total: the number of jobs. options: what the record repeats of them. left_out:
+    pictures of formats that are not read.
     """
     statuses = [done, "skipped", "failed"]
-    if any(result.status == "planned" for result in results):
+    if results.counts["planned"]:
         statuses.insert(1, "planned")
-    by_status = {s: [r for r in results if r.status == s] for s in statuses}
-    counts = {name: len(found) for name, found in by_status.items()}
-    left = total - sum(counts.values())
+    counts = {name: results.counts[name] for name in statuses}
+    left = total + results.more - sum(counts.values())
     word, code = ending()
     text = ", ".join(f"{count} {name}" for name, count in counts.items())
     if interrupted:
         text += f", {left} not done: {word}, what was finished is kept"
     elif left:
         text += f", {left} not done"
-    lines = [text, *(f"  failed: {result.input}" for result in by_status["failed"])]
+    lines = [text, *(f"  failed: {result.input}" for result in results if result.status == "failed")]
     data: dict[str, Any] = {
         "command": command,
         **counts,
@@ -86,7 +109,7 @@ def summary(
         "interrupted": interrupted,
         "left_out": dict(Counter(path.suffix.lower() for path in left_out)),
         **options,
-        "results": [asdict(result) for result in results if result.status in by_status],
+        "results": [asdict(result) for result in results],
     }
     status = code if interrupted else FAILED if counts["failed"] else DONE
     return Outcome(status, [], data, lines)

@@ -5,19 +5,16 @@ from __future__ import annotations
 import argparse
 import logging
 import re
-from collections.abc import Sequence
 from dataclasses import fields
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .. import color
-from ..batch.record import MOST_ATTEMPTS
 from ..batch.restorer import Settings
-from ..batch.shard import Shard
 from ..choices import LEAST_VAE_MEMORY, LEAST_VAE_TILE, TINY, VAE_ATTENTIONS
 from ..errors import OptionError
 from ..printable import quoted
 from ..tiles.grid import GRIDS
-from .jobs import STREAM, Job
+from .many import add_many
 from .options import (
     add_dtype_and_device,
     add_pictures,
@@ -28,13 +25,14 @@ from .options import (
     natural,
     number,
     positive,
-    whole,
     without_effect,
 )
 
+if TYPE_CHECKING:
+    from ..pipeline import RestoreOptions
+
 logger = logging.getLogger(__name__)
 
-MANIFEST = "_manifest"  # folder of the engine's report, in that of the results
 _MOST_STRENGTH = 100.0
 _MOST_GIGABYTES = 1e6
 _LEAST_TILE = 8  # latents: the UNet halves them three times
@@ -57,7 +55,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     _add_model(parser)
     _add_restoration(parser)
     add_tagger(parser)
-    _add_many(parser)
+    add_many(parser)
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
@@ -170,80 +168,6 @@ def _add_restoration(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=natural, default=0, metavar="N", help="of --sample-posterior (default: 0)")
 
 
-def _add_many(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("many pictures").add_argument
-    add(
-        "--shard",
-        type=_shard,
-        metavar="I/N",
-        help="only the I-th of N parts of the pictures, for N runs side by side (I from 1)",
-    )
-    add(
-        "--engine",
-        choices=("plain", "ray"),
-        default="plain",
-        help="ray: actors on this machine or a cluster, needs osediff[cluster] (default: plain)",
-    )
-    add("--address", metavar="HOST:PORT", help="of a Ray cluster, or auto (default: this machine alone)")
-    add("--actors", type=_actors, metavar="MIN:MAX", help="models at work (default: one for each GPU, or 1)")
-    add(
-        "--gpus-per-actor",
-        type=_gpus,
-        metavar="X",
-        help="0.5: two share one; 0: none (default: 1 where there are GPUs)",
-    )
-    add("--manifest", metavar="FOLDER", help=f"of the engine's report (default: {MANIFEST} in OUT)")
-    add(
-        "--attempts",
-        type=whole(1, 100),
-        default=MOST_ATTEMPTS,
-        metavar="N",
-        help=f"at a picture that ends its worker (default: {MOST_ATTEMPTS})",
-    )
-
-
-def _actors(text: str) -> tuple[int, int]:
-    parts = [whole(1, 100_000)(part) for part in text.split(":")]
-    if len(parts) > 2 or parts[0] > parts[-1]:
-        raise argparse.ArgumentTypeError(f"{quoted(text)} is not N or MIN:MAX, for example 1:8")
-    return parts[0], parts[-1]
-
-
-def _gpus(text: str) -> float:
-    value = number(text)
-    if value < 0 or (value > 1 and value != int(value)):
-        raise argparse.ArgumentTypeError(f"{quoted(text)} is no whole number, and no part of one GPU")
-    return value
-
-
-def check_engine(args: argparse.Namespace, jobs: Sequence[Job]) -> None:
-    """Refuses and warns of options of the engines that make no sense. Raises OptionError."""
-    given = ("address", "actors", "gpus_per_actor", "manifest")
-    if args.engine != "ray":
-        for name in given:
-            option = f"--{name.replace('_', '-')}"
-            without_effect(getattr(args, name) is not None, option, "it is for --engine ray")
-        return
-    if STREAM in {path for job in jobs for path in (job.source, job.output)}:
-        raise OptionError("--engine ray has no standard input and output; give files or folders.")
-    if args.device not in ("auto", "cpu", "cuda"):
-        raise OptionError(
-            "With --engine ray, Ray hands out devices; give --device cpu or none, and --actors."
-        )
-    if args.dry_run:
-        raise OptionError("--dry-run is for one machine; leave out --engine ray.")
-    if args.manifest is None:
-        one_file = any(job.output == Path(args.output) for job in jobs)
-        args.manifest = str((Path(args.output).parent if one_file else Path(args.output)) / MANIFEST)
-
-
-def _shard(text: str) -> Shard:
-    try:
-        return Shard.parse(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{quoted(text)} {error}") from None
-
-
 def size(text: str) -> tuple[int, int]:
     width, _, height = text.lower().partition("x")
     try:
@@ -329,6 +253,15 @@ def check(args: argparse.Namespace) -> None:
 
 def settings_of(args: argparse.Namespace) -> Settings:
     """Of options of `osediff upscale`."""
-    given = {one.name: getattr(args, one.name) for one in fields(Settings) if hasattr(args, one.name)}
+    own = {one.name: getattr(args, one.name) for one in fields(Settings) if hasattr(args, one.name)}
     sliders = {name: value for name in SLIDERS if (value := getattr(args, name)) is not None}
-    return Settings(**given, sliders=sliders)
+    return Settings(_options(args), **own, sliders=sliders)
+
+
+def _options(args: argparse.Namespace) -> RestoreOptions:
+    from ..pipeline import RestoreOptions
+    from ..tiles.vae import VAETiling
+
+    given = {one.name: getattr(args, one.name) for one in fields(RestoreOptions) if hasattr(args, one.name)}
+    vae = VAETiling(args.vae_tile, args.vae_memory, args.vae_attention)
+    return RestoreOptions(**{**given, "color_fix": RestoreOptions.color_fix, "vae": vae})

@@ -10,43 +10,48 @@ import io
 import json
 import os
 import secrets
+import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..atomic import write_bytes_atomically
-from ..batch.restorer import Settings
-from ..errors import ImageError, OptionError, explained, writing
+from ..batch.job import Recipe, options_of
+from ..batch.places import Place, Remote, files_below, kind_of, read_bytes, write_bytes
+from ..batch.record import Result
+from ..errors import ImageError, OptionError, explained, first_line
 from ..version import __version__
 
 _ROWS = 1000  # in a file, at most
-_RANK = {"restored": 0, "skipped": 1, "failed": 2}
+_RANK = {"skipped": 1, "failed": 2}  # behind what was done
 _ENDS = 2**20  # bytes of a file's beginning and end that tell it from others
-_NO_MATTER = {"device", "allow_download"}  # of the settings, for the results
+_NO_MATTER = {"device", "allow_download", "vae_folder"}  # of the settings, for the results
 
 
 class Manifest:
     """A folder. Rows wait in memory until there are many, or the end."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Place) -> None:
         self.folder = folder
         self.run = secrets.token_hex(4)
         self._rows: list[dict[str, Any]] = []
         self._files = 0
         self._new: dict[str, Any] | None = None
 
-    def begin(self, settings: Settings, names: Mapping[str, Any]) -> None:
-        """Settings, and `names`, what decides how results are called; noted once there is a row.
+    def begin(self, recipe: Recipe, names: Mapping[str, Any]) -> None:
+        """The recipe, and `names`, what decides how results are called; noted once there is a row.
 
         Raises OptionError where an earlier run had other ones, whose results these would be mixed with; ImageError.
         """
-        mine = json.loads(json.dumps({"version": __version__, **_identity(settings), **names}))
+        try:
+            import pyarrow.parquet  # noqa: F401 - better now than with the first rows
+        except ImportError as error:
+            raise OptionError(
+                f"A manifest needs pyarrow ({first_line(error)}); install it: pip install 'osediff[cluster]'."
+            ) from error
+        mine = json.loads(json.dumps({"version": __version__, **_identity(recipe), **names}))
         path = self.folder / "run.json"
-        with explained(
-            ImageError, f"{path} cannot be read", "change its permissions, or give another --manifest"
-        ):
-            text = path.read_text(encoding="utf-8") if path.exists() else None
+        there = kind_of(path) if isinstance(path, Remote) else path.exists()
+        text = read_bytes(path).decode("utf-8", "replace") if there else None
         if text is None:
             self._new = mine
             return
@@ -61,12 +66,13 @@ class Manifest:
                 f"The results there were made with other options ({said}); give the same, or another output."
             )
 
-    def add(self, record: Mapping[str, Any], node: str, attempt: int) -> None:
+    def add(self, result: Result, node: str, attempt: int) -> None:
         """What became of a picture. Raises ImageError, DiskFull."""
         if self._new is not None:
-            self._write("run.json", json.dumps(self._new, indent=2).encode())
+            write_bytes(self.folder / "run.json", json.dumps(self._new, indent=2).encode())
             self._new = None
-        self._rows.append({**record, "node": node, "attempt": attempt, "run": self.run})
+        said = {"node": node, "attempt": attempt, "run": self.run, "ended": time.time()}
+        self._rows.append({**vars(result), **said})
         if len(self._rows) >= _ROWS:
             self.flush()
 
@@ -79,54 +85,70 @@ class Manifest:
 
         data = io.BytesIO()
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(list(map(_plain, self._rows)), schema()), data)
-        self._write(f"{self.run}-{self._files:05}.parquet", data.getvalue())
+        write_bytes(self.folder / f"{self.run}-{self._files:05}.parquet", data.getvalue())
         self._rows, self._files = [], self._files + 1
-
-    def _write(self, name: str, data: bytes) -> None:
-        with writing(ImageError, f"{self.folder / name} cannot be written", "give another --manifest"):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            write_bytes_atomically(self.folder / name, data)
 
 
 def schema() -> Any:  # noqa: ANN401 - pyarrow's, which is imported late
-    """The columns: those of a record, and the node, the attempt and the run it came from."""
+    """The columns: those of a record, in `more` as JSON what only some commands say, and the node, the attempt and the
+    run it came from, and when it came to its end (seconds, UTC).
+    """
     import pyarrow as pa
 
     size = pa.list_(pa.int32())
     texts = {
-        name: pa.string() for name in ("input", "output", "status", "error", "kind", "prompt", "node", "run")
+        name: pa.string()
+        for name in ("input", "output", "status", "error", "kind", "prompt", "more", "node", "run")
     }
     return pa.schema(
-        {**texts, "seconds": pa.float64(), "input_size": size, "output_size": size, "attempt": pa.int32()}
+        {
+            **texts,
+            "seconds": pa.float64(),
+            "ended": pa.float64(),
+            "input_size": size,
+            "output_size": size,
+            "attempt": pa.int32(),
+        }
         | {"notes": pa.list_(pa.string())}
     )
 
 
-def read_manifest(folder: Path) -> list[dict[str, Any]]:
-    """One row for each picture: of several the best, restored before skipped before failed."""
+def read_manifest(folder: Place) -> list[dict[str, Any]]:
+    """One row for each picture: of several the best, done before skipped before failed. Raises ImageError."""
     import pyarrow.parquet
 
+    if isinstance(folder, Remote):
+        files: list[Place] = [path for path, _ in files_below(folder, recursive=False)]
+    else:
+        files = [*sorted(folder.glob("*"))]
     best: dict[str, dict[str, Any]] = {}
-    for path in sorted(folder.glob("*.parquet")):
-        for row in pyarrow.parquet.read_table(path).to_pylist():
+    for path in files:
+        if path.suffix != ".parquet":
+            continue
+        for row in pyarrow.parquet.read_table(io.BytesIO(read_bytes(path))).to_pylist():
             other = best.get(row["input"])
-            if other is None or _RANK[row["status"]] < _RANK[other["status"]]:
+            if other is None or _RANK.get(row["status"], 0) < _RANK.get(other["status"], 0):
                 best[row["input"]] = row
     return list(best.values())
 
 
 def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Names may hold bytes that are no text, which parquet cannot."""
-    return {
+    """Names may hold bytes that are no text, which parquet cannot; what has no column goes into `more`."""
+    columns = set(schema().names)
+    more = {name: value for name, value in row.items() if name not in columns and value is not None}
+    told = {
         name: value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
         for name, value in row.items()
+        if name in columns
     }
+    return told | {"more": json.dumps(more) if more else None}
 
 
-def _identity(settings: Settings) -> dict[str, Any]:
-    """What of the settings the results depend on; files of weights by their content."""
-    found = {name: value for name, value in asdict(settings).items() if name not in _NO_MATTER}
-    files = {one: _mark(found[one]) for one in ("base", "weights", "decoder", "dape", "ram") if found[one]}
+def _identity(recipe: Recipe) -> dict[str, Any]:
+    """What of a recipe the results depend on; files of weights by their content."""
+    found = {name: value for name, value in options_of(recipe).items() if name not in _NO_MATTER}
+    named = {one: found.get(one) for one in ("base", "weights", "decoder", "dape", "ram", "preset")}
+    files = {one: _mark(name) for one, name in named.items() if name}
     return {**found, "content": {name: mark for name, mark in files.items() if mark}}
 
 

@@ -1,26 +1,27 @@
-"""Run of a batch on Ray Data: places of pictures go to actors that hold the model, records come back."""
+"""Run of a batch on Ray Data: places of pictures go to actors that hold the model, records come back.
+
+Only what is on its way is in memory, beside the jobs themselves: records are told as they come.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
-import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
 from .. import errors
-from ..batch.record import MOST_ATTEMPTS, RunEnds, failed
-from ..batch.restorer import Settings, UpscaleResult
+from ..batch.job import Job, Recipe, as_text, done_among
+from ..batch.record import MOST_ATTEMPTS, Result, RunEnds, failed
 from ..errors import OptionError, OSEDiffError, WorkerDied, amount, first_line
 from ..interrupts import pass_on
 from . import session
 from .attempts import Attempts
-from .manifest import Manifest
 from .worker import FOUND, Worker
 
 logger = logging.getLogger(__name__)
@@ -48,68 +49,58 @@ class Cluster:
     patience: float = _PATIENCE
 
 
-def restore_on_ray(
-    cluster: Cluster,
-    settings: Settings,
-    results: Sequence[UpscaleResult],
-    manifest: Manifest,
-    tell: Callable[[int, UpscaleResult], None],
-) -> None:
-    """Fills in the results, whose input and output are files; tells each, with its index, when it is known.
+Tell = Callable[[int, list[Result], str, int], None]  # number of the job, its records, node, attempt
+
+
+def run_on_ray(cluster: Cluster, recipe: Recipe, jobs: Sequence[Job], tell: Tell) -> None:
+    """Has the jobs done, of files alone; tells of each when it is known.
 
     Raises OptionError for what the machines cannot do, what keeps the model from being loaded, RunEnds after a picture
     whose error all would meet, and WorkerDied when no machine is left.
     """
-    if not results:
+    if not jobs:
         return
-    with _session(cluster, settings) as ray:
+    with _session(cluster, recipe) as ray:
         session.quiet()
-        run = _Run(ray, cluster, settings, results, manifest, tell)
+        run = _Run(ray, cluster, recipe, jobs, tell)
         try:
             run.all()
         finally:
             run.find()
-            manifest.flush()
         run.check()
 
 
-def _session(cluster: Cluster, settings: Settings) -> Any:  # noqa: ANN401 - a context
+def _session(cluster: Cluster, recipe: Recipe) -> Any:  # noqa: ANN401 - a context
     if cluster.address is not None:
         return session.joined(cluster.address)
-    gpus = _gpus(settings)
+    gpus = _gpus(recipe)
     least, most = cluster.actors or (1, 1)
     most = most if cluster.actors else max(1, int(gpus / (cluster.gpus or 1)))
     # of its own, CPUs are only a number by which actors find a place
     return session.private(max(least, most) + 1, gpus)
 
 
-def _gpus(settings: Settings) -> int:
+def _gpus(recipe: Recipe) -> int:
     """GPUs of this machine that CUDA may use; 0 for another device."""
     import torch
 
-    return torch.cuda.device_count() if settings.device in ("auto", "cuda") else 0
+    return torch.cuda.device_count() if recipe.device in ("auto", "cuda") else 0
 
 
 class _Run:
     def __init__(
-        self,
-        ray: ModuleType,
-        cluster: Cluster,
-        settings: Settings,
-        results: Sequence[UpscaleResult],
-        manifest: Manifest,
-        tell: Callable[[int, UpscaleResult], None],
+        self, ray: ModuleType, cluster: Cluster, recipe: Recipe, jobs: Sequence[Job], tell: Tell
     ) -> None:
-        self.tell = tell
-        self.ray, self.cluster, self.settings = ray, cluster, settings
-        self.results, self.manifest = results, manifest
+        self.ray, self.cluster, self.recipe, self.jobs, self.tell = ray, cluster, recipe, jobs, tell
+        self.work = recipe.open()
+        self.known = bytearray(len(jobs))  # 1: told
         self.cpus, self.gpus, self.least, self.most = self._share()
         self.told: queue.SimpleQueue[dict[str, Any] | BaseException | None] = queue.SimpleQueue()
 
     def _share(self) -> tuple[float, float, int, int]:
         """(CPUs of an actor, GPUs of an actor, actors at least, at most). Raises OptionError where these do not fit."""
         total = self.ray.cluster_resources()
-        there = total.get("GPU", 0) if self.settings.device in ("auto", "cuda") else 0
+        there = total.get("GPU", 0) if self.recipe.device in ("auto", "cuda") else 0
         gpus = self.cluster.gpus if self.cluster.gpus is not None else float(there > 0)
         if gpus > there:
             raise OptionError(
@@ -164,42 +155,45 @@ class _Run:
         return seen
 
     def _take(self, row: dict[str, Any]) -> None:
-        record, result = json.loads(row["record"]), self.results[row["index"]]
-        if "stop" in record:
-            raise getattr(errors, record["kind"], OSEDiffError)(record["stop"])
-        if result.status != "begun":  # a block that was lost is made again
+        records = json.loads(row["records"])
+        if "stop" in records:
+            raise getattr(errors, records["kind"], OSEDiffError)(records["stop"])
+        if self.known[row["index"]]:  # a block that was lost is made again
             return
-        vars(result).update(record)
-        self._report(result, row["node"], row["attempt"])
-        self.tell(row["index"], result)
-        if result.kind == errors.DiskFull.__name__:
+        results = [self.work.kind(**one) for one in records]
+        for result in results:
+            for note in result.notes or ():
+                logger.warning("%s: %s", result.input, note)
+            if result.error:
+                logger.error("%s", result.error)
+            else:
+                logger.info("%s -> %s (%s)", result.input, result.output or result.status, row["node"])
+        self._tell(row["index"], results, row["node"], row["attempt"])
+        if any(result.kind == errors.DiskFull.__name__ for result in results):
             raise RunEnds
 
-    def _report(self, result: UpscaleResult, node: str, attempt: int) -> None:
-        for note in result.notes or ():
-            logger.warning("%s: %s", result.input, note)
-        if result.error:
-            logger.error("%s", result.error)
-        else:
-            logger.info("%s -> %s (%s)", result.input, result.output, node)
-        self.manifest.add(vars(result), node, attempt)
+    def _tell(self, index: int, results: list[Result], node: str = "", attempt: int = 0) -> None:
+        self.known[index] = 1
+        self.tell(index, results, node, attempt)
+
+    def _unknown(self) -> Iterator[tuple[int, Job]]:
+        return ((index, job) for index, job in enumerate(self.jobs) if not self.known[index])
 
     def find(self) -> None:
         """Results that were written, but whose report was lost or still on its way."""
-        from ..images import is_picture
-
-        for index, result in enumerate(self.results):
-            if result.status == "begun" and result.output is not None and is_picture(result.output):
-                result.status, result.notes = "restored", [FOUND]
-                self.manifest.add(vars(result), "", 0)
-                self.tell(index, result)
+        if not self.work.writes or all(self.known):
+            return
+        done = done_among([job.output for _, job in self._unknown()])
+        for index, job in self._unknown():
+            if job.output in done:
+                result = self.work.kind(str(job.source), str(job.output), self.work.done, notes=[FOUND])
+                self._tell(index, [result])
 
     def check(self) -> None:
         """The check at the end: there is an answer for every picture."""
-        for index, result in enumerate(self.results):
-            if result.status == "begun":
-                message = f"{result.input} came back from no worker; run the same command again."
-                self.tell(index, failed(result, message, WorkerDied.__name__))
+        for index, job in self._unknown():
+            message = f"{job.source} came back from no worker; run the same command again."
+            self._tell(index, [failed(self.work.kind(str(job.source), None), message, WorkerDied.__name__)])
 
     def _consume(self) -> None:
         """In a thread of its own, so that the main one hears Ctrl-C and misses workers."""
@@ -220,10 +214,7 @@ class _Run:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         kept = {"max_restarts": -1, "max_task_retries": -1}
         attempts = ray.remote(Attempts).options(num_cpus=0, scheduling_strategy=here, **kept).remote()
-        rows = [
-            {"index": index, "source": os.fsencode(one.input), "output": os.fsencode(one.output or "")}
-            for index, one in enumerate(self.results)
-        ]
+        rows = [{"index": index, "job": as_text(job)} for index, job in enumerate(self.jobs)]
         size = min(_MOST_ROWS, max(1, len(rows) // (self.most * _BLOCKS)))
         return data.from_items(rows, override_num_blocks=-(-len(rows) // size)).map_batches(
             Worker,
@@ -232,7 +223,7 @@ class _Run:
             compute=data.ActorPoolStrategy(min_size=self.least, max_size=self.most),
             num_cpus=self.cpus,
             num_gpus=self.gpus,
-            fn_constructor_args=(self.settings, attempts, self.cluster.attempts, self._threads()),
+            fn_constructor_args=(self.recipe, attempts, self.cluster.attempts, self._threads()),
         )
 
     def _threads(self) -> int | None:

@@ -7,6 +7,7 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _OBJECT_STORE = 200 * 2**20  # bytes; places of pictures go through it, never pixels
+_ANSWER = 10.0  # seconds
 _LOOPBACK = ("127.", "::1")
 
 
@@ -69,10 +71,18 @@ def joined(address: str) -> Iterator[ModuleType]:
     ray = _ray()
     try:
         with _explained(f"No Ray cluster answers at {address}"), _own_signals():
+            _knock(address)
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
         yield ray
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Raises OSError, ValueError where nothing listens: Ray would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if host:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER).close()
 
 
 def _ray() -> ModuleType:

@@ -110,6 +110,12 @@ class Evaluation:
         }
 
 
+Fail = Callable[[str, str, str], None]  # name, the sentence that says why, the class of the error
+Elsewhere = Callable[
+    [Sequence[str], Callable[[Case], None], Fail], None
+]  # names of metrics, what takes a case
+
+
 def evaluate(
     pairs: Sequence[PicturePair],
     metrics: Sequence[Metric],
@@ -119,12 +125,14 @@ def evaluate(
     seed: int = 0,
     progress: Callable[[Sequence[PicturePair]], Iterator[PicturePair]] = iter,
     loaded: Loaded | None = None,
+    elsewhere: Elsewhere | None = None,
 ) -> Evaluation:
     """Measures every pair; one that cannot be read or does not fit costs the others nothing.
 
     Pictures are compared as 8-bit RGB, without alpha. seed: of the bootstrap intervals. progress: wraps the pairs, as
-    tqdm does. loaded: what `load_measures` gave, to be used again. Ctrl-C ends it with what is measured by then. Raises
-    MetricUnavailable if no metric is left, ImageError if no pair is left.
+    tqdm does. loaded: what `load_measures` gave, to be used again. elsewhere: measures them instead, in other
+    processes. Ctrl-C ends it with what is measured by then. Raises MetricUnavailable if no metric is left, ImageError
+    if no pair is left.
     """
     device = torch.device(device)
     with_truth = any(pair.truth is not None for pair in pairs)
@@ -136,23 +144,32 @@ def evaluate(
     failed: dict[str, str] = {}
     kinds: dict[str, str] = {}
     interrupted, together = False, {}
+
+    def fail(name: str, error: str, kind: str) -> None:
+        failed[name], kinds[name] = error, kind
+
     with WholeSet(of_set, skipped) as whole:
         try:
-            for pair in progress(pairs):
+            if elsewhere is not None:
+                elsewhere([metric.name for metric in of_each], cases.append, fail)
+                whole.give_up("takes all pictures in one process; give one --device and no --engine")
+            for pair in progress(pairs) if elsewhere is None else ():
                 try:
-                    case, pictures = _measure(pair, of_each)
+                    case, pictures = measure(pair, of_each)
                     whole.keep(case.name, pictures)
                     cases.append(case)
                 except OSEDiffError as error:
                     pass_on(error)
-                    failed[pair.name], kinds[pair.name] = str(error), type(error).__name__
                     logger.error("%s", error)
+                    fail(pair.name, str(error), type(error).__name__)
             together = whole.means()
         except KeyboardInterrupt:
             if not cases:
                 raise
             interrupted = True
             whole.give_up("takes all pictures, and was interrupted")
+    place = {pair.name: index for index, pair in enumerate(pairs)}
+    cases.sort(key=lambda case: place[case.name])
     if not cases:
         raise ImageError(
             f"None of the {amount(len(pairs), 'picture')} could be measured; see the messages above."
@@ -166,8 +183,8 @@ def evaluate(
     return Evaluation(left, skipped, cases, failed, summary, seed, interrupted, kinds)
 
 
-def _measure(pair: PicturePair, measures: dict[Metric, Measure]) -> tuple[Case, dict[str, np.ndarray | None]]:
-    """Reads a pair and measures it; also the pictures, as `WholeSet` keeps them."""
+def measure(pair: PicturePair, measures: dict[Metric, Measure]) -> tuple[Case, dict[str, np.ndarray | None]]:
+    """Reads a pair and measures it; also the pictures, as `WholeSet` keeps them. Raises ImageError."""
     picture = read_image(pair.result)
     case = Case(pair.name, picture.size, pair, notes=_notes(pair.result, picture))
     result, truth = picture.rgb8(), None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from pathlib import Path
 
 from .formats import OTHER_SUFFIXES, READ_SUFFIXES
@@ -27,12 +27,13 @@ def find_pictures(
     enter: Callable[[Path], bool] = _no_folder,
     unreadable: Callable[[OSError], None] = _raise,
     left_out: Callable[[Path], None] = _ignore,
+    suffixes: Container[str] = READ_SUFFIXES,
 ) -> Iterator[Path]:
     """The files in `folder` that have a picture's suffix, by name; then those of its sub-folders, by name.
 
-    enter: which sub-folders are looked into. unreadable: is told of folders that cannot be. left_out: is told of files
-    whose suffix is that of pictures of a format that is not read. Hidden files are left out: among them are macOS's
-    ._NAME.jpg, which are no pictures.
+    suffixes: others than pictures'. enter: which sub-folders are looked into. unreadable: is told of folders that
+    cannot be. left_out: is told of files whose suffix is that of pictures of a format that is not read. Hidden files
+    are left out: among them are macOS's ._NAME.jpg, which are no pictures.
     """
     for root, folders, files in os.walk(folder, onerror=unreadable):
         folders[:] = sorted(name for name in folders if enter(Path(root, name)))
@@ -40,7 +41,7 @@ def find_pictures(
             suffix = os.path.splitext(name)[1].lower()
             if name.startswith("."):
                 continue
-            if suffix in READ_SUFFIXES:
+            if suffix in suffixes:
                 yield Path(root, name)
             elif suffix in OTHER_SUFFIXES:
                 left_out(Path(root, name))

@@ -140,3 +140,25 @@ def test_ctrl_c_reaches_all_devices(tmp_path, options):
     assert report["interrupted"] and report["restored"] + report["not_done"] == 40
     assert len(list((tmp_path / "out").iterdir())) == report["restored"] > 0  # and no temporary files
     assert not psutil.wait_procs(children, timeout=10)[1]
+
+
+def test_pictures_are_measured_side_by_side(osediff, pictures):
+    results = pictures / "sub0"
+    for path in results.iterdir():
+        pixels = np.asarray(Image.open(path)) // 2
+        (pictures / "truth").mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(pictures / "truth" / path.name)
+    (results / "8.png").write_bytes(b"broken")
+    command = [
+        "evaluate",
+        results,
+        pictures / "truth",
+        "--lq",
+        pictures / "truth",
+        "--metrics",
+        "psnr,ssim",
+        "--json",
+    ]
+    status, alone, err = osediff(*command, "--device", "cpu")
+    assert status == 1, err
+    assert osediff(*command, "--device", "cpu,cpu")[:2] == (1, alone)

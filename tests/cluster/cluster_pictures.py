@@ -1,5 +1,7 @@
 """Pictures of the cluster's tests, and what a run left of them."""
 
+import io
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,23 @@ def noise(number, size=(40, 32), mode="RGB"):
     return Image.fromarray(pixels).convert(mode)
 
 
+def png(number, kind="PNG", **options):
+    """The bytes of such a picture's file."""
+    file = io.BytesIO()
+    noise(number, **options).save(file, kind)
+    return file.getvalue()
+
+
+def write_tar(path, members):
+    """members: name -> bytes, in their order."""
+    path.parent.mkdir(exist_ok=True)
+    with tarfile.open(path, "w") as archive:
+        for name, data in members.items():
+            member = tarfile.TarInfo(name)
+            member.size, member.mtime = len(data), 1_700_000_000
+            archive.addfile(member, io.BytesIO(data))
+
+
 def files_in(folder):
     """name -> bytes of every picture; what else lies there is no result."""
     found = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
@@ -24,3 +43,26 @@ def ended(process):
     """(exit code, stdout, stderr)"""
     out, err = process.communicate(timeout=LONG)
     return process.returncode, out, err
+
+
+class Bucket:
+    """A bucket of an S3 on this machine."""
+
+    def __init__(self, client, name):
+        self.client, self.name = client, name
+
+    def put(self, key, data):
+        self.client.put_object(Bucket=self.name, Key=key, Body=data)
+
+    def get(self, key):
+        return self.client.get_object(Bucket=self.name, Key=key)["Body"].read()
+
+    def times(self, prefix):
+        """Key below the prefix -> when it was written."""
+        found = self.client.list_objects_v2(Bucket=self.name, Prefix=prefix).get("Contents", [])
+        return {one["Key"].removeprefix(prefix): one["LastModified"] for one in found}
+
+    def files(self, prefix):
+        """Key below the prefix -> bytes."""
+        found = self.client.list_objects_v2(Bucket=self.name, Prefix=prefix).get("Contents", [])
+        return {one["Key"].removeprefix(prefix): self.get(one["Key"]) for one in found}

@@ -12,7 +12,7 @@ from PIL import Image, ImageCms
 
 sys.path.insert(0, str(Path(__file__).parent))  # for `cluster_pictures`
 
-from cluster_pictures import ROOT, noise
+from cluster_pictures import ROOT, Bucket, noise
 
 # Read by Python at its start, in every process of a run: machines that die of some pictures, and slow ones.
 SITE = """
@@ -27,6 +27,28 @@ def read_bytes(self, read=pathlib.Path.read_bytes):
         raise MemoryError
     return read(self)
 pathlib.Path.read_bytes = read_bytes
+
+if os.environ.get("TEST_INSIDE"):  # also for pictures inside of files
+    import importlib.util, sys
+    class Found:
+        def find_spec(self, name, path=None, target=None):
+            if name != "osediff_core.images.files":
+                return None
+            sys.meta_path.remove(self)
+            spec = importlib.util.find_spec(name)
+            run = spec.loader.exec_module
+            def exec_module(module):
+                run(module)
+                decode = module.decode_image
+                def decode_image(data, name):
+                    time.sleep(float(os.environ.get("TEST_PAUSE", 0)))
+                    if data == b"poison":
+                        os._exit(7)
+                    return decode(data, name)
+                module.decode_image = decode_image
+            spec.loader.exec_module = exec_module
+            return spec
+    sys.meta_path.insert(0, Found())
 """
 
 
@@ -69,15 +91,44 @@ def mixed(tmp_path):
 
 @pytest.fixture
 def start(tmp_path):
-    """Starts `osediff upscale in -o OUT ...` in the test's folder."""
+    """Starts `osediff upscale SOURCE ...` in the test's folder."""
     (tmp_path / "site").mkdir()
     (tmp_path / "site/sitecustomize.py").write_text(SITE)
 
-    def run(*args, **environment):
-        command = [sys.executable, "-m", "osediff_core", "upscale", "in", *args]
+    def run(*args, source="in", command="upscale", before=(), **environment):
+        command = [*before, sys.executable, "-m", "osediff_core", command, source, *args]
         paths = os.pathsep.join([str(tmp_path / "site"), str(ROOT)])
         given = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", **environment}
         piped = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         return subprocess.Popen([str(one) for one in command], cwd=tmp_path, env=given, **piped)
 
     return run
+
+
+@pytest.fixture
+def bucket(monkeypatch):
+    """An S3 on the loopback interface, and an empty bucket in it; all processes of the test find it."""
+    pytest.importorskip("moto", reason="moto is not installed: pip install -e '.[test]'")
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    from osediff_core.batch import places
+
+    places._system.cache_clear()  # which knows the server of another test
+
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    given = {
+        "ENDPOINT_URL": f"http://{host}:{port}",
+        "ACCESS_KEY_ID": "tester",
+        "DEFAULT_REGION": "us-east-1",
+    }
+    for name, value in (
+        given | {"SECRET_ACCESS_KEY": "a-secret-of-the-test", "EC2_METADATA_DISABLED": "true"}
+    ).items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    client = boto3.client("s3")
+    client.create_bucket(Bucket="pictures")
+    yield Bucket(client, "pictures")
+    server.stop()
