@@ -214,9 +214,9 @@ class _Run:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         kept = {"max_restarts": -1, "max_task_retries": -1}
         attempts = ray.remote(Attempts).options(num_cpus=0, scheduling_strategy=here, **kept).remote()
-        rows = [{"index": index, "job": as_text(job)} for index, job in enumerate(self.jobs)]
-        size = min(_MOST_ROWS, max(1, len(rows) // (self.most * _BLOCKS)))
-        return data.from_items(rows, override_num_blocks=-(-len(rows) // size)).map_batches(
+        size = min(_MOST_ROWS, max(1, len(self.jobs) // (self.most * _BLOCKS)))
+        blocks = [self._block(start, size) for start in range(0, len(self.jobs), size)]
+        return data.from_arrow(blocks).map_batches(
             Worker,
             batch_size=1,
             batch_format="pyarrow",
@@ -224,6 +224,15 @@ class _Run:
             num_cpus=self.cpus,
             num_gpus=self.gpus,
             fn_constructor_args=(self.recipe, attempts, self.cluster.attempts, self._threads()),
+        )
+
+    def _block(self, start: int, size: int) -> Any:  # noqa: ANN401 - pyarrow's
+        """Rows (index, job) of so many jobs; as a table, since a row as an object would take ten times its bytes."""
+        import pyarrow
+
+        jobs = self.jobs[start : start + size]
+        return pyarrow.table(
+            {"index": range(start, start + len(jobs)), "job": [as_text(job) for job in jobs]}
         )
 
     def _threads(self) -> int | None:
