@@ -109,8 +109,10 @@ def test_the_discriminator_learns_from_its_own_loss_alone(settings):
     heads = [p for name, p in iteration.networks.regulariser_parameters.items() if "projected" in name]
     before = [p.detach().clone() for p in heads]
     asked = []
-    own_step = iteration.regulariser.step
-    iteration.regulariser.step = lambda: asked.append([p.grad is not None for p in heads]) or own_step()
+    own_step = iteration.updaters["regulariser"].step
+    iteration.updaters["regulariser"].step = lambda: (
+        asked.append([p.grad is not None for p in heads]) or own_step()
+    )
     generator_step = iteration.generator.step
     iteration.generator.step = lambda: asked.append([p.grad is not None for p in heads]) or generator_step()
     values = iteration(iter(data))
