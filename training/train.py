@@ -24,6 +24,7 @@ from .iteration import Iteration
 from .judges import load_judges
 from .networks import build_networks
 from .run.data import open_pairs
+from .run.folder import check_writable
 from .run.loop import loop, run_command
 from .run.start import Run
 from .sharding import shard_frozen
@@ -39,6 +40,8 @@ _NOT_WRAPPED = (
 def begin(run: Run[TrainConfig]) -> tuple[PairLoader, Iteration]:
     """What a run trains on, and what it does in a step. Raises OSEDiffError; nothing is written."""
     config = run.config
+    if config.prompt_cache:
+        check_writable(Path(config.prompt_cache), "The prompt cache", "choose another folder")
     data = open_pairs(run)
     judges = load_judges(config.loss, config.seed, run.device)
     networks = build_networks(config.model, run.device, config.seed)

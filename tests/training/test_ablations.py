@@ -449,8 +449,13 @@ def data(tmp_path):
 
 
 @pytest.fixture
-def fake_job(data):
-    """A job that notes its name and finishes at once, or fails as long as DATA/fails-NAME is there."""
+def fake_job(data, monkeypatch):
+    """A job that notes its name and finishes at once, or fails as long as DATA/fails-NAME is there.
+
+    The page's figures are drawn in the tests of the report.
+    """
+    drawn = lambda study, results: b"png" if study.name == "rank" else None  # noqa: E731
+    monkeypatch.setattr("training.ablations.report.draw_study", drawn)
     script = data / "job.py"
     script.write_text(
         "import pathlib, shutil, sys\n"

@@ -116,6 +116,7 @@ def test_a_wrong_setting_stops_the_run_before_it_starts(changes, code, words, st
 @pytest.mark.parametrize(("changes", "code", "words"), [
     ({"output": "/dev/null/run"}, 1, ["/dev/null/run cannot be written", "another output"]),
     ({"output": "/proc/run"}, 1, ["/proc/run cannot be written"]),
+    ({"prompt_cache": "/dev/null/cache"}, 1, ["prompt cache /dev/null/cache cannot be written"]),
     ({"loggers": ["wandb"]}, 2, ["wandb is not installed", "leave it out of loggers"]),
     ({"validation": {"path": "/nowhere"}}, 1, ["no folder /nowhere to validate on"]),
     ({"validation": {"path": "PICTURES", "distance": "lpips-alex"}}, 2, ["alex", "torch hub's cache"]),

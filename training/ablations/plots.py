@@ -43,7 +43,7 @@ def draw_study(study: Study, results: Results, dpi: int = 110) -> bytes | None:
         axes.set_yticks(range(len(rows)), [row.label for row in rows], color=INK)
         axes.set_ylim(len(rows) - 0.5, -0.5)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi)
+    figure.savefig(buffer, format="png", dpi=dpi, bbox_inches="tight", pad_inches=0.15)  # labels are long
     return buffer.getvalue()
 
 

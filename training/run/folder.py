@@ -43,7 +43,7 @@ class RunFolder:
     def __init__(self, config: LoopConfig) -> None:
         self.config, self.path = config, Path(config.output)
         self.checkpoints = self.path / "checkpoints"
-        _check_writable(self.path)
+        check_writable(self.path, "The folder", "choose another output")
         check_loggers(config.loggers)
         self.resumed = self._find_resumed()
 
@@ -105,9 +105,9 @@ class RunFolder:
         write_report(self.path)
 
 
-def _check_writable(path: Path) -> None:
-    """Raises TrainingError where the folder cannot be made or written; nothing is left behind."""
+def check_writable(path: Path, what: str, remedy: str) -> None:
+    """Raises TrainingError where the folder `path` cannot be made or written; nothing is left behind."""
     there = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
-    with explained(TrainingError, f"The folder {path} cannot be written", "choose another output"):
+    with explained(TrainingError, f"{what} {path} cannot be written", remedy):
         with tempfile.TemporaryFile(dir=there):
             pass

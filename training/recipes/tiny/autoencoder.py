@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from torch import Tensor
 
@@ -19,7 +19,8 @@ def posterior(vae: AutoencoderKL, images: Tensor) -> DiagonalGaussianDistributio
 
 def decoded(vae: AutoencoderKL, latents: Tensor) -> Tensor:
     """(B, C, h, w) -> images (B, 3, H, W), not clamped."""
-    return cast("DecoderOutput", vae.decode(latents)).sample
+    decode: Any = vae.decode  # which is said to want the legacy FloatTensor
+    return cast("DecoderOutput", decode(latents)).sample
 
 
 def scaling_factor(vae: AutoencoderKL) -> float:
