@@ -20,7 +20,7 @@ from osediff_core import load
 from osediff_core.backends import vae_layers
 from osediff_core.backends.text import ClipPromptEncoder
 from osediff_core.runtime import device, stage
-from osediff_core.tiles import unet
+from osediff_core.tiles import blend, unet
 from osediff_core.tiles.vae import stage as vae_stage
 
 _CASTS = {
@@ -120,6 +120,7 @@ def fake_device(kind: str) -> Iterator[FakeTensorMode]:
         patch.setattr(vae_layers, "_gives_zeros", lambda linear: False)
         for module in (unet, vae_stage):
             patch.setattr(module, "free_memory", lambda where: FREE)
+        for module in (blend, vae_stage):
             patch.setattr(module, "release_memory", lambda where: None)
         for name in ("load_base", "read_weights", "merge_weights"):  # files have values
             patch.setattr(load, name, real(getattr(load, name)))

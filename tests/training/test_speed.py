@@ -50,9 +50,8 @@ def train(mini_base, pictures, tmp_path, caplog, one_thread):
 @pytest.mark.slow
 @pytest.mark.parametrize("changes", [
     {"speed": {"compile": "aot_eager"}, "loss": {"perceptual": 0.0}},
-    {"speed": {"channels_last": True, "tf32": True}},
-    {"optim": {"fused": True}},
-], ids=["compile", "layout", "fused"])  # fmt: skip
+    {"speed": {"channels_last": True, "tf32": True}, "optim": {"fused": True}},
+], ids=["compile", "layout and optimiser"])  # fmt: skip
 def test_a_switch_changes_nothing_but_rounding(changes, train):
     before = torch.get_float32_matmul_precision()
     try:
