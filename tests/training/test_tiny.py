@@ -316,7 +316,12 @@ def test_the_whole_chain_gives_a_folder_that_the_core_loads(photos, tmp_path, mo
     few = StageOptions(steps=2, learning_rate=1e-3, warmup=1, log_every=1)
     slow = replace(few, learning_rate=1e-5)
     exported = train.train(
-        [photos], tmp_path / "pairs", None, None, tmp_path, train.Recipe(slow, few, few, few)
+        [photos],
+        tmp_path / "pairs",
+        None,
+        None,
+        tmp_path,
+        train.Recipe(slow, few, replace(few, muon=True), few),
     )
     generator = OneStepGenerator.load(exported, dtype="fp32", device="cpu")
     assert generator.timestep == distil.TIMESTEP

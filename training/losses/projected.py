@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 Kind = Literal["hinge", "non-saturating"]
 LITE = "efficientnet-lite0"
 
-_LITE_BLOCKS = (2, 4, 10, 14)  # the last block of the scales 1/4, 1/8, 1/16, 1/32
+LITE_BLOCKS = (2, 4, 10, 14)  # the last block of the scales 1/4, 1/8, 1/16, 1/32
 _WIDTH = 64
 
 
@@ -52,8 +52,12 @@ class ProjectedDiscriminator(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """The class's docstring."""
         (features,) = self._frozen
+        return self.judge(features(image))
+
+    def judge(self, maps: Sequence[Tensor]) -> Tensor:
+        """Logits of an image whose maps are at hand."""
         mixed, deeper = [], None
-        levels = list(zip(features(image), self.projections, strict=True))
+        levels = list(zip(maps, self.projections, strict=True))
         for index in reversed(range(len(levels))):
             map_, project = levels[index]
             found = project(map_.to(project.weight.dtype))
@@ -106,7 +110,7 @@ class _LiteMaps(nn.Module):
         super().__init__()
         from osediff_core.evaluate.perceptual import FeatureDistance
 
-        self.net = FeatureDistance(0, _LITE_BLOCKS)
+        self.net = FeatureDistance(0, LITE_BLOCKS)
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """(B, 3, H, W) in [-1, 1] -> four maps."""

@@ -30,6 +30,8 @@ from torch import Tensor, nn
 
 from osediff_core.atomic import write_bytes_atomically
 
+from .muon import MuonAdamW
+
 log = logging.getLogger(__name__)
 
 LossFunction = Callable[[int, np.random.Generator], dict[str, Tensor]]
@@ -46,6 +48,7 @@ class StageOptions:
     final_share: float = 0.03  # of the learning rate, at the end of the cosine
     ema_decay: float = 0.0  # 0: none
     clip: float = 1.0  # gradient norm
+    muon: bool = False  # for matrices and convolutions, instead of AdamW
     save_every: int = 250  # steps
     log_every: int = 50  # steps
     minutes: float = math.inf  # wall time after which the stage ends early, with the cosine squeezed to fit
@@ -82,7 +85,11 @@ class Stage:
         self.state_path, self.curve_path = folder / f"{name}.pt", folder / f"{name}.csv"
         self.groups = [{"lr": options.learning_rate, **group} for group in parameters]
         self.scales = [group["lr"] / options.learning_rate for group in self.groups]
-        self.optimizer = torch.optim.AdamW(self.groups, betas=(0.9, 0.99), weight_decay=0.0)
+        self.optimizer = (
+            MuonAdamW(self.groups)
+            if options.muon
+            else torch.optim.AdamW(self.groups, betas=(0.9, 0.99), weight_decay=0.0)
+        )
         self.trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         self.ema = [parameter.detach().clone() for parameter in self.trained] if options.ema_decay else []
         self.step, self.elapsed, self.finished = 0, 0.0, False

@@ -34,7 +34,7 @@ from .latent_preview import write_preview
 from .loop import StageOptions, processes
 from .pairs import read
 from .photos import PhotoPool
-from .pixels import PixelLoss, PixelWeights, train_on_pixels
+from .pixels import PixelLoss, PixelShares, train_on_pixels
 from .prior import train_prior
 from .vae import train_vae
 from .validation import as_tensors, degraded_kodak, real_pairs
@@ -51,13 +51,13 @@ class Recipe(NamedTuple):
     latents: StageOptions
     pixels: StageOptions
     prior: StageOptions
-    weights: PixelWeights = PixelWeights()
+    shares: PixelShares = PixelShares(adversarial=0.15)
 
 
 DEFAULT_RECIPE = Recipe(
     vae=StageOptions(steps=6000, learning_rate=2e-4, ema_decay=0.998),
-    latents=StageOptions(steps=40000, learning_rate=6e-4, ema_decay=0.999, seed=1),
-    pixels=StageOptions(steps=10000, learning_rate=2e-4, ema_decay=0.999, seed=2),
+    latents=StageOptions(steps=40000, learning_rate=8e-4, ema_decay=0.999, seed=1, muon=True),
+    pixels=StageOptions(steps=10000, learning_rate=3e-4, ema_decay=0.999, seed=2, muon=True),
     prior=StageOptions(steps=2000, learning_rate=5e-4, ema_decay=0.999, seed=3),
 )
 
@@ -107,7 +107,7 @@ def train(
     if old:
         grow(restorer, prompts, latents, found, OneStepGenerator.load(old, dtype="fp32", device="cpu"))
     train_on_latents(restorer, prompts, latents, validation, out, recipe.latents)
-    losses = PixelLoss(restorer, vae, prompts, found, recipe.weights)
+    losses = PixelLoss(restorer, vae, prompts, found, recipe.shares)
     train_on_pixels(losses, validation, out, recipe.pixels)
     weights = train_prior(unet, vae, prompts, latents, out, recipe.prior)
     vae.unload_lora()
