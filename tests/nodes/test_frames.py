@@ -11,15 +11,16 @@ def same(a, b):
 
 def test_each_frame_of_a_batch_is_as_if_alone(pack, tiny, photo):
     batch = torch.cat([photo, photo.flip(2), photo.flip(1)])
-    together, reference = restore(pack, tiny, batch, "barn")
-    assert together.shape == (3, 128, 192, 3) and reference.shape == together.shape
+    together, reference = restore(pack, tiny, batch, "barn", scale=2.0)
+    assert together.shape == (3, 64, 96, 3) and reference.shape == together.shape
     for frame in range(3):
-        assert same(together[frame : frame + 1], restore(pack, tiny, batch[frame : frame + 1], "barn")[0])
+        alone, _ = restore(pack, tiny, batch[frame : frame + 1], "barn", scale=2.0)
+        assert same(together[frame : frame + 1], alone)
 
 
 def test_each_frame_has_its_own_prompt(pack, tiny, photo):
     model, clip, vae = tiny
-    latent, _ = encode(pack, torch.cat([photo, photo]), vae)
+    latent, _ = encode(pack, torch.cat([photo, photo]), vae, scale=2.0)
     both = pack.prompt.encode_prompts(clip, ["barn, grass", "polar bear"])
     assert both[0][0].shape[:2] == (2, 77)
     found = denoise(pack, model, both, latent)["samples"]
@@ -42,7 +43,7 @@ def test_the_unet_sees_one_frame_at_a_time(pack, tiny, photo):
     model, clip, vae = tiny
     model = model.clone()
     model.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.APPLY_MODEL, "test", look)
-    latent, _ = encode(pack, photo.repeat(4, 1, 1, 1), vae)
+    latent, _ = encode(pack, photo.repeat(4, 1, 1, 1), vae, scale=1.0)
     denoise(pack, model, prompt(pack, clip), latent)
     assert seen == [1, 1, 1, 1]
 
