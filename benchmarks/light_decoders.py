@@ -15,7 +15,6 @@ import json
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,7 +25,7 @@ from osediff_core.decode import decode
 from osediff_core.tiles.vae import VAETiling
 from osediff_core.weights.decoder_file import ADCSR, TAESD, DecoderWeights
 
-from .memory import memory_now
+from .memory import held, peak, restart_peak
 from .vae_methods import load_vae, make_input
 
 FULL, HALF, TINY = "Stable Diffusion's", "half width (AdcSR, VOSR)", "TAESD's"
@@ -56,13 +55,13 @@ def case(name: str, size: int) -> dict[str, float]:
     parity = float((decode(vae, small, tiling=VAETiling(128)) - whole.clamp(-1, 1)).abs().max())
     latents = make_input(vae, "decode", size)
     gc.collect()
-    before = memory_now("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")
+    before = held()
+    restart_peak()
     start = time.process_time()
     decode(vae, latents)
     return {
         "seconds": time.process_time() - start,
-        "peak": memory_now("VmHWM") - before,
+        "peak": peak() - before,
         "parameters": sum(p.numel() for p in vae.module.decoder.parameters()),
         "parity": parity,
     }
