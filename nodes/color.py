@@ -21,7 +21,7 @@ class ColourFix(io.ComfyNode):
         """IMAGE, reference IMAGE -> IMAGE."""
         return io.Schema(
             node_id="OSEDiff_ColorFix",
-            display_name="Colour Fix",
+            display_name="Colour Fix (OSEDiff)",
             category="OSEDiff",
             description="Gives pictures the colours of reference pictures. Of another size, the reference is resized.",
             search_aliases=["color match", "color transfer", "color correction", "adain", "wavelet"],

@@ -29,7 +29,7 @@ class TiledDecode(io.ComfyNode):
         """LATENT, VAE -> IMAGE."""
         return io.Schema(
             node_id="OSEDiff_Decode",
-            display_name="Tiled Decode",
+            display_name="Tiled Decode (OSEDiff)",
             category="OSEDiff",
             description="Decodes latents, crops the padding of Encode LQ away, gives the picture its input's colours "
             "and alpha. Works frame by frame.",

@@ -21,7 +21,7 @@ class Degrade(io.ComfyNode):
         presets = " ".join(f"{name}: {preset.summary}." for name, preset in PRESETS.items())
         return io.Schema(
             node_id="OSEDiff_Degrade",
-            display_name="Degrade",
+            display_name="Degrade (OSEDiff)",
             category="OSEDiff",
             description="Makes good pictures bad, as cameras and the web do: blur, shrinking, noise and JPEG. To see "
             "what a restoration brings back, or to make training pairs.",

@@ -49,7 +49,7 @@ class OneStepDenoise(io.ComfyNode):
         """MODEL, CONDITIONING, LATENT -> LATENT."""
         return io.Schema(
             node_id="OSEDiff_Denoise",
-            display_name="One-Step Denoise",
+            display_name="One-Step Denoise (OSEDiff)",
             category="OSEDiff",
             description="Restores latents in one diffusion step, without added noise. Takes the LATENT of Encode LQ, "
             "of ComfyUI's VAE Encode or of a sampler.",

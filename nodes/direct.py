@@ -31,7 +31,7 @@ class LoadUpscaler(io.ComfyNode):
         files = folder_paths.get_filename_list(FOLDER)
         return io.Schema(
             node_id="OSEDiff_LoadUpscaler",
-            display_name="Load One-Step Upscaler",
+            display_name="Load One-Step Upscaler (OSEDiff)",
             category="OSEDiff",
             description="Loads AdcSR, a one-step method that needs no base, no text and no VAE, as an UPSCALE_MODEL of "
             "ComfyUI's.",
@@ -80,7 +80,7 @@ class OneStepUpscale(io.ComfyNode):
         """UPSCALE_MODEL, IMAGE -> IMAGE."""
         return io.Schema(
             node_id="OSEDiff_UpscaleDirect",
-            display_name="One-Step Upscale",
+            display_name="One-Step Upscale (OSEDiff)",
             category="OSEDiff",
             description="Restores and enlarges pictures by Load One-Step Upscaler, in blended tiles, with the colours "
             "of the whole picture.",

@@ -30,7 +30,7 @@ class EncodeLQ(io.ComfyNode):
         """IMAGE, VAE -> LATENT, IMAGE."""
         return io.Schema(
             node_id="OSEDiff_EncodeLQ",
-            display_name="Encode LQ",
+            display_name="Encode LQ (OSEDiff)",
             category="OSEDiff",
             description="Enlarges a low-quality picture to the size it shall have and encodes it. Any size works: it "
             "is padded by reflection, and Tiled Decode crops it back. The LATENT is an ordinary one.",
@@ -116,7 +116,7 @@ class EncodeLQ(io.ComfyNode):
         check_vae(vae)
         check_made(vae)
         rgb, alpha = split_image(image)
-        size = _target(rgb.shape[-1], rgb.shape[-2], scale, width, height)
+        size = output_size(rgb.shape[-1], rgb.shape[-2], scale, width, height)
         codec, tiling = NativeVAE(vae), vae_tiling(tile, vae_attention)
         references, alphas, latents = [], [], []
         bar = Bar("Encode LQ", rgb.shape[0])
@@ -137,8 +137,8 @@ class EncodeLQ(io.ComfyNode):
         return io.NodeOutput(encoded(torch.cat(latents), sources), reference)
 
 
-def _target(old_width: int, old_height: int, scale: float, width: int, height: int) -> tuple[int, int]:
-    """(width, height) of the output."""
+def output_size(old_width: int, old_height: int, scale: float, width: int, height: int) -> tuple[int, int]:
+    """(width, height) of what an old_width x old_height picture becomes; 0 for a side that is not given."""
     if not width and not height:
         return target_size(old_width, old_height, scale=scale)
     size = (

@@ -26,7 +26,7 @@ class Evaluate(io.ComfyNode):
         """IMAGE, reference IMAGE -> STRING, STRING."""
         return io.Schema(
             node_id="OSEDiff_Evaluate",
-            display_name="Evaluate",
+            display_name="Evaluate (OSEDiff)",
             category="OSEDiff",
             description="Measures how good pictures are: PSNR and SSIM against the original, and on request the other "
             "metrics of OSEDiff's paper, with its settings.",

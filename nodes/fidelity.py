@@ -20,7 +20,7 @@ class Fidelity(io.ComfyNode):
         """MODEL, VAE -> MODEL, VAE, FLOAT."""
         return io.Schema(
             node_id="OSEDiff_Fidelity",
-            display_name="Fidelity",
+            display_name="Fidelity (OSEDiff)",
             category="OSEDiff",
             description="One slider between what is in the input and what OSEDiff invents. It changes the strengths of "
             "OSEDiff on MODEL and VAE, and says how much of the step is to be taken.",

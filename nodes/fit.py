@@ -20,7 +20,7 @@ class FitToPicture(io.ComfyNode):
         """MODEL, VAE, IMAGE -> MODEL, VAE."""
         return io.Schema(
             node_id="OSEDiff_Fit",
-            display_name="Fit to Picture",
+            display_name="Fit to Picture (OSEDiff)",
             category="OSEDiff",
             description="Makes S3Diff's weights for one picture, by how blurred and how noisy it is. Other methods' "
             "weights are the same for all pictures and need no such node.",

@@ -21,7 +21,7 @@ class LightDecoder(io.ComfyNode):
         """VAE -> VAE."""
         return io.Schema(
             node_id="OSEDiff_LightDecoder",
-            display_name="Light Decoder",
+            display_name="Light Decoder (OSEDiff)",
             category="OSEDiff",
             description="Gives a VAE of SD 2.1 a decoder of a quarter of the work and half of the memory: AdcSR's or "
             "VOSR's. Faster, and less fine.",

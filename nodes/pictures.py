@@ -27,7 +27,7 @@ class LoadPictures(io.ComfyNode):
         """-> list of IMAGE, list of STRING."""
         return io.Schema(
             node_id="OSEDiff_LoadPictures",
-            display_name="Load Pictures",
+            display_name="Load Pictures (OSEDiff)",
             category="OSEDiff",
             description="Reads all pictures of a folder in ComfyUI's input folder, each with its own size and alpha. "
             "What follows runs once for each of them.",

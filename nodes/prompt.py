@@ -38,7 +38,7 @@ class LoadDAPE(io.ComfyNode):
         files = folder_paths.get_filename_list(FOLDER)
         return io.Schema(
             node_id="OSEDiff_LoadDAPE",
-            display_name="Load DAPE",
+            display_name="Load DAPE (OSEDiff)",
             category="OSEDiff",
             description="Loads the tagger that reads a prompt from a picture: RAM, with DAPE for degraded pictures. "
             "The embedded one is small and knows few tags.",
@@ -99,7 +99,7 @@ class DAPEPrompt(io.ComfyNode):
         """CLIP, IMAGE, tagger -> CONDITIONING, STRING."""
         return io.Schema(
             node_id="OSEDiff_DAPEPrompt",
-            display_name="DAPE Prompt",
+            display_name="DAPE Prompt (OSEDiff)",
             category="OSEDiff",
             description="The prompt of the one step: what the tagger sees in the picture, and your own words. Without "
             "a tagger the words alone; they may be empty.",

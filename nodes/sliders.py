@@ -17,7 +17,7 @@ class PixelSemantic(io.ComfyNode):
         """MODEL -> MODEL."""
         return io.Schema(
             node_id="OSEDiff_PixelSemantic",
-            display_name="Pixel / Semantic",
+            display_name="Pixel / Semantic (OSEDiff)",
             category="OSEDiff",
             description="PiSA-SR's two sliders: how much degradation is removed, and how much detail is added. Unlike "
             "strengths of a LoRA they weigh what is predicted, as its authors do.",

@@ -22,12 +22,14 @@ _ARGUMENTS = [
 _TABS = 38  # px
 _READY = """() => !!(window.app && window.app.graph && window.app.extensionManager && window.LiteGraph &&
     Object.keys(LiteGraph.registered_node_types || {}).length > 50)"""
-_QUEUE = """async milliseconds => {
+_QUEUE = """async ([milliseconds, by_button]) => {
+    const button = by_button ? document.querySelector("[data-testid='queue-button']") : null;
+    if (by_button && !button) throw new Error('The page has no Run button.');
     const names = ['execution_success', 'execution_error', 'execution_interrupted'];
     const done = new Promise(resolve => {
         for (const name of names) app.api.addEventListener(name, event => resolve([name, event.detail]));
     });
-    await app.queuePrompt(0);
+    if (button) button.click(); else await app.queuePrompt(0);
     return await Promise.race([done, new Promise(r => setTimeout(() => r(['timeout', null]), milliseconds))]);
 }"""
 _CARDS = "[data-testid^='template-workflow-']"
@@ -104,14 +106,15 @@ class Page:
         """The open workflow as the API has it."""
         return self.evaluate("async () => (await app.graphToPrompt()).output")
 
-    def queue(self, seconds: float = 120) -> tuple[str, Any]:
+    def queue(self, seconds: float = 120, by_button: bool = False) -> tuple[str, Any]:
         """Runs the open workflow: ("execution_success", details), or another event, or ("timeout", None)."""
-        name, detail = self.evaluate(_QUEUE, seconds * 1000)
+        name, detail = self.evaluate(_QUEUE, [seconds * 1000, by_button])
         return name, detail
 
-    def screenshot(self, path: Path) -> None:
-        """What the page looks like below its tabs, as a file of the suffix's format."""
-        self._page.keyboard.press("Escape")
+    def screenshot(self, path: Path, dialog: bool = False) -> None:
+        """What the page looks like below its tabs, as a file of the suffix's format. dialog: with one that is open."""
+        if not dialog:
+            self._page.keyboard.press("Escape")
         options = {"type": "jpeg", "quality": 82} if path.suffix == ".jpg" else {}
         width, height = (self._page.viewport_size or {}).values()
         clip = {"x": 0, "y": _TABS, "width": width, "height": height - _TABS}

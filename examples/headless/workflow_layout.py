@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 
 from .client import Json
-from .workflow_notes import About, Group
+from .workflow_about import About, Group
 
 LARGEST = (1720, 970)  # width and height in pixels of the canvas
 _TITLE = 30  # px: a node's bar of title

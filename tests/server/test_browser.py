@@ -21,13 +21,17 @@ def page(server):
         pytest.skip(f"there is no {CHROMIUM}")
     folder = server.base / "input"
     with Image.open(ROOT / "examples" / "photos" / "barn.png") as barn:
-        barn.crop((60, 20, 108, 52)).save(folder / "example.png")
+        barn.crop((60, 20, 108, 52)).save(folder / "osediff_barn.png")
     with open_comfyui(server.url) as page:
         yield page
 
 
 def ui_workflow(name):
-    return json.loads((FOLDER / f"{ABOUT[name].file_stem}.json").read_text(encoding="utf-8"))
+    return ui_workflow_of(ABOUT[name])
+
+
+def ui_workflow_of(about):
+    return json.loads((FOLDER / f"{about.file_stem}.json").read_text(encoding="utf-8"))
 
 
 def small(workflow):
@@ -113,7 +117,7 @@ def test_the_blueprint_runs(page):
             const [box] = app.graph.nodes;
             const load = LiteGraph.createNode('LoadImage'), save = LiteGraph.createNode('SaveImage');
             app.graph.add(load); app.graph.add(save);
-            load.widgets.find(w => w.name == 'image').value = 'example.png';
+            load.widgets.find(w => w.name == 'image').value = 'osediff_barn.png';
             for (const [slot, input] of box.inputs.entries()) if (input.type == 'IMAGE') load.connect(0, box, slot);
             box.connect(box.outputs.findIndex(o => o.type == 'IMAGE'), save, 0);
         }"""
@@ -137,7 +141,68 @@ def test_names_are_chinese_in_a_chinese_comfyui_and_the_schemas_in_an_english_on
     assert title == names["display_name"] != "Encode LQ"
     assert names["inputs"]["scale"]["name"] in labels
     title, labels = page.evaluate(shown)
-    assert title == "Encode LQ" and "scale" in labels
+    assert title == "Encode LQ (OSEDiff)" and "scale" in labels
+
+
+def test_notes_groups_and_titles_are_chinese_in_a_chinese_comfyui(page, client):
+    texts = json.loads((ROOT / "web" / "locales" / "zh.json").read_text(encoding="utf-8"))
+    client.call("/settings/Comfy.Locale", "zh")
+    try:
+        page.reload()
+        page.load(ui_workflow("two_methods"))
+        groups, notes, titles = page.evaluate(
+            """() => [app.graph.groups.map(g => g.title),
+                app.graph.nodes.filter(n => n.type == 'MarkdownNote').map(n => [n.title, n.widgets[0].value]),
+                app.graph.nodes.map(n => n.title)]"""
+        )
+    finally:
+        client.call("/settings/Comfy.Locale", "en")
+        page.reload()
+    about = ABOUT["two_methods"]
+    assert groups == [texts[group.title] for column in about.columns for group in column.groups]
+    assert notes == [
+        [
+            texts[f"OSEDiff: {about.title}"],
+            "\n\n".join(texts[part] for part in about.text.split("\n\n")),
+        ]
+    ]
+    assert texts["Save comparison"] in titles and "加载图像" in titles
+
+
+def test_every_text_of_the_workflows_has_its_chinese():
+    texts = json.loads((ROOT / "web" / "locales" / "zh.json").read_text(encoding="utf-8"))
+    said = set()
+    for about in ABOUT.values():
+        said |= {f"OSEDiff: {about.title}", *about.text.split("\n\n")}
+        said |= {group.title for column in about.columns for group in column.groups}
+        said |= {node["title"] for node in ui_workflow_of(about)["nodes"] if "title" in node}
+    assert said - {"OSEDiff"} == set(texts) - {"OSEDiff"}
+
+
+def test_the_example_picture_is_there_when_a_workflow_opens(page, server):
+    example = server.base / "input" / "osediff_plane.png"
+    example.unlink(missing_ok=True)
+    page.load(ui_workflow("one_box"))
+    assert example.is_file()
+    chosen, offered = page.evaluate(
+        """() => { const [w] = app.graph.nodes.find(n => n.type == 'LoadImage').widgets;
+            return [w.value, w.options.values] }"""
+    )
+    assert chosen == "osediff_plane.png" and chosen in offered
+    assert not page.errors
+
+
+def test_scores_are_on_the_node_that_measures(page, server):
+    with Image.open(ROOT / "examples" / "photos" / "parrots.png") as parrots:
+        parrots.crop((0, 0, 64, 48)).convert("RGB").save(server.base / "input" / "osediff_original.jpg")
+    page.load(ui_workflow("degrade_restore_compare"))
+    event, detail = page.queue()
+    assert event == "execution_success", detail
+    page.wait_for_function(
+        """() => { const node = app.graph.nodes.find(n => n.type == 'OSEDiff_Evaluate');
+            return node.widgets.some(w => w.name == 'scores' && w.value.includes('PSNR')) }"""
+    )
+    assert "scores" not in json.dumps(page.api())  # nothing that the server would be asked for
 
 
 def test_the_page_of_templates_finds_the_pack_by_its_name(page):

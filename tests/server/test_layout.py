@@ -43,7 +43,6 @@ def page(request, server):
         pytest.skip(f"there is no {CHROMIUM}")
     client = ComfyClient(server.url)
     client.call("/settings/Comfy.VueNodes.Enabled", request.param == "nodes 2.0")
-    shutil.copy(ROOT / "examples" / "photos" / "barn.png", server.base / "input" / "example.png")
     try:
         with open_comfyui(server.url) as page:
             page.renderer = request.param

@@ -75,6 +75,13 @@ def test_the_shipped_ones_are_tested_here():
         "restore_photo",
         "stock_nodes",
         "text_to_image",
+        # in test_templates.py
+        "methods_and_gan",
+        "sd21_official",
+        "style_lora",
+        "two_methods",
+        "two_stages",
+        "video",
     }
 
 
