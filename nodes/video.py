@@ -75,8 +75,8 @@ class RestoreVideo(io.ComfyNode):
                     "prompt",
                     default="",
                     multiline=True,
-                    tooltip="What the video shows, in addition to what the tagger finds in each scene; not used, as "
-                    "the tags are not, where the method's weights are for an empty prompt.",
+                    tooltip="What the video shows, in addition to what the tagger finds in each scene; with weights "
+                    "for an empty prompt leave it empty, and there are no tags.",
                 ),
                 io.Float.Input(
                     "scene_change",
@@ -124,7 +124,7 @@ class RestoreVideo(io.ComfyNode):
         check_model(model)
         method = attachment_of(model).method
         if not method.reads_words:
-            prompt, tagger = method.default_prompt, None
+            prompt, tagger = prompt or method.default_prompt, None
         with warnings_gathered() as warnings, ClipReader(video) as reader:
             size = even(output_size(*reader.size, scale, width, height))
             path = Path(folder_paths.get_temp_directory()) / f"osediff_{uuid.uuid4().hex}.mp4"
