@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import folder_paths
 
@@ -13,9 +12,6 @@ from ..osediff_core.backends.find_base import DEFAULT_WEIGHTS, PACKAGED
 from ..osediff_core.errors import CheckpointError
 from ..osediff_core.weights.one_step_weights import OneStepWeights
 from ..osediff_core.weights.tensor_file import ADAPTER, has_adapters
-
-if TYPE_CHECKING:
-    pass
 
 FOLDER = "osediff"
 EMBEDDED = "tiny (embedded)"
