@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import folder_paths
 
@@ -12,6 +13,9 @@ from ..osediff_core.backends.find_base import DEFAULT_WEIGHTS, PACKAGED
 from ..osediff_core.errors import CheckpointError
 from ..osediff_core.weights.one_step_weights import OneStepWeights
 from ..osediff_core.weights.tensor_file import ADAPTER, has_adapters
+
+if TYPE_CHECKING:
+    from ..osediff_core.method import Method
 
 FOLDER = "osediff"
 EMBEDDED = "tiny (embedded)"
@@ -84,6 +88,15 @@ def read_chosen(name: str, method: str | None = None) -> OneStepWeights:
     weights = read_weights(weights_path(name), method)
     weights.source = name
     return weights
+
+
+def method_of(name: str) -> Method:
+    """The facts of the method that a choice is of. Raises CheckpointError for a file of none, or that is gone."""
+    from ..osediff_core.weights.formats import facts_of, format_of
+    from ..osediff_core.weights.tensor_file import TensorFile
+
+    known = format_of(TensorFile.open(weights_path(name)))
+    return facts_of("") if known is None else known.about  # what is wrong with it, its loader says
 
 
 def path_or_none(folder: str, name: str) -> str | None:

@@ -30,12 +30,15 @@ from .inputs import (
     strength_inputs,
     weights_input,
 )
+from .kept import Kept
 from .native.folder import load_folder
 from .native.lora import apply_weights
 from .notices import as_output, warnings_gathered
 from .sources import follow_sampling
 
 Loaded = tuple[ModelPatcher, comfy.sd.CLIP, comfy.sd.VAE]
+
+_kept = Kept()
 
 
 class LoadOSEDiff(io.ComfyNode):
@@ -77,12 +80,20 @@ class LoadOSEDiff(io.ComfyNode):
         method: str = AUTO_METHOD,
     ) -> io.NodeOutput:
         """Raises BaseModelError or CheckpointError for files that are missing or do not belong together."""
-        osediff = None if weights == NONE else read_chosen(weights, chosen_method(method))
-        model, clip, vae = load_base(base, DTYPES.get(dtype))
-        follow_sampling(model)
-        if osediff is not None:
-            model, vae = apply_weights(model, vae, osediff, unet_strength, vae_strength)
-        return io.NodeOutput(model, clip, vae)
+        asked = (base, weights, unet_strength, vae_strength, dtype, method)
+        stamped = (*asked, cls.fingerprint_inputs(base, weights))
+        return io.NodeOutput(*_kept.get_or_load(stamped, lambda: _load(*asked)))
+
+
+def _load(
+    base: str, weights: str, unet_strength: float, vae_strength: float, dtype: str, method: str
+) -> Loaded:
+    osediff = None if weights == NONE else read_chosen(weights, chosen_method(method))
+    model, clip, vae = load_base(base, DTYPES.get(dtype))
+    follow_sampling(model)
+    if osediff is not None:
+        model, vae = apply_weights(model, vae, osediff, unet_strength, vae_strength)
+    return model, clip, vae
 
 
 class ApplyOSEDiff(io.ComfyNode):

@@ -19,6 +19,7 @@ from ..osediff_core.runtime.device import DTYPES
 from .conversions import stamp
 from .folders import FOLDER, NONE, missing_file, path_or_none
 from .inputs import dtype_input
+from .kept import Kept
 from .native.tagger import NativeTagger, load_tagger
 
 logger = logging.getLogger(__name__)
@@ -26,6 +27,7 @@ logger = logging.getLogger(__name__)
 TaggerSocket = io.Custom("OSEDIFF_TAGGER")
 EMBEDDED_TAGGER = "embedded"
 RAM_ALONE = "RAM alone"
+_kept = Kept()
 _RAM_SOURCE = "https://huggingface.co/spaces/xinyu1205/recognize-anything"
 
 
@@ -78,7 +80,9 @@ class LoadDAPE(io.ComfyNode):
                 "The embedded tagger takes no DAPE; choose RAM's weights as the tagger, or 'none' as dape."
             )
         lora = dape == NONE if dape in (NONE, RAM_ALONE) else _tagger_file(dape)
-        return io.NodeOutput(load_tagger(_tagger_file(tagger), lora, DTYPES.get(dtype)))
+        file = _tagger_file(tagger)
+        stamped = (tagger, dape, dtype, cls.fingerprint_inputs(tagger, dape))
+        return io.NodeOutput(_kept.get_or_load(stamped, lambda: load_tagger(file, lora, DTYPES.get(dtype))))
 
 
 def _tagger_file(name: str) -> Path:

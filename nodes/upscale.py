@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 import comfy.sd
 from comfy.model_patcher import ModelPatcher
@@ -12,14 +11,12 @@ from comfy_execution.graph_utils import GraphBuilder
 from torch import Tensor
 
 from ..osediff_core.errors import OptionError
-from .checks import check_model
-from .folders import NONE
+from .folders import NONE, method_of
 from .inputs import base_input, color_inputs, fidelity_input, scale_input, tile_input, weights_input
-from .kept import Kept, keep_for
-from .load import Loaded, LoadOSEDiff
+from .kept import keep_for
 from .native.lora import attachment_of
 from .native.tagger import NativeTagger
-from .prompt import EMBEDDED_TAGGER, LoadDAPE, TaggerSocket
+from .prompt import EMBEDDED_TAGGER, TaggerSocket
 
 logger = logging.getLogger(__name__)
 
@@ -33,16 +30,14 @@ _LOADED = (
     "Of Load OSEDiff, connected together with the other two, for example with a LoRA between; base and weights are "
     "then not used."
 )
-_models: Kept[Loaded] = Kept()
-_taggers: Kept[NativeTagger] = Kept()
 
 
 class Upscale(io.ComfyNode):
-    """For people in a hurry. It keeps its models from one picture to the next."""
+    """For people in a hurry. Its models stay loaded from one picture to the next."""
 
     def __init__(self) -> None:
         super().__init__()
-        keep_for(self, _models, _taggers)
+        keep_for(self)
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -107,15 +102,17 @@ class Upscale(io.ComfyNode):
         """
         width, height = _size(image, (width, height), longest_side, shortest_side)
         graph = GraphBuilder()
-        parts: list[Any] = [model, clip, vae]
+        parts: list[object] = [model, clip, vae]  # as given, or a node's outputs
         connected = [part is not None for part in parts]
         if not any(connected):
-            parts = [*_loaded(base, weights)]
+            loaded = graph.node(
+                "OSEDiff_Load", base=base, weights=weights, unet_strength=1.0, vae_strength=1.0, dtype="auto"
+            )
+            parts = [loaded.out(slot) for slot in range(3)]
         elif not all(connected):
             raise OptionError("Only some of model, clip and vae are connected; connect all three or none.")
         unet, text_encoder, codec = parts
-        check_model(unet)
-        method = attachment_of(unet).method
+        method = method_of(weights) if model is None else attachment_of(model).method
         if method.prepare is not None:
             fitted = graph.node("OSEDiff_Fit", model=unet, vae=codec, image=image)
             unet, codec = fitted.out(0), fitted.out(1)
@@ -173,27 +170,20 @@ def _tagged(
     graph: GraphBuilder, clip: object, image: object, tagger: NativeTagger | None, prompt: str
 ) -> object:
     """Tags of the picture, and words of the user's."""
+    reader: object = tagger
     if tagger is None:
         logger.info("OSEDiff Upscale: tags come from the embedded tagger, which knows few.")
-        tagger = _taggers.get_or_load(
-            EMBEDDED_TAGGER, lambda: LoadDAPE.execute(EMBEDDED_TAGGER, NONE, "auto").args[0]
-        )
+        reader = graph.node("OSEDiff_LoadDAPE", tagger=EMBEDDED_TAGGER, dape=NONE, dtype="auto").out(0)
     return graph.node(
         "OSEDiff_DAPEPrompt",
         clip=clip,
         image=image,
-        tagger=tagger,
+        tagger=reader,
         extra_prompt=prompt,
         exclude_tags="",
         threshold_offset=0.0,
         prompt_override="",
     ).out(0)
-
-
-def _loaded(base: str, weights: str) -> Loaded:
-    """What Load OSEDiff gives, loaded when one of the files is another than before."""
-    key = (base, weights, LoadOSEDiff.fingerprint_inputs(base, weights))
-    return _models.get_or_load(key, lambda: LoadOSEDiff.execute(base, weights, 1.0, 1.0, "auto").args)
 
 
 def _side_input(name: str, meaning: str) -> io.Input:
