@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import comfy.sd
 import comfy.utils
@@ -130,7 +131,8 @@ class RestoreVideo(io.ComfyNode):
             path = Path(folder_paths.get_temp_directory()) / f"osediff_{uuid.uuid4().hex}.mp4"
             path.parent.mkdir(parents=True, exist_ok=True)
             scenes: list[str] = []
-            seen, positive = None, None
+            seen: Tensor | None = None
+            positive: list[Any] = []
             with ClipWriter(path, reader, size) as writer, one_bar("Restore Video", reader.count) as advance:
                 for part in reader.read():
                     if not isinstance(part, Frame):
