@@ -44,6 +44,6 @@ def keep_for(box: object) -> None:
 
 
 def _forget() -> None:
-    if not _boxes:
+    if not list(_boxes):  # its length counts the one that has just gone
         for kind in _kinds:
             kind.things.clear()
