@@ -109,7 +109,8 @@ def main() -> int:
             clock.step("*Run* pressed, the picture is restored")
             page.wait_for_timeout(2500)
             page.screenshot(DOCS / "images" / "first_minute_3.jpg")
-    seconds = json.loads((DOCS / "workflow_seconds.json").read_text())
+    noted = DOCS / "workflow_seconds.json"
+    seconds = json.loads(noted.read_text()) if noted.exists() else {}
     rows = [f"| {ABOUT[name].file_stem} | {seconds[name]} |" for name in ABOUT if name in seconds]
     text = PAGE.format(steps="\n".join(clock.rows), template=TEMPLATE, workflows="\n".join(rows))
     (DOCS / "first_minute.md").write_text(text, encoding="utf-8")
