@@ -14,6 +14,8 @@ import av
 import numpy as np
 import torch
 from av.audio.resampler import AudioResampler
+from av.container import OutputContainer
+from av.error import FFmpegError, InvalidDataError
 from av.video.reformatter import Colorspace
 from comfy_api.latest import Input
 from torch import Tensor
@@ -128,7 +130,7 @@ class ClipWriter:
     def write(self, image: Tensor, pts: int) -> None:
         """image (1, H, W, 3) in [0, 1], shown from `pts` on."""
         deepest, kind = (65535, np.uint16) if self._reader.deep else (255, np.uint8)
-        levels = (image[0].float().cpu().clamp(0, 1) * deepest).round().numpy().astype(kind)
+        levels: Any = (image[0].float().cpu().clamp(0, 1) * deepest).round().numpy().astype(kind)
         frame = av.VideoFrame.from_ndarray(levels, format="rgb48le" if self._reader.deep else "rgb24")
         frame = frame.reformat(format=self._stream.pix_fmt, dst_colorspace=Colorspace.ITU709)
         frame.pts, frame.time_base = pts, self._reader.time_base
@@ -138,7 +140,7 @@ class ClipWriter:
         """A packet of the reader's."""
         if self._resampler is None:
             start = self._reader.offset(cast("Fraction", packet.time_base))
-            packet.pts -= start
+            packet.pts = (packet.pts or 0) - start
             packet.dts = packet.pts
             packet.stream = self._sound
             self._output.mux(packet)
@@ -160,7 +162,7 @@ def _shown_size(video: Input.Video) -> tuple[int, int]:
                 for frame in _decoded(packet):
                     turned = round(frame.rotation / 90) % 2
                     return (frame.height, frame.width) if turned else (frame.width, frame.height)
-    except (av.error.FFmpegError, OSError) as error:
+    except (FFmpegError, OSError) as error:
         raise ImageError(f"The VIDEO cannot be read ({error.strerror}); load another.") from error
     raise ImageError("The VIDEO has no pictures; load another.")
 
@@ -169,12 +171,12 @@ def _decoded(packet: av.Packet[Any]) -> list[av.VideoFrame]:
     """The packet's frames; none of one that is damaged, as players leave them out."""
     try:
         return packet.decode()
-    except av.error.InvalidDataError:
+    except InvalidDataError:
         logger.warning("A part of the video is damaged and left out.")
         return []
 
 
-def _sound_of(output: av.container.OutputContainer, reader: ClipReader) -> tuple[Any, AudioResampler | None]:
+def _sound_of(output: OutputContainer, reader: ClipReader) -> tuple[Any, AudioResampler | None]:
     """The output's stream of sound, and what makes AAC's samples where it cannot be copied."""
     if reader.sound is None:
         return None, None
