@@ -60,7 +60,7 @@ class ProjectedDiscriminator(nn.Module):
         levels = list(zip(maps, self.projections, strict=True))
         for index in reversed(range(len(levels))):
             map_, project = levels[index]
-            found = project(map_.to(project.weight.dtype))
+            found = project(map_.to(next(project.parameters()).dtype))
             if deeper is not None:
                 enlarged = F.interpolate(self.mixers[index](deeper), found.shape[-2:], mode="bilinear")
                 found = found + enlarged
