@@ -254,4 +254,4 @@ def _of_frame(cond: Cond, frame: int, controls: dict[int, Control]) -> Cond:
 
 def _foreign(control: Control | None) -> Control | None:
     """The first of the chain that is another pack's, which keeps more than hints, and elsewhere."""
-    return next((one for one in _chain(control) if type(one).__module__ != comfy.controlnet.__name__), None)
+    return next((one for one in _chain(control) if type(one).__module__ != "comfy.controlnet"), None)

@@ -94,7 +94,10 @@ def check_many(args: argparse.Namespace, jobs: Sequence[Job], output: str | None
         for name in ("address", "actors", "gpus_per_actor"):
             option = f"--{name.replace('_', '-')}"
             without_effect(getattr(args, name) is not None, option, "it is for --engine ray")
-        if streams and len(devices_of(_device(args))) > 1:
+        devices = devices_of(
+            _device(args)
+        )  # here, since an unknown one is refused before anything is written
+        if streams and len(devices) > 1:
             raise OptionError("Standard input and output are for one picture; give one --device, or files.")
         return
     if streams:

@@ -78,17 +78,21 @@ def load_torch(path: Path, container: str) -> object:
 
 
 def _unwrapped(content: object) -> object:
-    """The one dict of dicts in a dict without tensors, as {"state_dict": …, "epoch": 3} is around a method's own."""
-    while isinstance(content, Mapping) and not any(isinstance(value, Tensor) for value in content.values()):
-        inner = [
-            value
-            for value in content.values()
-            if isinstance(value, Mapping) and any(isinstance(one, Mapping) for one in value.values())
-        ]
-        if len(inner) != 1:
+    """The one dict of dicts in a dict without tensors, as {"state_dict": …, "epoch": 3} is around a method's own.
+
+    Not where a dict of tensors stands beside it: then these are the weights, and the other an optimizer's state.
+    """
+    while isinstance(content, Mapping) and not _has_tensors(content):
+        dicts = [value for value in content.values() if isinstance(value, Mapping)]
+        inner = [value for value in dicts if any(isinstance(one, Mapping) for one in value.values())]
+        if len(inner) != 1 or any(_has_tensors(value) for value in dicts if value is not inner[0]):
             break
         content = inner[0]
     return content
+
+
+def _has_tensors(content: Mapping[object, object]) -> bool:
+    return any(isinstance(value, Tensor) for value in content.values())
 
 
 def tensors_in(content: object) -> dict[str, Tensor]:

@@ -20,7 +20,8 @@ class Promised:
         self._port, self._names = port, {name for name in dir(protocol) if not name.startswith("_")}
 
     def __getattr__(self, name: str) -> Any:
-        assert name in self._names, f"the port does not promise {name}"
+        if name not in self._names:  # a protocol that it may offer besides is asked for
+            raise AttributeError(f"the port does not promise {name}")
         return getattr(self._port, name)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

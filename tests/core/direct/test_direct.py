@@ -18,7 +18,6 @@ from osediff_core.direct.restorer import DirectRestorer, upscale
 from osediff_core.errors import CheckpointError, OptionError
 from osediff_core.ports import ImageRestorer
 from osediff_core.tiles.unet import UNetTiling
-from osediff_core.weights.checkpoint import read_weights, write_weights
 from osediff_core.weights.describe import describe
 
 
@@ -137,8 +136,6 @@ def test_files_and_options_that_do_not_belong_together(files: Path, mini: MiniMo
         load_model(weights=weights, decoder=mini.weights)
     with refused(CheckpointError, "network of its own"):
         OneStepGenerator.load(mini.base, weights)
-    with refused(CheckpointError, "adcsr cannot be written"):
-        write_weights(tmp_path / "out.safetensors", read_weights(weights))
     for wrong in ({"fidelity": 0.5}, {"strength": 0.5}, {"sliders": {"pixel": 1.0}}):
         with refused(OptionError, "AdcSR has no strength, no fidelity and no sliders"):
             load_model(weights=weights, decoder=decoder, **wrong)

@@ -55,7 +55,7 @@ def test_the_forecast_of_features_is_what_is_stored(vae):
     network, device = vae.decoder(24, 24), torch.device("cpu")
     plan = make_plan(network, 24, 24, Budget(60_000, 0), 4)
     forecast, store = most_features(plan, 4), FeatureStore(device, 0, 0, None)
-    Walk(network, plan, store, lambda: None).run(latents(24, 24), torch.empty(1, 3, 96, 96))
+    Walk(network, plan, store, lambda _: None).run(latents(24, 24), torch.empty(1, 3, 96, 96))
     assert forecast <= store.most_on_disk <= 1.15 * forecast and store.bytes_on_disk == 0
 
 
