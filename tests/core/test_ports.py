@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from osediff_core import OneStepGenerator, Picture, RestoreOptions, restore_picture
-from osediff_core.ports import LatentCodec, LatentScale, NoisePredictor, PromptEncoder
+from osediff_core.ports import LatentCodec, LatentScale, NoisePredictor, PlacedPredictor, PromptEncoder
 from osediff_core.tiles.vae import VAETiling
+
+_BESIDES = set(dir(PlacedPredictor)) - set(dir(NoisePredictor))  # of a protocol that few ports have
 
 
 class Promised:
@@ -20,8 +22,9 @@ class Promised:
         self._port, self._names = port, {name for name in dir(protocol) if not name.startswith("_")}
 
     def __getattr__(self, name: str) -> Any:
-        if name not in self._names:  # a protocol that it may offer besides is asked for
-            raise AttributeError(f"the port does not promise {name}")
+        if name in _BESIDES:  # whether it is there may be asked
+            raise AttributeError(name)
+        assert name in self._names, f"the port does not promise {name}"
         return getattr(self._port, name)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
