@@ -15,13 +15,13 @@ from ..batch.job import FileJob, Job
 from ..batch.places import STREAM
 from ..choices import DTYPES, TINY
 from ..errors import ImageError, OptionError, OSEDiffError, amount, some_of, writing
-from ..evaluate.metrics import DEFAULT, METRICS
 from ..version import SCHEMA_VERSION, __version__
 from .compare_work import measure, restore_all
 from .contenders import BICUBIC, contenders
 from .jobs import check_outputs, make_plan
-from .options import add_device, add_inputs, check_files, natural, positive
+from .options import add_device, add_inputs, check_files, positive
 from .outcome import DONE, FAILED, Outcome
+from .report_options import add_metrics, add_report
 from .results import ends_early
 from .signals import ending
 from .upscale_options import size, tile
@@ -80,21 +80,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--allow-download", action="store_true", help="let a hub id as base, and metrics' weights, be fetched"
     )
     add = parser.add_argument_group("measuring").add_argument
-    add(
-        "--metrics",
-        default=",".join(DEFAULT),
-        metavar="NAMES",
-        help=f"osediff (the paper's nine), or some of {', '.join(METRICS)} (default: osediff,d2)",
-    )
-    add("--seed", type=natural, default=0, metavar="N", help="of the bootstrap intervals (default: 0)")
-    add("--title", type=str, metavar="TEXT", help="of the report (default: the folder's name)")
-    add(
-        "--report-pictures",
-        type=natural,
-        default=12,
-        metavar="N",
-        help="at most so many pictures in the report (default: 12)",
-    )
+    add_metrics(add)
+    add_report(add, 12)
 
 
 def run(args: argparse.Namespace) -> Outcome:

@@ -12,11 +12,11 @@ from ..batch.degrading import DegradeResult, DegradeSettings, Degrading
 from ..choices import DEGRADATIONS
 from ..errors import ImageError, OptionError
 from ..printable import printable
-from .jobs import Job, check_outputs, make_plan
-from .many import add_many, check_many, do_all, keeps_results
-from .options import add_pictures, check_pictures, natural, positive
+from .jobs import Job, check_outputs
+from .many import add_many, begin, do_all, plan_of
+from .options import add_pictures, natural, positive
 from .outcome import FAILED, Outcome
-from .results import Results, ends_early, planned, skip_existing, summary, unreadable_results
+from .results import ends_early, planned, summary
 
 if TYPE_CHECKING:
     from ..images import Cell, Picture
@@ -63,22 +63,9 @@ def run(args: argparse.Namespace) -> Outcome:
     from ..degrade import find_preset
 
     find_preset(args.preset)
-    plan = make_plan(
-        args.inputs,
-        args.output,
-        recursive=args.recursive,
-        file_format=args.format,
-        column=args.column,
-        name=args.name,
-        shard=args.shard,
-    )
-    check_pictures(args, plan.jobs)
-    check_many(args, plan.jobs, args.output)
+    plan = plan_of(args)
     sheet = _sheet_job(args, plan.jobs)
-    results = Results(keeps_results(args))
-    unreadable_results(plan.unreadable, results, DegradeResult)
-    resume = args.skip_existing or args.engine == "ray"
-    jobs = skip_existing(plan.jobs, results, DegradeResult) if resume else plan.jobs
+    results, jobs = begin(args, plan, DegradeResult)
     if not args.dry_run:
         check_outputs([*jobs, *sheet])
     options = {

@@ -14,15 +14,15 @@ from ..atomic import write_bytes_atomically
 from ..batch.measuring import MeasureResult, MeasureSettings
 from ..batch.record import Result
 from ..errors import ImageError, OSEDiffError, amount, writing
-from ..evaluate.metrics import DEFAULT, METRICS
 from ..version import SCHEMA_VERSION, __version__
 from .devices import devices_of
 from .jobs import Job, check_outputs
 from .many import add_many, check_many, do_all
 from .naming import output_folder
-from .options import add_device, natural, without_effect
+from .options import add_device, without_effect
 from .outcome import DONE, FAILED, Outcome
 from .progress import Progress
+from .report_options import add_metrics, add_report
 from .results import Results
 from .signals import ending
 
@@ -52,23 +52,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--lq", metavar="LQ", help="what they were made from, under the same names: also measures bicubic")
     add("-o", "--output", metavar="OUT", help="folder for evaluation.json, .csv and .md and report.html")
-    add(
-        "--metrics",
-        default=",".join(DEFAULT),
-        metavar="NAMES",
-        help=f"osediff (the paper's nine), or some of {', '.join(METRICS)} (default: osediff,d2)",
-    )
+    add_metrics(add)
     add_device(add, several=True)
     add("--allow-download", action="store_true", help="let pyiqa fetch the weights of metrics")
-    add("--seed", type=natural, default=0, metavar="N", help="of the bootstrap intervals (default: 0)")
-    add("--title", type=str, metavar="TEXT", help="of the report (default: the folder's name)")
-    add(
-        "--report-pictures",
-        type=natural,
-        default=24,
-        metavar="N",
-        help="at most so many pictures in the report, half of them the worst (default: 24)",
-    )
+    add_report(add, 24, ", half of them the worst")
     add_many(parser, shard=False)
 
 

@@ -17,9 +17,10 @@ from ..batch.work import work_on
 from ..errors import OptionError
 from ..printable import quoted
 from .devices import Tell, devices_of, work_side_by_side
-from .options import number, whole, without_effect
+from .jobs import Plan, make_plan
+from .options import check_pictures, number, whole, without_effect
 from .progress import Progress
-from .results import Results
+from .results import Results, skip_existing, unreadable_results
 
 MANIFEST = "_manifest"  # folder of the engine's report, in that of the results
 
@@ -116,6 +117,30 @@ def check_many(args: argparse.Namespace, jobs: Sequence[Job], output: str | None
 
 def _device(args: argparse.Namespace) -> str:
     return getattr(args, "device", "cpu")
+
+
+def plan_of(args: argparse.Namespace) -> Plan:
+    """The jobs of a command that writes pictures, whose options are checked. Raises OptionError."""
+    plan = make_plan(
+        args.inputs,
+        args.output,
+        recursive=args.recursive,
+        file_format=args.format,
+        column=args.column,
+        name=args.name,
+        shard=args.shard,
+    )
+    check_pictures(args, plan.jobs)
+    check_many(args, plan.jobs, args.output)
+    return plan
+
+
+def begin(args: argparse.Namespace, plan: Plan, kind: type[Result]) -> tuple[Results, list[Job]]:
+    """The results with what cannot be read or is there already, and the jobs that are left."""
+    results = Results(keeps_results(args))
+    unreadable_results(plan.unreadable, results, kind)
+    resume = args.skip_existing or args.engine == "ray"
+    return results, skip_existing(plan.jobs, results, kind) if resume else plan.jobs
 
 
 def keeps_results(args: argparse.Namespace) -> bool:

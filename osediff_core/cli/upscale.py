@@ -8,11 +8,10 @@ import os
 from ..batch.restorer import UpscaleResult
 from ..choices import TINY
 from ..errors import CheckpointError
-from .jobs import check_outputs, make_plan
-from .many import check_many, do_all, keeps_results
-from .options import check_pictures
+from .jobs import check_outputs
+from .many import begin, do_all, plan_of
 from .outcome import Outcome
-from .results import Results, ends_early, planned, skip_existing, summary, unreadable_results
+from .results import ends_early, planned, summary
 from .upscale_options import add_options, check, settings_of
 
 __all__ = ["EXAMPLES", "HELP", "add_options", "run"]
@@ -28,21 +27,8 @@ cat photo.jpg | osediff upscale - -o - > restored.png
 def run(args: argparse.Namespace) -> Outcome:
     """Carries out the parsed command line. Raises OSEDiffError for what concerns the whole run."""
     check(args)
-    plan = make_plan(
-        args.inputs,
-        args.output,
-        recursive=args.recursive,
-        file_format=args.format,
-        column=args.column,
-        name=args.name,
-        shard=args.shard,
-    )
-    check_pictures(args, plan.jobs)
-    check_many(args, plan.jobs, args.output)
-    results = Results(keeps_results(args))
-    unreadable_results(plan.unreadable, results, UpscaleResult)
-    resume = args.skip_existing or args.engine == "ray"
-    jobs = skip_existing(plan.jobs, results, UpscaleResult) if resume else plan.jobs
+    plan = plan_of(args)
+    results, jobs = begin(args, plan, UpscaleResult)
     if args.dry_run:
         _check_model(args)
     else:
