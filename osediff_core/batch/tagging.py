@@ -79,11 +79,12 @@ class Tagging:
         from ..dape import prompt_of
         from ..images import decode_image
 
-        start, one, tagger = time.perf_counter(), self.settings, self.tagger
+        start, one = time.perf_counter(), self.settings
+        self.load()
         with may_fail(result, self.done, debug):
             picture = decode_image(task.read(), task.name)
             result.input_size, result.notes = list(picture.size), list(picture.notes)
-            (tags,) = tagger.tag(
+            (tags,) = self.tagger.tag(
                 [picture.planes()],
                 threshold_offset=one.tag_offset,
                 exclude=one.exclude_tags,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import torch
@@ -60,13 +61,23 @@ class FeatureDistance(nn.Module):
 
     def features(self, image: Tensor) -> list[Tensor]:
         """`maps`, of unit length at every position, in fp32."""
-        return [F.normalize(hidden.float(), dim=1, eps=1e-6) for hidden in self.maps(image)]
+        return unit_length(self.maps(image))
 
     def forward(self, image: Tensor, reference: Tensor) -> Tensor:
         """Distance of each pair: two (B, 3, H, W) in [-1, 1] -> (B,)."""
         with torch.no_grad():
             targets = self.features(reference)
-        pairs = zip(self.features(image), targets, strict=True)
-        return torch.stack(
-            [(ours - theirs).square().sum(dim=1).mean(dim=(1, 2)) for ours, theirs in pairs]
-        ).mean(dim=0)
+        return distance_of(self.features(image), targets)
+
+
+def unit_length(maps: Iterable[Tensor]) -> list[Tensor]:
+    """Maps (B, C, h, w), of unit length at every position, in fp32."""
+    return [F.normalize(hidden.float(), dim=1, eps=1e-6) for hidden in maps]
+
+
+def distance_of(ours: Iterable[Tensor], theirs: Iterable[Tensor]) -> Tensor:
+    """`FeatureDistance` of features that are at hand: of each pair, (B,)."""
+    pairs = zip(ours, theirs, strict=True)
+    return torch.stack([(one - other).square().sum(dim=1).mean(dim=(1, 2)) for one, other in pairs]).mean(
+        dim=0
+    )

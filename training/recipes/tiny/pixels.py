@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from osediff_core.evaluate.perceptual import BLOCKS, FeatureDistance
+from osediff_core.evaluate.perceptual import BLOCKS, FeatureDistance, distance_of, unit_length
 from osediff_core.weights.lora_targets import vae_targets
 
 from ...adapters import VAE_ADAPTER
@@ -108,9 +107,10 @@ class PixelLoss:
         ours = self._maps(image)
         with torch.no_grad():
             theirs, good = self._maps(teacher), self._maps(hq)
+        features, *targets = (unit_length(maps[block] for block in BLOCKS) for maps in (ours, theirs, good))
         terms = {
-            "teacher_features": feature_distance(ours, theirs),
-            "hq_features": feature_distance(ours, good),
+            name: distance_of(features, target).mean()
+            for name, target in zip(("teacher_features", "hq_features"), targets, strict=True)
         }
         if self.critic is not None:
             terms |= self._judged(self.critic, ours, theirs if rng.random() < 0.5 else good)
@@ -137,18 +137,6 @@ class PixelLoss:
             critic.judge(right), critic.judge([map_.detach() for map_ in mine]), "hinge"
         )
         return {"adversarial": generator_loss(told, "hinge"), "critic": learnt}
-
-
-def feature_distance(ours: Maps, theirs: Maps) -> Tensor:
-    """`FeatureDistance` of maps that are at hand."""
-    each = [
-        (F.normalize(ours[block], dim=1, eps=1e-6) - F.normalize(theirs[block], dim=1, eps=1e-6))
-        .square()
-        .sum(dim=1)
-        .mean()
-        for block in BLOCKS
-    ]
-    return torch.stack(each).mean()
 
 
 def train_on_pixels(losses: PixelLoss, validation: Validation, folder: Path, options: StageOptions) -> None:
