@@ -52,6 +52,13 @@ def hypir_content(unet: nn.Module) -> dict[str, Tensor]:
     }
 
 
+def write_lora_methods(folder: Path, unet: nn.Module, vae: nn.Module) -> None:
+    """Those that are LoRA alone: pisa_sr.pkl, HYPIR's as dump.pth, and the folder omgsr."""
+    torch.save(pisa_content(unet), folder / "pisa_sr.pkl")
+    torch.save(hypir_content(unet), folder / "dump.pth")
+    write_omgsr(folder / "omgsr", unet, vae)
+
+
 def write_omgsr(folder: Path, unet: nn.Module, vae: nn.Module) -> None:
     """As OMGSR-S's folder, but that alpha is half the rank: the scale must come from the config."""
     ends = (

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from mini_models.methods import hypir_content, pisa_content, write_adcsr, write_omgsr, write_s3diff
+from mini_models.methods import write_adcsr, write_lora_methods, write_s3diff
 from mini_models.networks import MiniModel
 from refusals import refused
 from safetensors import safe_open
@@ -35,9 +35,7 @@ CASES = {  # the official file, and what must be said of it
 def files(mini: MiniModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("methods")
     base = load_base(mini.base, "fp32", "cpu")
-    torch.save(pisa_content(base.unet.module), folder / "pisa_sr.pkl")
-    torch.save(hypir_content(base.unet.module), folder / "dump.pth")
-    write_omgsr(folder / "omgsr", base.unet.module, base.vae.module)
+    write_lora_methods(folder, base.unet.module, base.vae.module)
     write_s3diff(folder, base.unet.module, base.vae.module)
     write_adcsr(folder)
     return folder
